@@ -1,0 +1,114 @@
+"""From a YAML file and `-s a.b=c` overrides to one frozen, validated dataclass."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ehr_tracking.errors import UserError
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""For `@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)`."""
+
+
+class ConfigError(UserError):
+    """The configuration as written does not fit its schema."""
+
+
+def load_config(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
+    """Build a config: the defaults of `cls`, then the YAML file, then the overrides.
+
+    Args:
+        cls: A pydantic dataclass made with `config=STRICT`, or a union of such.
+        path: YAML file whose keys mirror the fields of `cls`.
+        overrides: `dotted.key=value` each; the value is read as YAML.
+
+    Raises:
+        ConfigError: With the dotted path of each wrong key or value.
+    """
+    tree = read_yaml(path) if path else {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"override {item!r} is not of the form key=value")
+        try:
+            _assign(tree, key.split("."), parse_scalar(value))
+        except yaml.YAMLError:
+            raise ConfigError(f"override {item!r}: the value is not YAML") from None
+    return validate(cls, tree, where=str(path) if path else "config")
+
+
+def validate(cls: type[T], tree: dict[str, Any], *, where: str) -> T:
+    """Check a tree of plain values against `cls` and return the config it describes.
+
+    Raises:
+        ConfigError: Naming each wrong key by its dotted path, in one line.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(tree)
+    except ValidationError as e:
+        raise ConfigError(f"{where}: {'; '.join(_explain(x) for x in e.errors())}") from None
+
+
+def parse_scalar(text: str) -> Any:  # noqa: ANN401 -- YAML holds any value
+    """Read one override value as YAML, with `3e-4` as the number that everyone means.
+
+    Examples:
+        >>> parse_scalar("3e-4"), parse_scalar("[1, 2]"), parse_scalar("true"), parse_scalar("a")
+        (0.0003, [1, 2], True, 'a')
+    """
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:  # YAML 1.1 wants a dot in 3.0e-4
+            return float(value) if value.lower() not in {"nan", "inf", "infinity"} else value
+        except ValueError:
+            return value
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 -- any dataclass instance
+    """The resolved config as plain JSON values, to be stored in a manifest."""
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return tree
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that must hold a mapping.
+
+    Raises:
+        ConfigError: If it is missing, not YAML, or not a mapping.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(tree).__name__}")
+    return tree
+
+
+def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:
+    *parents, leaf = keys
+    for key in parents:
+        child = tree.setdefault(key, {})
+        if not isinstance(child, dict):
+            child = tree[key] = {}
+        tree = child
+    tree[leaf] = value
+
+
+def _explain(error: Any) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        return f"unknown key {key}"
+    return f"{key} = {error['input']!r}: {error['msg']}"

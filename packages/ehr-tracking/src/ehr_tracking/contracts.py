@@ -1,0 +1,189 @@
+"""What one package may assume of a directory that another package wrote.
+
+A contract is data: a name, an integer version, the columns of its tables. Producers and consumers
+are released apart, so a consumer never imports its producer: it opens the directory and checks it
+against the contract named here. Adding a column is no new version; changing a meaning is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ehr_tracking.errors import UserError
+
+
+class ContractError(UserError):
+    """An artifact on disk is not what its reader was written for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a Parquet table."""
+
+    name: str
+    dtype: str
+    """Arrow type as `str(field.type)` prints it; alternatives are separated by ` | `."""
+    doc: str
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The shape of one kind of artifact."""
+
+    name: str
+    version: int
+    doc: str
+    columns: tuple[Column, ...] = ()
+    """Of its main table (`doc` says which file that is)."""
+
+    @property
+    def tag(self) -> str:
+        """The string stored in manifests, e.g. `tokens/1`."""
+        return f"{self.name}/{self.version}"
+
+    def check(self, schema: Mapping[str, str], *, where: str) -> None:
+        """Raise unless a table's schema satisfies this contract.
+
+        Args:
+            schema: Column name -> Arrow type, as found on disk.
+            where: The path, for the message.
+
+        Raises:
+            ContractError: Naming every missing or mistyped column at once.
+
+        Examples:
+            >>> toy = Contract("toy", 1, "", (Column("id", "int64", ""), Column("x", "float", "", True)))
+            >>> toy.check({"id": "int64", "extra": "string"}, where="a.parquet")
+            >>> toy.check({"x": "double"}, where="a.parquet")
+            Traceback (most recent call last):
+                ...
+            ehr_tracking.contracts.ContractError: a.parquet breaks contract toy/1: column id is missing (expected int64); column x is double (expected float)
+        """
+        problems = []
+        for column in self.columns:
+            # Arrow names list items `item` or `element`, depending on who wrote the file
+            found = schema.get(column.name, "").replace("item: ", "element: ")
+            if not found and not column.optional:
+                problems.append(f"column {column.name} is missing (expected {column.dtype})")
+            elif found and found not in column.dtype.split(" | "):
+                problems.append(f"column {column.name} is {found} (expected {column.dtype})")
+        if problems:
+            raise ContractError(f"{where} breaks contract {self.tag}: {'; '.join(problems)}")
+
+
+_SUBJECT = Column("subject_id", "int64", "MEDS subject.")
+_PREDICTION_TIME = Column(
+    "prediction_time", "timestamp[us]", "Inclusive: events at this very time are visible."
+)
+
+TOKENS = Contract(
+    "tokens",
+    1,
+    "`{split}/{shard}.parquet`: one row a subject, in subject order over the shards of a split; "
+    "list columns of equal length, oldest token first. Beside them `vocab.parquet` and "
+    "`tokenizer.json` (all that is needed to tokenise new subjects identically).",
+    (
+        _SUBJECT,
+        Column(
+            "token",
+            "list<element: uint16> | list<element: uint32>",
+            "Row of `vocab.parquet`; the smallest sufficient type.",
+        ),
+        Column(
+            "time",
+            "list<element: timestamp[us]>",
+            "When the token became known; null for static tokens, which are always known. "
+            "Never decreasing, nulls first.",
+        ),
+        Column("age", "list<element: float>", "Days since birth; 0 for static tokens."),
+        Column("visit", "list<element: uint16>", "Visit ordinal from 1; 0 outside any visit."),
+        Column("segment", "list<element: uint8>", "0/1, flips with each visit.", optional=True),
+    ),
+)
+VOCABULARY_COLUMNS = (
+    Column("id", "int32", "0..n-1, the row's own number; 0 is [PAD]."),
+    Column("token", "string", "Unique text."),
+    Column("kind", "string", "special, code or value."),
+    Column("code", "string", "MEDS code; null for specials."),
+    Column("bin", "int32", "Value bin from 1; null where the token carries no value."),
+    Column("lower", "float", "Lower bound of the bin, inclusive; -inf for the first."),
+    Column("upper", "float", "Upper bound of the bin, exclusive; inf for the last."),
+    Column("count", "int64", "Events in the train split."),
+    Column("subjects", "int64", "Subjects in the train split."),
+    Column("description", "string", "From codes.parquet, or null."),
+    Column("parents", "list<element: string>", "From codes.parquet, or null."),
+)
+"""Columns of `vocab.parquet` in `tokens/1`."""
+
+CHECKPOINT = Contract(
+    "checkpoint",
+    1,
+    "A Hugging Face directory (`config.json`, `model.safetensors`, remote code where the class is "
+    "ours), the `vocab.parquet` and `tokenizer.json` it was trained with, `metrics.json`, and "
+    "`training_state/` (safetensors and JSON) where training can go on from it.",
+)
+LABELS = Contract(
+    "labels",
+    1,
+    "`{task}/labels.parquet`: MEDS labels, one row a (subject, prediction time); `tasks.json` says "
+    "how each was made.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("boolean_value", "bool", "The outcome.", optional=True),
+        Column("integer_value", "int64", "The outcome.", optional=True),
+        Column("float_value", "float", "The outcome.", optional=True),
+        Column("categorical_value", "string", "The outcome.", optional=True),
+    ),
+)
+FEATURES = Contract(
+    "features",
+    1,
+    "`features.safetensors`: `features` [n, d] float32, or as CSR `data`, `indices`, `indptr`, "
+    "`shape`; `index.parquet` names the rows.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("row", "int64", "Row of the matrix."),
+        Column("split", "string", "train, tuning or held_out."),
+    ),
+)
+PREDICTIONS = Contract(
+    "predictions",
+    1,
+    "`**/*.parquet` in the schema of meds-evaluation.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("boolean_value", "bool", "The outcome."),
+        Column("predicted_boolean_value", "bool", "Null where no threshold was chosen."),
+        Column("predicted_boolean_probability", "float", "In [0, 1]."),
+    ),
+)
+RESULTS = Contract(
+    "results",
+    1,
+    "`results.parquet`, `report.html`, `plots/`, and `predictions/` in the schema of `predictions/1`.",
+    (
+        Column("task", "string", "Task name."),
+        Column("model", "string", "Name of the features."),
+        Column("head", "string", "Classifier on the features."),
+        Column("k", "int64", "Shots per class; -1 is all."),
+        Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
+        Column("metric", "string", "auroc, auprc or brier."),
+        Column("value", "double", "Point estimate on the held-out split; null where undefined."),
+        Column("lower", "double", "2.5th percentile over bootstraps of patients."),
+        Column("upper", "double", "97.5th percentile."),
+        Column("n", "int64", "Held-out rows."),
+        Column("seconds", "double", "Wall time of fitting and predicting."),
+    ),
+)
+RUN = Contract(
+    "run",
+    1,
+    "`config.yaml`, `environment.json`, `metrics.jsonl` (reproducible), `timings.jsonl` (not), "
+    "`checkpoints/` (each a `checkpoint/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
+)
+
+CONTRACTS = {c.name: c for c in (TOKENS, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)}
+"""Every contract that this version knows, by name."""

@@ -1,0 +1,56 @@
+"""Errors that a user can mend, and the click group that prints them in one line with exit code 2."""
+
+import errno
+from typing import Any
+
+import click
+
+
+class UserError(ValueError):
+    """The input is wrong; the message says what, where and what to do. Never a bug of ours."""
+
+
+class Failure(click.ClickException):
+    """A `UserError` on its way to the terminal."""
+
+    exit_code = 2
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a library's error means that no more bytes could be written.
+
+    Examples:
+        >>> is_disk_full(OSError(28, "No space left on device"))
+        True
+        >>> is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+        True
+        >>> is_disk_full(ValueError("wrong shape"))
+        False
+    """
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return True
+    # polars and safetensors write from Rust and only hand the text on
+    return "No space left on device" in str(error) or "File too large" in str(error)
+
+
+class Group(click.Group):
+    """A click group whose commands may raise `UserError`."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- click's own signature
+        """Run the command; one line and exit code 2 for what the user can mend.
+
+        Raises:
+            Failure: For a `UserError`, a full disk, or a path that may not be read or written.
+        """
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as e:
+            raise Failure(str(e)) from e
+        except PermissionError as e:
+            raise Failure(f"{e.filename}: permission denied; nothing was written") from e
+        except Exception as e:
+            if is_disk_full(e):
+                raise Failure("the disk is full; nothing was written, free some space") from e
+            raise

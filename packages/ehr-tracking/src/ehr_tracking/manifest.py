@@ -1,0 +1,291 @@
+"""`manifest.json`: what an artifact directory is, who wrote it, from what; sealed last.
+
+A directory without a manifest is unfinished and no reader opens it: that, with the rename in
+`new_artifact`, is the whole crash safety. A manifest holds no time, host or path outside its
+directory, so the same work gives the same bytes. Each manifest carries the lineage of its inputs
+with their fingerprints (the SHA-256 of their manifests), so that a result can be traced to the raw
+data without the directories in between, and checked by hash where they are at hand.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
+from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
+from ehr_tracking.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Source:
+    """One input of an artifact, with its own inputs."""
+
+    contract: str
+    producer: str
+    fingerprint: str
+    """SHA-256 of the input's manifest; for raw data, of the list of its files' hashes."""
+    inputs: "dict[str, Source]" = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class File:
+    """One file of an artifact."""
+
+    bytes: int
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Manifest:
+    """The identity card of one artifact directory."""
+
+    contract: str
+    producer: str
+    """Distribution and version, e.g. `ehr-tokenize 0.1.0`."""
+    config: dict[str, Any]
+    seed: int | None
+    inputs: dict[str, Source]
+    files: dict[str, File]
+    """Path below the directory -> file. An artifact inside is listed by its manifest alone."""
+
+
+def sha256(path: Path) -> str:
+    """The hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextmanager
+def new_artifact(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside `out`; move it to `out` when the block ends without error.
+
+    The block writes its files there and calls `seal` last.
+
+    Args:
+        out: Where the artifact shall be.
+        overwrite: Replace an artifact that is there; never anything that is not an artifact.
+
+    Raises:
+        UserError: If `out` exists and may not be replaced.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if not (partial / MANIFEST).is_file():
+            raise AssertionError(f"{out} was not sealed")
+        _swap(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise unless `out` is free, empty, or an artifact that may be overwritten.
+
+    Raises:
+        UserError: Saying which of these it is.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise UserError(f"{out} exists and is not an artifact of ours; choose another path")
+    if not overwrite:
+        raise UserError(f"{out} exists; choose another path or pass --overwrite")
+
+
+def _swap(new: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def seal(
+    directory: Path,
+    contract: Contract,
+    *,
+    producer: str,
+    config: Mapping[str, Any],
+    seed: int | None = None,
+    inputs: Mapping[str, Source] | None = None,
+    rows: Mapping[str, int] | None = None,
+) -> Manifest:
+    """Hash every file below `directory` and write its manifest, last and atomically.
+
+    Args:
+        directory: Holds the finished files.
+        contract: What they are.
+        producer: Distribution and version.
+        config: Resolved configuration, plain JSON values.
+        seed: Of everything random in it.
+        inputs: Role -> source, from `source` or `raw_source`.
+        rows: Path below `directory` -> rows, for tables.
+    """
+    paths = [p for p in _listed(directory) if p != MANIFEST]
+    manifest = Manifest(
+        contract=contract.tag,
+        producer=producer,
+        config=dict(config),
+        seed=seed,
+        inputs=dict(inputs or {}),
+        files={
+            p: File(
+                bytes=(directory / p).stat().st_size,
+                sha256=sha256(directory / p),
+                rows=(rows or {}).get(p),
+            )
+            for p in paths
+        },
+    )
+    text = TypeAdapter(Manifest).dump_json(manifest, indent=1).decode() + "\n"
+    partial = directory / f".{MANIFEST}.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(directory / MANIFEST)
+    return manifest
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read the manifest of any artifact.
+
+    Raises:
+        ContractError: If there is none, or it is damaged, or a path in it leaves the directory.
+    """
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise ContractError(f"{directory}: no such directory")
+    if not path.is_file():
+        raise ContractError(f"{directory} has no {MANIFEST}: not an artifact, or unfinished")
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ContractError(f"{path} is damaged: {where or 'JSON'}: {first['msg']}") from None
+    for name in manifest.files:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+            raise ContractError(f"{path}: file path {name!r} leaves the directory")
+    return manifest
+
+
+def read_manifest(directory: Path, contract: Contract, *, reader: str) -> Manifest:
+    """Open an artifact that another package wrote.
+
+    Args:
+        directory: The artifact.
+        contract: What the caller can read.
+        reader: Distribution and version of the caller, for the message.
+
+    Raises:
+        ContractError: If it is unfinished, damaged, or holds another contract.
+    """
+    manifest = load_manifest(directory)
+    if manifest.contract != contract.tag:
+        raise ContractError(
+            f"{directory} holds {manifest.contract} (written by {manifest.producer}), "
+            f"but {reader} reads {contract.tag}"
+        )
+    return manifest
+
+
+def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
+    """The path of one file of an artifact, after checking that it is as it was sealed.
+
+    Raises:
+        ContractError: If it is not listed, missing, or changed.
+    """
+    problem = _file_problem(directory, name, manifest.files.get(name))
+    if problem:
+        raise ContractError(f"{directory / name} {problem}; write the artifact again")
+    return directory / name
+
+
+def source(directory: Path) -> Source:
+    """An artifact as an input of another: what it is and its own lineage."""
+    manifest = load_manifest(directory)
+    return Source(
+        contract=manifest.contract,
+        producer=manifest.producer,
+        fingerprint=sha256(directory / MANIFEST),
+        inputs=manifest.inputs,
+    )
+
+
+def raw_source(directory: Path, *, contract: str, producer: str = "unknown") -> Source:
+    """Files that carry no manifest (a MEDS data set, a user's labels) as an input.
+
+    Args:
+        directory: Every file below it counts, by relative path and content; a file as well.
+        contract: E.g. `meds/0.4`.
+        producer: Who wrote it, where that is known.
+    """
+    if (directory / MANIFEST).is_file():
+        return source(directory)
+    files = [directory] if directory.is_file() else [directory / p for p in _listed(directory)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{sha256(path)}  {path.relative_to(directory).as_posix()}\n".encode())
+    return Source(contract=contract, producer=producer, fingerprint=digest.hexdigest())
+
+
+def verify(directory: Path) -> list[str]:
+    """Compare every file of an artifact, and of artifacts inside it, with the manifest.
+
+    Returns:
+        One line for each difference; empty where all holds.
+
+    Raises:
+        ContractError: If the manifest itself cannot be read.
+    """
+    manifest = load_manifest(directory)
+    name, _, version = manifest.contract.partition("/")
+    problems = []
+    if name not in CONTRACTS or version != str(CONTRACTS[name].version):
+        problems.append(
+            f"{directory}: {manifest.contract} is not a contract that this version knows"
+        )
+    for path, file in manifest.files.items():
+        problem = _file_problem(directory, path, file)
+        if problem:
+            problems.append(f"{directory / path} {problem}")
+        elif PurePosixPath(path).name == MANIFEST:
+            problems += verify((directory / path).parent)
+    extra = set(_listed(directory)) - manifest.files.keys() - {MANIFEST}
+    return problems + [f"{directory / p} is not in the manifest" for p in sorted(extra)]
+
+
+def _file_problem(directory: Path, name: str, file: File | None) -> str | None:
+    path = directory / name
+    if file is None:
+        return "is not in the manifest"
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != file.bytes:
+        return f"was changed: {path.stat().st_size} bytes, sealed with {file.bytes}"
+    return None if sha256(path) == file.sha256 else "was changed: its SHA-256 differs"
+
+
+def _listed(directory: Path) -> list[str]:
+    """Relative paths of all files; of an artifact inside, only its manifest."""
+    found: list[str] = []
+    for path in sorted(directory.iterdir()):
+        if path.is_file():
+            found.append(path.name)
+        elif (path / MANIFEST).is_file():
+            found.append(f"{path.name}/{MANIFEST}")
+        elif path.is_dir():
+            found += [f"{path.name}/{p}" for p in _listed(path)]
+    return found

@@ -1,0 +1,5 @@
+"""Pretraining and fine-tuning of health-record models on 1..N processes, resumable to the bit."""
+
+from importlib.metadata import version
+
+__version__ = version("ehr-train")
