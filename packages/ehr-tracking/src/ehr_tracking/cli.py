@@ -1,12 +1,117 @@
-"""`ehr-track`."""
+"""`ehr-track`: look at artifacts and runs, check them, trace them to the raw data."""
+
+import json
+from pathlib import Path
 
 import click
+from pydantic import TypeAdapter
 
 import ehr_tracking
-from ehr_tracking.errors import Group
+from ehr_tracking.contracts import CONTRACTS
+from ehr_tracking.errors import Group, UserError
+from ehr_tracking.lineage import find_artifacts, lineage_lines
+from ehr_tracking.manifest import Manifest, load_manifest, sha256, verify
+from ehr_tracking.report import text_table
+
+_DIRECTORY = click.Path(path_type=Path)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ehr_tracking.__version__, package_name="ehr-tracking")
 def main() -> None:
-    """Stub: to be written."""
+    """Look at artifacts and runs, check them, trace them to the raw data.
+
+    Example: ehr-track verify demo
+    """
+
+
+@main.command("list")
+@click.argument("root", type=_DIRECTORY, default=Path())
+def list_artifacts(root: Path) -> None:
+    """List every artifact below ROOT.
+
+    Example: ehr-track list demo
+    """
+    rows = []
+    for path in _artifacts(root):
+        manifest = load_manifest(path)
+        rows.append(
+            {
+                "artifact": str(path),
+                "contract": manifest.contract,
+                "producer": manifest.producer,
+                "files": len(manifest.files),
+                "MB": round(sum(f.bytes for f in manifest.files.values()) / 1e6, 1),
+                "fingerprint": sha256(path / "manifest.json")[:12],
+            }
+        )
+    click.echo(text_table(rows))
+
+
+@main.command()
+@click.argument("artifact", type=_DIRECTORY)
+def show(artifact: Path) -> None:
+    """Print the manifest of ARTIFACT; of a run, its summary too.
+
+    Example: ehr-track show demo/tokens
+    """
+    manifest = load_manifest(artifact)
+    click.echo(json.dumps(TypeAdapter(Manifest).dump_python(manifest), indent=1))
+    summary = artifact / "SUMMARY.txt"
+    if summary.is_file():
+        click.echo("\n" + summary.read_text(encoding="utf-8"), nl=False)
+
+
+@main.command("verify")
+@click.argument("root", type=_DIRECTORY)
+def verify_artifacts(root: Path) -> None:
+    """Check every artifact below ROOT against its manifest, file by file.
+
+    Example: ehr-track verify demo
+    """
+    paths = _artifacts(root)
+    problems = []
+    for path in paths:
+        found = verify(path)
+        click.echo(f"{'changed' if found else 'holds':<8} {path}")
+        problems += found
+    if problems:
+        raise UserError("; ".join(problems))
+    click.echo(f"{len(paths)} artifacts hold")
+
+
+@main.command()
+@click.argument("artifact", type=_DIRECTORY)
+@click.option(
+    "--in",
+    "roots",
+    type=_DIRECTORY,
+    multiple=True,
+    help="Where the inputs may lie, to check them by hash; default: beside ARTIFACT.",
+)
+def lineage(artifact: Path, roots: tuple[Path, ...]) -> None:
+    """Trace ARTIFACT to the raw data; inputs at hand are checked by hash.
+
+    Example: ehr-track lineage demo/results
+    """
+    click.echo("\n".join(lineage_lines(artifact, roots or (artifact.resolve().parent,))))
+
+
+@main.command()
+def contracts() -> None:
+    """Print the contracts that this version knows, with the columns of their tables.
+
+    Example: ehr-track contracts
+    """
+    for contract in CONTRACTS.values():
+        click.echo(f"{contract.tag}\n  {contract.doc}")
+        for column in contract.columns:
+            optional = " (optional)" if column.optional else ""
+            click.echo(f"    {column.name:<30} {column.dtype}{optional}: {column.doc}")
+
+
+def _artifacts(root: Path) -> list[Path]:
+    paths = find_artifacts(root)
+    if not paths:
+        raise UserError(f"{root}: no artifact there (no directory with a manifest.json)")
+    return paths

@@ -1,0 +1,141 @@
+"""What people look at: PNG plots, self-contained HTML pages, tables in a terminal."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+_CSS = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#1b2733}
+h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d5dde5}
+table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
+th,td{padding:.25em .8em;border-bottom:1px solid #e3e9ef;text-align:left}
+td.number{text-align:right}th{background:#f3f6f9}
+figure{display:inline-block;margin:.5em 1em .5em 0;max-width:100%}
+figure img{max-width:100%}figcaption{color:#566;font-size:.9em}
+.note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
+code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
+"""
+_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#5f3dc4", "#495057")
+"""Distinguishable by brightness as well; the marker differs besides."""
+_MARKERS = "os^Dv*PX"
+
+
+def line_plot(
+    path: Path,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> None:
+    """Draw one line a series and save it as PNG.
+
+    Args:
+        path: Where; its folder is made.
+        series: Legend -> (x, y) points in drawing order.
+        title: Above the axes.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        log_x: Logarithmic horizontal axis.
+        bands: Legend -> (low, high) for each point of that series, drawn as a shade.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, (name, points) in enumerate(series.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        marker = _MARKERS[i % len(_MARKERS)] if len(points) <= 30 else None
+        axes.plot(xs, ys, label=name, color=colour, marker=marker, markersize=5, linewidth=1.6)
+        if bands and name in bands:
+            low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]
+            axes.fill_between(xs, low, high, color=colour, alpha=0.14, linewidth=0)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(visible=True, alpha=0.25)
+    if series:
+        axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # without Software and date the same figures give the same bytes
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def html_page(title: str, body: Sequence[str]) -> str:
+    """A self-contained page.
+
+    Args:
+        title: Plain text.
+        body: Pieces of HTML, one below the other.
+    """
+    inner = "\n".join(body)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_CSS}</style></head>\n<body><h1>{escape(title)}</h1>\n{inner}\n</body></html>\n"
+    )
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as an HTML table; the first row's keys are the header.
+
+    Examples:
+        >>> table([{"task": "a<b", "auroc": 0.51234}])
+        '<table><thead><tr><th>task</th><th>auroc</th></tr></thead><tbody><tr><td>a&lt;b</td><td class="number">0.5123</td></tr></tbody></table>'
+    """
+    if not rows:
+        return "<p>Nothing to show.</p>"
+    header = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(_cell(row.get(name)) for name in rows[0]) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def figure(png: Path, caption: str) -> str:
+    """A PNG file as an inlined `<figure>`."""
+    data = base64.b64encode(png.read_bytes()).decode()
+    text = escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as aligned text for a terminal; numbers to the right.
+
+    Examples:
+        >>> print(text_table([{"task": "death", "auroc": 0.71234}, {"task": "stay", "auroc": None}]))
+        task    auroc
+        death  0.7123
+        stay        -
+    """
+    if not rows:
+        return ""
+    columns = {name: [_text(row.get(name)) for row in rows] for name in rows[0]}
+    lines = [[name, *column] for name, column in columns.items()]
+    aligned = []
+    for (name, column), cells in zip(columns.items(), lines, strict=True):
+        width = max(map(len, cells))
+        number = any(isinstance(row.get(name), int | float) for row in rows) and column
+        aligned.append([c.rjust(width) if number else c.ljust(width) for c in cells])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: object) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (
+        f'<td class="number">{_text(value)}</td>' if number else f"<td>{escape(_text(value))}</td>"
+    )

@@ -1,0 +1,83 @@
+"""The log of one run: JSON lines that survive a kill and continue on resume."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_REPORTED = (
+    "ehr-tokenize", "ehr-models", "ehr-train", "ehr-eval", "ehr-tracking",
+    "torch", "transformers", "numpy", "polars", "pyarrow", "safetensors", "scikit-learn", "lightgbm",
+)  # fmt: skip
+
+
+class RunLog:
+    """Appends records to one JSON-lines file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record and hand it to the operating system; floats keep every bit.
+
+        Raises:
+            ValueError: If a value is NaN or infinite: JSON has neither.
+        """
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(line)
+
+    def rewind(self, step: int) -> None:
+        """Drop what a killed run wrote after `step`, and a torn last line.
+
+        Args:
+            step: Records with a greater `step` go; those without a `step` stay.
+        """
+        kept = [r for r in read_log(self.path) if r.get("step", step) <= step]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Every whole record of a log, oldest first; a torn last line is left out.
+
+    Raises:
+        ValueError: If a line other than the last is damaged.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines[-1]:  # no newline: the writer was killed within this line
+        lines[-1] = ""
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path}, line {number}: not JSON: {e.msg}") from None
+    return records
+
+
+def environment() -> dict[str, Any]:
+    """What a reviewer needs to set up the same software: Python, platform, cores, versions."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: v for name in _REPORTED if (v := _version(name)) is not None},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
