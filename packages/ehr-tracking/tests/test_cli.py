@@ -1,0 +1,108 @@
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ehr_tracking.cli import main
+from ehr_tracking.contracts import RESULTS
+from ehr_tracking.manifest import raw_source, source
+
+
+def run(*args: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def chain(make, tmp_path: Path) -> Path:
+    (tmp_path / "meds/metadata").mkdir(parents=True)
+    (tmp_path / "meds/metadata/dataset.json").write_text("{}")
+    meds = raw_source(tmp_path / "meds", contract="meds/0.4", producer="someone")
+    tokens = make("tokens", inputs={"meds": meds})
+    make("results", contract=RESULTS, inputs={"tokens": source(tokens)})
+    return tmp_path
+
+
+def test_lineage_reaches_the_raw_data_and_checks_it_by_hash(chain: Path) -> None:
+    text = run("lineage", chain / "results")
+    assert "meds: meds/0.4 by someone" in text
+    assert text.count("verified)") == 3
+    (chain / "meds/metadata/dataset.json").write_text("{ }")
+    (chain / "tokens/vocab.parquet").write_text("w")
+    text = run("lineage", chain / "results")
+    assert "tokens (CHANGED)" in text
+    assert "raw, verified" not in text
+
+
+def test_lineage_needs_none_of_the_directories(chain: Path, make, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (chain / "results").rename(moved / "results")
+    assert "meds: meds/0.4" in run("lineage", moved / "results")
+
+
+def test_list_and_show(chain: Path) -> None:
+    text = run("list", chain)
+    assert "tokens/1" in text
+    assert "results/1" in text
+    shown = json.loads(run("show", chain / "tokens"))
+    assert shown["files"]["vocab.parquet"]["bytes"] == 1
+
+
+def test_verify_holds_or_ends_with_one_line_and_code_2(chain: Path) -> None:
+    assert "2 artifacts hold" in run("verify", chain)
+    (chain / "tokens/vocab.parquet").write_text("w")
+    text = run("verify", chain, code=2)
+    assert "vocab.parquet was changed: its SHA-256 differs" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["list", "show", "verify", "lineage"])
+def test_a_missing_directory_is_one_line_and_code_2(tmp_path: Path, command: str) -> None:
+    text = run(command, tmp_path / "none", code=2)
+    assert text == f"Error: {tmp_path / 'none'}: no such directory\n"
+
+
+def test_contracts_are_printed() -> None:
+    assert "tokens/1" in run("contracts")
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+import click
+from ehr_tracking.contracts import TOKENS
+from ehr_tracking.errors import Group
+from ehr_tracking.manifest import new_artifact, seal
+
+@click.group(cls=Group)
+def main(): ...
+
+@main.command()
+def write():
+    with new_artifact(Path(sys.argv[2])) as partial:
+        (partial / "big").write_bytes(bytes(1_000_000))
+        seal(partial, TOKENS, producer="p", config={})
+
+main(["write"])
+"""
+
+
+def limit_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "write", str(tmp_path / "out")],
+        capture_output=True, text=True, preexec_fn=limit_files, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "Error: the disk is full; nothing was written, free some space\n"
+    assert list(tmp_path.iterdir()) == []
