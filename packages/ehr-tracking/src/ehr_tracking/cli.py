@@ -1,16 +1,16 @@
-"""`ehr-track`: look at artifacts and runs, check them, trace them to the raw data."""
+"""`ehr-track`: look at artifacts and runs, check them, trace them to the raw data.
+
+Modules that need pydantic are imported inside the commands: it takes longer to load than `--help`
+may take.
+"""
 
 import json
 from pathlib import Path
 
 import click
-from pydantic import TypeAdapter
 
 import ehr_tracking
-from ehr_tracking.contracts import CONTRACTS
 from ehr_tracking.errors import Group, UserError
-from ehr_tracking.lineage import find_artifacts, lineage_lines
-from ehr_tracking.manifest import Manifest, load_manifest, sha256, verify
 from ehr_tracking.report import text_table
 
 _DIRECTORY = click.Path(path_type=Path)
@@ -32,6 +32,8 @@ def list_artifacts(root: Path) -> None:
 
     Example: ehr-track list demo
     """
+    from ehr_tracking.manifest import load_manifest, sha256
+
     rows = []
     for path in _artifacts(root):
         manifest = load_manifest(path)
@@ -55,8 +57,11 @@ def show(artifact: Path) -> None:
 
     Example: ehr-track show demo/tokens
     """
-    manifest = load_manifest(artifact)
-    click.echo(json.dumps(TypeAdapter(Manifest).dump_python(manifest), indent=1))
+    from dataclasses import asdict
+
+    from ehr_tracking.manifest import load_manifest
+
+    click.echo(json.dumps(asdict(load_manifest(artifact)), indent=1))
     summary = artifact / "SUMMARY.txt"
     if summary.is_file():
         click.echo("\n" + summary.read_text(encoding="utf-8"), nl=False)
@@ -69,6 +74,8 @@ def verify_artifacts(root: Path) -> None:
 
     Example: ehr-track verify demo
     """
+    from ehr_tracking.manifest import verify
+
     paths = _artifacts(root)
     problems = []
     for path in paths:
@@ -94,6 +101,8 @@ def lineage(artifact: Path, roots: tuple[Path, ...]) -> None:
 
     Example: ehr-track lineage demo/results
     """
+    from ehr_tracking.lineage import lineage_lines
+
     click.echo("\n".join(lineage_lines(artifact, roots or (artifact.resolve().parent,))))
 
 
@@ -103,6 +112,8 @@ def contracts() -> None:
 
     Example: ehr-track contracts
     """
+    from ehr_tracking.contracts import CONTRACTS
+
     for contract in CONTRACTS.values():
         click.echo(f"{contract.tag}\n  {contract.doc}")
         for column in contract.columns:
@@ -111,6 +122,8 @@ def contracts() -> None:
 
 
 def _artifacts(root: Path) -> list[Path]:
+    from ehr_tracking.lineage import find_artifacts
+
     paths = find_artifacts(root)
     if not paths:
         raise UserError(f"{root}: no artifact there (no directory with a manifest.json)")
