@@ -22,6 +22,7 @@ def run(*args: object, code: int = 0) -> str:
 @pytest.fixture
 def chain(make, tmp_path: Path) -> Path:
     (tmp_path / "meds/metadata").mkdir(parents=True)
+    (tmp_path / "meds/data").mkdir()
     (tmp_path / "meds/metadata/dataset.json").write_text("{}")
     meds = raw_source(tmp_path / "meds", contract="meds/0.4", producer="someone")
     tokens = make("tokens", inputs={"meds": meds})

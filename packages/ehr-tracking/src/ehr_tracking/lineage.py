@@ -69,7 +69,8 @@ def _by_fingerprint(roots: Sequence[Path]) -> dict[str, Path]:
     for root in roots:
         for path in sorted(root.rglob(MANIFEST)):
             found[sha256(path)] = path.parent
-        for path in sorted(root.rglob("metadata/dataset.json")):  # MEDS data sets carry no manifest
-            raw = raw_source(path.parents[1], contract="meds/0.4")
-            found[raw.fingerprint] = path.parents[1]
+        for data in sorted(root.rglob("data")):  # MEDS data sets carry no manifest
+            if data.is_dir() and not (data.parent / MANIFEST).is_file():
+                raw = raw_source(data.parent, contract="meds/0.4")
+                found[raw.fingerprint] = data.parent
     return found

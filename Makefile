@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV := $(or $(shell command -v uv),$(CURDIR)/.tools/bin/uv)
+RUN := $(UV) run --no-sync
+OUT ?= demo
+
+.PHONY: setup demo check lint types imports deps pins test test-fast bench fmt help
+
+setup: ## Make .venv with all five packages; install uv with pip where it is missing
+	@scripts/setup.sh >/dev/null
+
+demo: setup ## The main job, from a cohort to the report; MEDS=path takes your own data set
+	@UV=$(UV) OUT=$(OUT) MEDS=$(MEDS) scripts/demo.sh
+
+check: setup lint types imports deps pins test ## All gates and all tests: what CI runs
+
+lint: ## Format and lint
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+
+types: ## mypy, strict
+	$(RUN) mypy
+
+imports: ## The packages' layers
+	$(RUN) lint-imports
+
+deps: ## Each package declares what it imports
+	@for p in packages/*; do (cd $$p && $(RUN) deptry src 2>&1 | grep -v -e '^Scanning' -e '^$$') || exit 1; done
+
+pins: ## Every version that is resolved is pinned
+	$(RUN) scripts/pins.py --check
+
+test: ## All tests, those of the built wheels included
+	$(RUN) pytest -n 2 --dist loadgroup
+
+test-fast: ## Without the tests that take more than 5 s
+	$(RUN) pytest -n 2 --dist loadgroup -m "not slow"
+
+bench: ## The benchmarks, quick
+	$(RUN) python benchmarks/tokenize.py --quick
+	$(RUN) python benchmarks/train.py --quick
+
+fmt: ## Mend format and what the linter can
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -1,0 +1,49 @@
+"""What uv does not check of a workspace: sibling ranges, and that each package can stand alone."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted((ROOT / "packages").iterdir())
+PROJECTS = {p.name: tomllib.loads((p / "pyproject.toml").read_text())["project"] for p in PACKAGES}
+MAY_NEED = {
+    "ehr-tracking": set(),
+    "ehr-tokenize": {"ehr-tracking"},
+    "ehr-models": {"ehr-tracking"},
+    "ehr-train": {"ehr-models", "ehr-tracking"},
+    "ehr-eval": {"ehr-models", "ehr-tracking"},
+}
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_sibling_ranges_are_bounded_and_admit_the_versions_in_this_tree(name: str) -> None:
+    needed = [Requirement(r) for r in PROJECTS[name]["dependencies"]]
+    siblings = {r.name: r.specifier for r in needed if r.name in PROJECTS}
+    assert set(siblings) == MAY_NEED[name]
+    for sibling, allowed in siblings.items():
+        assert allowed.contains(PROJECTS[sibling]["version"]), f"{name} wants {sibling}{allowed}"
+        assert any(s.operator == "<" for s in allowed), f"{name}: {sibling} has no upper bound"
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda p: p.name)
+def test_a_package_is_typed_documented_and_licensed(path: Path) -> None:
+    assert (path / "src" / path.name.replace("-", "_") / "py.typed").exists()
+    assert (path / "README.md").read_text().startswith(f"# {path.name}\n")
+    assert "## Unreleased" in (path / "CHANGELOG.md").read_text()
+    assert (path / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert PROJECTS[path.name]["requires-python"] == ">=3.11.4,<3.14"
+
+
+def test_modules_stay_small() -> None:
+    sizes = {p: len(p.read_text().splitlines()) for p in ROOT.glob("packages/*/src/**/*.py")}
+    assert {p.name: n for p, n in sizes.items() if n > 400} == {}
+
+
+def test_nothing_in_the_product_can_unpickle() -> None:
+    banned = ("import " + "pickle", "pickle.load", "weights_only=" + "False", "yaml.load(")
+    for path in ROOT.glob("packages/*/src/**/*.py"):
+        text = path.read_text()
+        assert not [word for word in banned if word in text], path
