@@ -51,10 +51,17 @@ class PackedBatch:
     """[T] int64"""
     cu_seqlens: Tensor
     """[S + 1] int32, where each span begins and the last ends"""
+    max_length: int
+    """Tokens of the longest span, known without asking the device"""
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -86,13 +93,19 @@ def newest(tokens: Tokens, subject: int, visible: int, context: int) -> Span:
 
 
 def pack(tokens: Tokens, spans: Sequence[Span]) -> PackedBatch:
-    """Gather spans into one batch of T = sum of their lengths."""
+    """Gather spans into one batch of T = sum of their lengths.
+
+    Raises:
+        ValueError: If there is no span or one has no token.
+    """
+    if not spans or min(span.length for span in spans) < 1:
+        raise ValueError("a batch needs at least one span, and each span at least one token")
     pieces = []
     for span in spans:
         if span.pinned >= 0:
             pieces.append(np.array([span.pinned]))
         pieces.append(np.arange(span.start, span.stop))
-    index = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+    index = np.concatenate(pieces)
     lengths = np.array([span.length for span in spans], np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     time_us = tokens.time[index]
@@ -105,4 +118,5 @@ def pack(tokens: Tokens, spans: Sequence[Span]) -> PackedBatch:
         visit=torch.from_numpy(tokens.visit[index].astype(np.int64)),
         segment=torch.from_numpy(tokens.segment[index].astype(np.int64)),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        max_length=int(lengths.max()),
     )

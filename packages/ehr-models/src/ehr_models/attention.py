@@ -1,0 +1,135 @@
+"""Exact isolation of packed subjects, for any architecture that looks its attention up by name.
+
+`ehr_packed` is one more attention implementation of transformers. Called with `cu_seq_lens_q`, it
+attends within each span alone and builds no mask, so nothing is spent on pairs of different
+subjects; called without, it is scaled dot product attention over a padded batch, mask and all.
+
+T tokens, S spans, H heads, G key/value heads (H = G but for grouped queries), D width of a head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "ehr_packed"
+"""The value of `attn_implementation`."""
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401 -- whatever the architecture hands through
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer.
+
+    Args:
+        module: The layer; its `is_causal` says what a token may see.
+        query: [1, H, T, D] packed, or [B, H, L, D] padded.
+        key: The same with G heads.
+        value: The same with G heads.
+        attention_mask: Of a padded batch only.
+        **kwargs: `dropout`, `scaling`, and for a packed batch `cu_seq_lens_q` [S + 1] int32 and
+            `max_length_q`, the longest span.
+
+    Returns:
+        [1, T, H, D] or [B, L, H, D], and no weights.
+    """
+    cu_seqlens = kwargs.get("cu_seq_lens_q")
+    if cu_seqlens is None:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out, None
+    causal = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
+    query, key, value = _lower(query, key, value)
+    dropout = float(kwargs.get("dropout") or 0.0)
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        out = _varlen(query, key, value, cu_seqlens, kwargs["max_length_q"], causal, kwargs)
+    else:
+        out = _by_span(query, key, value, cu_seqlens, dropout, kwargs.get("scaling"), causal)
+    return out, None
+
+
+def packed_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ANN401 -- transformers' own arguments
+) -> Tensor | None:
+    """No mask for a packed batch; that of scaled dot product attention for anything else."""
+    if attention_mask is None and q_length == kv_length:
+        return None
+    mask: Tensor | None = sdpa_mask(
+        q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs
+    )
+    return mask
+
+
+def _lower(*tensors: Tensor) -> list[Tensor]:
+    """Rotary embeddings leave fp32 queries under autocast; bring all to its type."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [t.to(torch.get_autocast_dtype(device)) for t in tensors]
+
+
+@torch.compiler.disable  # the spans differ from batch to batch: compiled, each would be a new graph
+def _by_span(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    dropout: float,
+    scaling: float | None,
+    causal: bool,
+) -> Tensor:
+    """One call a span. `split`, whose gradient is one concatenation; slices would cost T each."""
+    if key.shape[1] != query.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    lengths = cu_seqlens.diff().tolist()
+    pieces = [
+        F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=causal
+        ).transpose(1, 2)
+        for q, k, v in zip(
+            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+        )
+    ]
+    return torch.cat(pieces, 1)
+
+
+def _varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    causal: bool,
+    options: dict[str, Any],
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out: Tensor = varlen_attn(
+        *(t[0].transpose(0, 1).contiguous() for t in (query, key, value)),
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        scale=options.get("scaling"),
+        window_size=(-1, 0) if causal else (-1, -1),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return out[None]
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, packed_mask)

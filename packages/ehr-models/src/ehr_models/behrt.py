@@ -1,0 +1,370 @@
+"""BEHRT: a bidirectional encoder over a subject's codes, with age, time, visit and segment.
+
+This file is copied beside checkpoints as their remote code, with `embeddings.py` and `pooled.py`:
+they need torch and transformers only.
+
+Sources: Li et al. 2020, BEHRT, Sci Rep 10:7155 (the model); Odgaard et al. 2024, CORE-BEHRT (the
+ablation behind the defaults); Shazeer 2020, SwiGLU.
+
+B batch, L length, D width, H heads, V vocabulary. A packed batch is B = 1, L = T.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .embeddings import DAYS_PER_YEAR, Time2Vec, rotary, rotate, sinusoid
+from .pooled import PooledClassification
+
+
+class BehrtConfig(PreTrainedConfig):
+    """Sizes of a BEHRT and what it embeds."""
+
+    model_type = "behrt"
+
+    vocab_size: int = 1024
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 384
+    max_position_embeddings: int = 2048
+    """Longest sequence that shall be fed; nothing is sized by it."""
+    age: Literal["time2vec", "months", "none"] = "time2vec"
+    time: Literal["time2vec", "none"] = "time2vec"
+    position: Literal["rope", "sinusoid", "learned", "none"] = "rope"
+    """`rope` counts tokens; `sinusoid` and `learned` count visits, as the original does."""
+    segment: bool = True
+    visit: bool = True
+    """A learned embedding of the visit ordinal."""
+    max_visits: int = 512
+    """Ordinals above share the last row."""
+    max_age_months: int = 1440
+    time_features: int = 64
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    norm: Literal["pre", "post"] = "pre"
+    bias: bool = False
+    rope_theta: float = 10_000.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    pooling: Literal["last", "mean", "max", "cls"] = "mean"
+    classifier_dropout: float = 0.0
+
+
+class BehrtEmbeddings(nn.Module):
+    """Sum of code, age, time, position, visit and segment embeddings; LayerNorm; dropout."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.code = nn.Embedding(config.vocab_size, width)
+        if config.age == "time2vec":
+            self.age = Time2Vec(config.time_features, width)
+        elif config.age == "months":
+            self.age = nn.Embedding(config.max_age_months + 1, width)
+        if config.time == "time2vec":
+            self.time = Time2Vec(config.time_features, width)
+        if config.position == "learned":
+            self.position = nn.Embedding(config.max_visits + 1, width)
+        if config.visit:
+            self.visit = nn.Embedding(config.max_visits + 1, width)
+        if config.segment:
+            self.segment = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, code: Tensor, inputs: dict[str, Tensor | None]) -> Tensor:
+        """Code embeddings [B, L, D] and `age`, `time`, `visit`, `segment` [B, L] to states."""
+        config, total = self.config, code
+        if config.age == "time2vec":
+            total = total + self.age(_given(inputs, "age"))
+        elif config.age == "months":
+            months = (_given(inputs, "age") * 12 / DAYS_PER_YEAR).long()
+            total = total + self.age(months.clamp(0, config.max_age_months))
+        if config.time == "time2vec":
+            total = total + self.time(_given(inputs, "time"))
+        if config.visit or config.position in ("sinusoid", "learned"):
+            visit = _given(inputs, "visit").clamp(0, config.max_visits)
+            total = total + self._visits(visit, total)
+        if config.segment:
+            total = total + self.segment(_given(inputs, "segment"))
+        states: Tensor = self.dropout(self.norm(total))
+        return states
+
+    def _visits(self, visit: Tensor, like: Tensor) -> Tensor | float:
+        config = self.config
+        total: Tensor | float = self.visit(visit) if config.visit else 0.0
+        if config.position == "learned":
+            total = total + self.position(visit)
+        elif config.position == "sinusoid":  # as large as its fellow summands, not 35 times that
+            scale = config.initializer_range * math.sqrt(2)
+            total = total + scale * sinusoid(visit, config.hidden_size).to(like.dtype)
+        return total
+
+
+def _given(inputs: dict[str, Tensor | None], name: str) -> Tensor:
+    value = inputs[name]
+    if value is None:
+        raise ValueError(
+            f"this BEHRT embeds {name}: pass {name}=, a tensor shaped like input_ids"
+            " (age and time in days, time counted from 2020-01-01)"
+        )
+    return value
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401 -- transformers' own arguments
+) -> tuple[Tensor, Tensor]:
+    """The textbook form, for `attn_implementation="eager"`."""
+    weights = query @ key.transpose(-1, -2) * kwargs["scaling"]
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(-1), kwargs.get("dropout", 0.0), module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class BehrtAttention(nn.Module):
+    """Bidirectional multi-head attention."""
+
+    is_causal = False
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, bias = config.hidden_size, config.bias
+        self.head_dim = width // config.num_attention_heads
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.o_proj = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rope: tuple[Tensor, Tensor] | None,
+        **kwargs: Any,  # noqa: ANN401 -- e.g. the spans of a packed batch
+    ) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (p(x).view(shape).transpose(1, 2) for p in projections)
+        if rope is not None:
+            query, key = rotate(query, *rope), rotate(key, *rope)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out, _ = attend(
+            self,
+            query,
+            key,
+            value,
+            mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.head_dim**-0.5,
+            **kwargs,
+        )
+        projected: Tensor = self.o_proj(out.reshape(x.shape))
+        return projected
+
+
+class BehrtMLP(nn.Module):
+    """SwiGLU or GELU."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.bias
+        self.gate = nn.Linear(width, inner, bias=bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        inner = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        out: Tensor = self.down(inner)
+        return out
+
+
+class BehrtLayer(GradientCheckpointingLayer):
+    """Attention and MLP, each with its residual; LayerNorm before or after."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.attention = BehrtAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = BehrtMLP(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rope: tuple[Tensor, Tensor] | None,
+        **kwargs: Any,  # noqa: ANN401 -- e.g. the spans of a packed batch
+    ) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask, rope, **kwargs))
+            x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+            return x
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask, rope, **kwargs)))
+        out: Tensor = self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return out
+
+
+class BehrtPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving."""
+
+    config: BehrtConfig
+    config_class = BehrtConfig
+    base_model_prefix = "behrt"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["BehrtLayer"]  # noqa: RUF012 -- transformers' own form
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Time2Vec):
+            module.reset(self.config.initializer_range)
+
+
+class BehrtModel(BehrtPreTrainedModel):
+    """The encoder."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__(config)
+        self.embeddings = BehrtEmbeddings(config)
+        self.layers = nn.ModuleList(BehrtLayer(config) for _ in range(config.num_hidden_layers))
+        pre = config.norm == "pre"
+        width = config.hidden_size
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if pre else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The code embedding."""
+        return self.embeddings.code
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the code embedding."""
+        self.embeddings.code = value
+
+    def forward(  # noqa: PLR0913 -- the model's inputs
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        age: Tensor | None = None,
+        time: Tensor | None = None,
+        visit: Tensor | None = None,
+        segment: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,  # noqa: ANN401 -- e.g. the spans of a packed batch
+    ) -> BaseModelOutput:
+        """Encode a padded batch [B, L], or a packed one [1, T] where attention knows its spans.
+
+        Args:
+            input_ids: Codes.
+            attention_mask: 0 at padding.
+            position_ids: Of each token in its sequence; counted from 0 where not given.
+            age: Days since birth.
+            time: Days since 2020-01-01.
+            visit: Ordinal of the visit, 0 outside any.
+            segment: 0 or 1, flipping with each visit.
+            inputs_embeds: [B, L, D] in place of `input_ids`.
+            **kwargs: Handed to the attention function.
+
+        Raises:
+            ValueError: If an input that this configuration embeds is missing.
+        """
+        kwargs.pop("return_dict", None)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        code = self.embeddings.code(input_ids) if inputs_embeds is None else inputs_embeds
+        inputs = {"age": age, "time": time, "visit": visit, "segment": segment}
+        x = self.embeddings(code, inputs)
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=x, attention_mask=attention_mask
+        )
+        rope = None
+        if self.config.position == "rope":
+            if position_ids is None:
+                position_ids = torch.arange(x.shape[1], device=x.device)[None]
+            head_dim = self.config.hidden_size // self.config.num_attention_heads
+            rope = rotary(position_ids, head_dim, self.config.rope_theta)
+        for layer in self.layers:
+            x = layer(x, mask, rope, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(x))
+
+
+class BehrtForMaskedLM(BehrtPreTrainedModel):
+    """The encoder with a tied decoder over codes."""
+
+    _tied_weights_keys = {"decoder.weight": "behrt.embeddings.code.weight"}  # noqa: RUF012 -- transformers' own form
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__(config)
+        self.behrt = BehrtModel(config)
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder."""
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder."""
+        self.decoder = new_embeddings
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] from states [..., D]."""
+        logits: Tensor = self.decoder(self.norm(F.gelu(self.transform(hidden))))
+        return logits
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **inputs: Any,  # noqa: ANN401 -- those of `BehrtModel`
+    ) -> MaskedLMOutput:
+        """Logits [B, L, V]; with labels (-100 where there is none) their mean cross-entropy."""
+        logits = self.head(self.behrt(input_ids=input_ids, **inputs).last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+
+class BehrtForSequenceClassification(PooledClassification, BehrtPreTrainedModel):
+    """The encoder with a head over pooled states."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__(config)
+        self.behrt = BehrtModel(config)
+        self.add_classifier()
+        self.post_init()

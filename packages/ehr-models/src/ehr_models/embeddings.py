@@ -1,0 +1,80 @@
+"""Embeddings of ages, times and positions, each computed rather than stored where it is fixed.
+
+This file is copied beside checkpoints as their remote code: it needs torch and transformers only.
+
+Sources: Kazemi et al. 2019, Time2Vec; Vaswani et al. 2017 (sinusoids); Su et al. 2021, RoPE.
+
+B batch, L length, D width, H heads, K features of a time.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization
+
+DAYS_PER_YEAR = 365.25
+SHORTEST_PERIOD, LONGEST_PERIOD = 1 / 12, 100.0
+"""Years; the initial periods of Time2Vec lie between them."""
+
+
+class Time2Vec(nn.Module):
+    """One linear and K - 1 periodic features of a time in years, projected to the width.
+
+    t2v(t)[0] = w_0 t + b_0, t2v(t)[i] = sin(w_i t + b_i) (Kazemi et al. 2019, eq. 1). The periods
+    start between a month and a century, so no frequency has to be found from noise.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(torch.empty(features))
+        self.phase = nn.Parameter(torch.empty(features))
+        self.projection = nn.Linear(features, width, bias=False)
+
+    def features(self, days: Tensor) -> Tensor:
+        """Days [...] to features [..., K], in float32 whatever the model's type."""
+        years = days.float()[..., None] / DAYS_PER_YEAR
+        angle = years * self.frequency.float() + self.phase.float()
+        return torch.cat([angle[..., :1], angle[..., 1:].sin()], -1)
+
+    def forward(self, days: Tensor) -> Tensor:
+        """Days [...] to [..., D]."""
+        projected: Tensor = self.projection(self.features(days).to(self.projection.weight.dtype))
+        return projected
+
+    @torch.no_grad()
+    def reset(self, std: float) -> None:
+        """Initial values; the output has about the given standard deviation."""
+        k = len(self.frequency)
+        periods = torch.logspace(
+            math.log10(LONGEST_PERIOD), math.log10(SHORTEST_PERIOD), k - 1, dtype=torch.float64
+        )
+        frequency = torch.cat([torch.tensor([1 / LONGEST_PERIOD]), 2 * math.pi / periods])
+        initialization.copy_(self.frequency, frequency.to(self.frequency))
+        initialization.uniform_(self.phase, -math.pi, math.pi)
+        initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
+
+
+def sinusoid(ordinal: Tensor, width: int) -> Tensor:
+    """The fixed encoding of Vaswani et al. 2017, [...] to [..., D], sines and cosines interleaved.
+
+    Computed, not stored: no initialiser can overwrite it and no checkpoint can lose it.
+    """
+    exponent = torch.arange(0, width, 2, device=ordinal.device, dtype=torch.float32) / width
+    angle = ordinal[..., None] * 10_000.0**-exponent
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width]
+
+
+def rotary(position_ids: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, 1, L, dim] of RoPE in float32; computed from positions, not stored."""
+    exponent = torch.arange(0, dim, 2, device=position_ids.device, dtype=torch.float32) / dim
+    angle = position_ids[:, None, :, None] * theta**-exponent
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + dim / 2) of [B, H, L, dim], in float32; the type of `x` is kept."""
+    first, second = x.float().chunk(2, -1)
+    turned = torch.cat([-second, first], -1)
+    return (x * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,174 @@
+"""From a config to a freshly initialised model."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from ehr_models.attention import NAME
+from ehr_models.behrt import (
+    BehrtConfig,
+    BehrtForMaskedLM,
+    BehrtForSequenceClassification,
+    BehrtModel,
+)
+from ehr_models.config import ModelConfig, Objective
+from ehr_models.pooled import (
+    BertForPooledClassification,
+    GPT2ForPooledClassification,
+    LlamaForPooledClassification,
+)
+from ehr_models.presets import BEHRT_ORIGINAL, KV_HEADS, OBJECTIVES, SIZES, Size
+from ehr_models.tokens import BOS, EOS, PAD
+from ehr_tracking.config import ConfigError
+
+VOCABULARY_MULTIPLE = 64
+"""Embedding rows are padded to a multiple of this: the output product runs faster so."""
+
+PRETRAINING: Mapping[str, type[PreTrainedModel]] = {
+    "behrt": BehrtForMaskedLM,
+    "bert": BertForMaskedLM,
+    "gpt2": GPT2LMHeadModel,
+    "llama": LlamaForCausalLM,
+}
+"""kind -> class with its language-modelling head."""
+CLASSIFIERS: Mapping[str, type[PreTrainedModel]] = {
+    "behrt": BehrtForSequenceClassification,
+    "bert": BertForPooledClassification,
+    "gpt2": GPT2ForPooledClassification,
+    "llama": LlamaForPooledClassification,
+}
+"""kind -> class with a pooled classification head."""
+
+
+def presets() -> dict[str, tuple[str, ...]]:
+    """The sizes of each kind."""
+    return {kind: tuple(sizes) for kind, sizes in SIZES.items()}
+
+
+def build(config: ModelConfig, vocab_size: int, objective: Objective) -> PreTrainedModel:
+    """A model with new weights, drawn from torch's global generator.
+
+    Args:
+        config: Kind, size and overrides.
+        vocab_size: Rows of `vocab.parquet`; embeddings get a multiple of 64.
+        objective: `mlm` for encoders, `clm` for decoders.
+
+    Raises:
+        ConfigError: If the kind cannot be trained for the objective, or sizes do not fit together.
+    """
+    if OBJECTIVES[config.kind] != objective:
+        raise ConfigError(
+            f"model kind {config.kind} cannot be pretrained with objective {objective}; "
+            f"it takes {OBJECTIVES[config.kind]}"
+        )
+    size = _size(config)
+    if size.hidden % size.heads or (size.hidden // size.heads) % 2:
+        raise ConfigError(
+            f"hidden = {size.hidden} must be an even multiple of heads = {size.heads}"
+        )
+    common: dict[str, Any] = {
+        "vocab_size": -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "true_vocab_size": vocab_size,
+        "pad_token_id": PAD,
+    }
+    architecture = _ARCHITECTURES[config.kind](config, size, common)
+    model: PreTrainedModel = PRETRAINING[config.kind]._from_config(
+        architecture, attn_implementation=NAME
+    )
+    return model
+
+
+def _size(config: ModelConfig) -> Size:
+    size = SIZES[config.kind][config.size]
+    given = {name: getattr(config, name) for name in Size._fields}
+    return size._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _behrt(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
+    choices = dict(BEHRT_ORIGINAL) if config.size == "original" else {}
+    for name in ("age", "time", "position", "segment", "visit", "mlp", "norm"):
+        if getattr(config, name) is not None:
+            choices[name] = getattr(config, name)
+    return BehrtConfig(
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.intermediate,
+        max_position_embeddings=size.max_positions,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        **choices,
+        **common,
+    )
+
+
+def _gpt2(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
+    return GPT2Config(
+        n_embd=size.hidden,
+        n_layer=size.layers,
+        n_head=size.heads,
+        n_inner=size.intermediate,
+        n_positions=size.max_positions,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.attention_dropout,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        **common,
+    )
+
+
+def _bert(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
+    return BertConfig(
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.intermediate,
+        max_position_embeddings=size.max_positions,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        **common,
+    )
+
+
+def _llama(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
+    return LlamaConfig(
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=config.kv_heads or KV_HEADS.get(("llama", config.size), size.heads),
+        intermediate_size=size.intermediate,
+        max_position_embeddings=size.max_positions,
+        attention_dropout=config.attention_dropout,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        tie_word_embeddings=True,
+        **common,
+    )
+
+
+_ARCHITECTURES: Mapping[str, Callable[[Any, Size, dict[str, Any]], PreTrainedConfig]] = {
+    "behrt": _behrt,
+    "gpt2": _gpt2,
+    "bert": _bert,
+    "llama": _llama,
+}
+
+AutoConfig.register("behrt", BehrtConfig)
+AutoModel.register(BehrtConfig, BehrtModel)
+AutoModelForMaskedLM.register(BehrtConfig, BehrtForMaskedLM)
+AutoModelForSequenceClassification.register(BehrtConfig, BehrtForSequenceClassification)
