@@ -1,0 +1,231 @@
+"""Writing a synthetic cohort as a MEDS data set, block of subjects by block."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+import ehr_tokenize
+from ehr_tokenize.synthetic import codes, records
+from ehr_tokenize.synthetic.conditions import RACES
+from ehr_tokenize.synthetic.config import SynthConfig
+from ehr_tokenize.synthetic.course import DAYS, simulate
+from ehr_tokenize.synthetic.disease import Floats, Ints, sample_latent
+from ehr_tokenize.synthetic.records import CODE_ID, DAY, INSIDE, LAST, VOCABULARY, Rows
+from ehr_tracking.config import to_dict
+from ehr_tracking.errors import UserError
+
+BLOCK = 2048
+"""Subjects that are drawn together, each block from its own random stream."""
+SPLITS = ("train", "tuning", "held_out")
+NAME = "ehr-tokenize synthetic cohort"
+FIRST_ENTRY = int(np.datetime64("2008-01-01", "m").astype(np.int64))
+LAST_DAY = int(np.datetime64("2022-01-01", "m").astype(np.int64))
+STATIC = np.iinfo(np.int64).min
+"""Minute of a static event: before all others, and written as null."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("subject_id", pa.int64(), nullable=False),
+        pa.field("time", pa.timestamp("us")),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("numeric_value", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was written."""
+
+    path: Path
+    subjects: int
+    events: int
+    codes: int
+    deaths: int
+
+
+def synthesize(out: Path, config: SynthConfig, *, overwrite: bool = False) -> Summary:
+    """Draw a cohort and write it as MEDS 0.4: `data/{split}/{block}.parquet` and `metadata/`.
+
+    The generative model is stated in `docs/synthetic.md` and, by part, in `disease`, `course` and
+    `records`. Memory is bounded by one block of subjects; the same config gives the same bytes.
+
+    Args:
+        out: The data set's directory.
+        config: Size, seed and effects.
+        overwrite: Replace a synthetic cohort that is there; never anything else.
+
+    Raises:
+        UserError: If `out` exists and may not be replaced.
+    """
+    _refuse_existing(out, overwrite=overwrite)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        events = deaths = 0
+        starts = range(0, config.num_patients, BLOCK)
+        for block, first in enumerate(tqdm(starts, desc="subjects", unit="block", disable=None)):
+            rows = draw_block(config, block)
+            ids = np.arange(first, min(first + BLOCK, config.num_patients)) + 1
+            _write_block(partial, block, ids, rows, config.seed)
+            events += len(rows.code)
+            deaths += int((rows.code == CODE_ID[codes.DEATH]).sum())
+        _write_metadata(partial, config)
+        _move(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Summary(out, config.num_patients, events, len(VOCABULARY), deaths)
+
+
+def draw_block(config: SynthConfig, block: int) -> Rows:
+    """All events of one block of subjects, by subject and time, static ones first.
+
+    Args:
+        config: Of the cohort.
+        block: Number of the block; it has subjects `block * BLOCK` to `(block + 1) * BLOCK`.
+    """
+    n = min(BLOCK, config.num_patients - block * BLOCK)
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(block,)))
+    male = rng.random(n) < 0.5
+    race = rng.choice(len(RACES), size=n, p=list(RACES.values()))
+    entry_age = np.clip(56 + 16 * rng.standard_normal(n), 18, 90)
+    entry = FIRST_ENTRY + rng.integers(0, 5 * 365 * DAY, size=n)
+    birth = (entry - np.rint(entry_age * DAYS * DAY).astype(np.int64)) // DAY * DAY
+    entry_age = (entry - birth) / (DAYS * DAY)
+    lost = np.full(n, np.inf)
+    if config.dropout_rate > 0:
+        lost = rng.exponential(1 / config.dropout_rate, size=n)
+    end_age = np.minimum((LAST_DAY - birth) / (DAYS * DAY), entry_age + lost)
+
+    latent = sample_latent(rng, male, config)
+    course = simulate(rng, latent, entry_age, end_age, config)
+    start = _minutes(birth[course.encounters.subject], course.encounters.age)
+    everyone = np.arange(n)
+    outside = np.setdiff1d(  # a death in hospital is written with its stay
+        np.flatnonzero(~np.isnan(course.death)),
+        course.encounters.subject[course.encounters.died],
+    )
+    dying = np.full(len(outside), CODE_ID[codes.DEATH])
+    gender = np.where(male, CODE_ID["GENDER//M"], CODE_ID["GENDER//F"])
+    races = np.array([CODE_ID[f"RACE//{x}"] for x in RACES])
+    static = np.full(n, STATIC)
+    rows = records.concatenate(
+        [
+            _plain(everyone, static, INSIDE, gender),
+            _plain(everyone, static, INSIDE, races[race]),
+            _plain(everyone, birth, INSIDE, np.full(n, CODE_ID[codes.BIRTH])),
+            records.write_record(rng, latent, course.encounters, start, config),
+            _plain(outside, _minutes(birth[outside], course.death[outside]), LAST, dying),
+        ]
+    )
+    order = np.lexsort((rows.code, rows.rank, rows.minute, rows.subject))
+    return Rows(*(getattr(rows, name)[order] for name in Rows.__dataclass_fields__))
+
+
+def _plain(subject: Ints, minute: Ints, rank: int, code: Ints) -> Rows:
+    return Rows(subject, minute, np.full(len(subject), rank), code, np.full(len(subject), np.nan))
+
+
+def _minutes(birth: Ints, age: Floats) -> Ints:
+    """Minutes since 1970 at an age in years, rounded down so that order is kept."""
+    return birth + np.floor(age * (DAYS * DAY)).astype(np.int64)
+
+
+def split_of(subjects: Ints, seed: int) -> list[str]:
+    """80% train, 10% tuning, 10% held out, by a hash of seed and subject.
+
+    Examples:
+        >>> split_of(np.arange(1, 6), seed=0)
+        ['train', 'train', 'train', 'train', 'train']
+    """
+    names = []
+    for subject in subjects.tolist():
+        digest = hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest, "big") / 2**64
+        names.append(SPLITS[0] if place < 0.8 else SPLITS[1] if place < 0.9 else SPLITS[2])
+    return names
+
+
+def _write_block(directory: Path, block: int, ids: Ints, rows: Rows, seed: int) -> None:
+    """One file for each split that has subjects of this block."""
+    split = np.array(split_of(ids, seed))
+    for name in SPLITS:
+        kept = (split == name)[rows.subject]
+        if not kept.any():
+            continue
+        time = rows.minute[kept]
+        known = time != STATIC
+        value = rows.value[kept]
+        code = pa.DictionaryArray.from_arrays(pa.array(rows.code[kept]), pa.array(VOCABULARY))
+        table = pa.table(
+            [
+                pa.array(ids[rows.subject[kept]]),
+                pa.array(np.where(known, time, 0) * 60_000_000, mask=~known).cast(
+                    pa.timestamp("us")
+                ),
+                code.cast(pa.string()),
+                pa.array(value.astype(np.float32), mask=np.isnan(value)),
+            ],
+            schema=SCHEMA,
+        )
+        (directory / "data" / name).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, directory / "data" / name / f"{block}.parquet", compression="zstd")
+
+
+def _write_metadata(directory: Path, config: SynthConfig) -> None:
+    metadata = directory / "metadata"
+    metadata.mkdir()
+    code, description, parents = zip(*codes.code_table(), strict=True)
+    table = pa.table(
+        {
+            "code": pa.array(code, pa.string()),
+            "description": pa.array(description, pa.string()),
+            "parent_codes": pa.array(parents, pa.list_(pa.string())),
+        }
+    )
+    pq.write_table(table, metadata / "codes.parquet")
+    ids = np.arange(1, config.num_patients + 1)
+    splits = pa.table({"subject_id": ids, "split": split_of(ids, config.seed)})
+    pq.write_table(splits, metadata / "subject_splits.parquet")
+    about = {
+        "dataset_name": NAME,
+        "dataset_version": json.dumps(to_dict(config), sort_keys=True),
+        "etl_name": "ehr-tokenize",
+        "etl_version": ehr_tokenize.__version__,
+        "meds_version": version("meds"),
+    }
+    (metadata / "dataset.json").write_text(
+        json.dumps(about, indent=1) + "\n", encoding="utf-8"
+    )
+
+
+def _refuse_existing(out: Path, *, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        found = json.loads((out / "metadata" / "dataset.json").read_bytes())
+        ours = found["dataset_name"] == NAME
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{out} exists and is not a synthetic cohort; choose another path")
+    if not overwrite:
+        raise UserError(f"{out} exists; choose another path or pass --overwrite")
+
+
+def _move(new: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
