@@ -7,7 +7,7 @@ OUT ?= demo
 .PHONY: setup demo check lint types imports deps pins test test-fast bench fmt help
 
 setup: ## Make .venv with all five packages; install uv with pip where it is missing
-	@scripts/setup.sh >/dev/null
+	@scripts/setup.sh
 
 demo: setup ## The main job, from a cohort to the report; MEDS=path takes your own data set
 	@UV=$(UV) OUT=$(OUT) MEDS=$(MEDS) scripts/demo.sh
