@@ -1,12 +1,95 @@
-"""`ehr-train`."""
+"""`ehr-train`: pretrain or fine-tune a model on tokens."""
+
+from pathlib import Path
 
 import click
 
 import ehr_train
 from ehr_tracking.errors import Group
 
+_PATH = click.Path(path_type=Path)
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(ehr_train.__version__, package_name="ehr-train")
-def main() -> None:
-    """Stub: to be written."""
+@click.option("--tokens", type=_PATH, help="Token data set (tokens/1).")
+@click.option("--out", type=_PATH, help="Run directory to write (run/1).")
+@click.option("-c", "--config", "config_file", type=_PATH, help="YAML file with the run's config.")
+@click.option(
+    "-s",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override, e.g. optim.lr=3e-4.",
+)
+@click.option(
+    "--nproc",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine.",
+)
+@click.option("--init", type=_PATH, help="Run or checkpoint to start from.")
+@click.option("--labels", type=_PATH, help="MEDS labels of one task, to fine-tune on.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
+@click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved config and the plan; write nothing."
+)
+def main(
+    tokens: Path | None,
+    out: Path | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    nproc: int,
+    init: Path | None,
+    labels: Path | None,
+    device: str | None,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Pretrain a model on tokens, or fine-tune one on labels.
+
+    Example: ehr-train --tokens demo/tokens --out demo/runs/behrt --nproc 2 -c configs/train/behrt-mlm.yaml
+    """
+    if tokens is None or out is None:
+        raise click.UsageError("--tokens and --out are needed")
+    from ehr_tracking.config import load_config
+    from ehr_train.config import TrainConfig
+
+    config = load_config(TrainConfig, config_file, overrides)
+    from ehr_train import run
+
+    if dry_run:
+        import yaml
+
+        from ehr_tracking.config import to_dict
+
+        figures = run.plan(tokens, config, nproc=nproc, init=init, labels=labels, device=device)
+        click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
+        click.echo(_lines(figures))
+        return
+    finished = resume and (out / "manifest.json").is_file()
+    run.train(
+        tokens, out, config,
+        nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
+    )  # fmt: skip
+    if finished:
+        click.echo(f"{out} is complete; nothing to resume")
+    else:
+        click.echo((out / "SUMMARY.txt").read_text(encoding="utf-8"), nl=False)
+        click.echo(f"wrote {out}; see {out / 'report.html'}")
+
+
+def _lines(figures: dict[str, object]) -> str:
+    return "\n".join(
+        f"{name:<16} {value:,}" if isinstance(value, int | float) else f"{name:<16} {value}"
+        for name, value in figures.items()
+    )

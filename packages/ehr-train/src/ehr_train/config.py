@@ -1,0 +1,146 @@
+"""What a training run is made of: one frozen config, every default fit to run as it stands."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ehr_models.config import BehrtModelConfig, ModelConfig
+from ehr_tracking.config import STRICT
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MLM:
+    """Masked tokens, drawn anew in every epoch (BERT's 80/10/10)."""
+
+    kind: Literal["mlm"] = "mlm"
+    mask: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of a span's ordinary tokens that are targets; at least one where there is any."""
+    replaced: Share = 0.8
+    """Of the targets: share shown as [MASK]."""
+    random: Share = 0.1
+    """Of the targets: share shown as another ordinary token; the rest is shown as it is."""
+    max_masked: Count | None = None
+    """Cap on the targets of one span."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.replaced + self.random > 1:
+            raise ValueError("replaced + random must not exceed 1")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CLM:
+    """The next token of the same span."""
+
+    kind: Literal["clm"] = "clm"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Classification:
+    """A binary label at a prediction time, from what was visible then."""
+
+    kind: Literal["classification"] = "classification"
+    backbone: Literal["full", "frozen"] = "full"
+    """Train everything, or the head alone."""
+    pooling: Literal["last", "mean", "max", "cls"] = "mean"
+    """How a span's states become one."""
+    pos_weight: Positive | Literal["balanced"] = 1.0
+    """Weight of positive rows; `balanced` is negatives / positives of the train rows."""
+
+
+Objective = Annotated[MLM | CLM | Classification, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """How records become batches."""
+
+    context: Annotated[int, Field(ge=2)] = 512
+    """Most tokens of one window."""
+    window: Literal["random", "newest"] = "random"
+    """Which part of a record longer than the context is seen; drawn anew in every epoch. Validation
+    and fine-tuning always see the newest."""
+    batch_tokens: Count = 16_384
+    """Most real tokens of one optimizer step, over all processes."""
+    micro_tokens: Count = 8_192
+    """Most tokens of one forward pass on one process; a step takes as many passes as it needs."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if min(self.batch_tokens, self.micro_tokens) < self.context:
+            raise ValueError("batch_tokens and micro_tokens must hold one window of context tokens")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimConfig:
+    """AdamW and its learning rate."""
+
+    lr: Positive = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Positive = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """On matrices only: no norm, bias or embedding."""
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: Annotated[float, Field(ge=0)] = 0.1
+    """Below 1 a share of all steps, from 1 on a number of steps."""
+    floor: Share = 0.0
+    """What the schedule falls to, as a share of `lr`."""
+    decay: Share = 0.2
+    """Share of all steps that `wsd` takes to fall."""
+    steps: Count | None = None
+    """Optimizer steps in all."""
+    epochs: Count | None = None
+    """Passes over the train split in all; 10 where neither is given."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ValidationConfig:
+    """Measuring on the tuning split."""
+
+    every: Count = 100
+    """Steps between validations; the last step is always validated."""
+    patience: Count | None = None
+    """Stop after so many validations in a row without a better score."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CheckpointConfig:
+    """What is kept."""
+
+    every: Count = 100
+    """Steps between checkpoints; a validation that is the best so far and the last step save too."""
+    keep: Count = 2
+    """Newest ones kept, the best besides."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = Field(default_factory=BehrtModelConfig)
+    """Ignored where `--init` names a checkpoint: its model is taken."""
+    objective: Objective = Field(default_factory=MLM)
+    data: DataConfig = Field(default_factory=DataConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` computes under autocast, weights stay fp32; `auto` takes it where the hardware has it."""
+    compile: bool = False
+    """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

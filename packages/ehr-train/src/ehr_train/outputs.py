@@ -1,0 +1,133 @@
+"""What people read of a run: plots, SUMMARY.txt, report.html."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.config import to_dict
+from ehr_tracking.report import figure, html_page, line_plot, table
+from ehr_tracking.runs import read_log
+from ehr_train.config import TrainConfig
+
+_SMOOTH = 200
+"""Most points of a drawn training curve; each is a mean over its stretch."""
+
+
+def write_report(out: Path, config: TrainConfig, inputs: Sequence[str]) -> str:
+    """Draw the logs of a finished run and describe it.
+
+    Args:
+        out: The run directory.
+        config: Resolved.
+        inputs: One line for each input.
+
+    Returns:
+        The text of SUMMARY.txt.
+    """
+    metrics, timings = read_log(out / "metrics.jsonl"), read_log(out / "timings.jsonl")
+    figures = _figures(metrics, timings, config, inputs)
+    width = max(map(len, figures))
+    text = "".join(f"{name:<{width}}  {value}\n" for name, value in figures.items())
+    (out / "SUMMARY.txt").write_text(text, encoding="utf-8")
+    plots = _plots(out / "plots", metrics)
+    page = html_page(
+        f"Training run {out.name}",
+        [
+            table([{"": name, "value": value} for name, value in figures.items()]),
+            *(figure(path, caption) for path, caption in plots),
+            "<h2>Validation</h2>",
+            table([_row(r) for r in metrics if "val_loss" in r]),
+            "<h2>Checkpoints</h2>",
+            table(_checkpoints(out)),
+            "<h2>Config</h2>",
+            f"<pre>{escape(yaml.safe_dump(to_dict(config), sort_keys=False))}</pre>",
+        ],
+    )
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return text
+
+
+def _figures(
+    metrics: list[dict[str, Any]],
+    timings: list[dict[str, Any]],
+    config: TrainConfig,
+    inputs: Sequence[str],
+) -> dict[str, str]:
+    last, validated = metrics[-1], [r for r in metrics if "val_loss" in r]
+    figures = {
+        "objective": config.objective.kind,
+        "precision": config.precision,
+        "inputs": "; ".join(inputs),
+        "steps": f"{last['step']}",
+        "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
+        "train loss": f"{metrics[0]['loss']:.4f} at the first step, {last['loss']:.4f} at the last",
+    }
+    if validated:
+        best = _best(validated)
+        shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
+        figures["best validation"] = f"{shown} at step {best['step']}"
+    else:
+        figures["best validation"] = "none: the token set has no tuning subjects for this run"
+    rates = [t["tokens_per_second"] for t in timings]
+    figures["seconds"] = f"{sum(t['seconds'] for t in timings):.1f} (validation included)"
+    figures["tokens per second"] = f"{np.median(rates):,.0f} (median over steps)"
+    figures["share of matrix peak"] = f"{np.median([t['mfu'] for t in timings]):.1%}"
+    figures["peak memory"] = f"{max(t['memory_mb'] for t in timings):,.0f} MB a process"
+    return figures
+
+
+def _best(validated: list[dict[str, Any]]) -> dict[str, Any]:
+    scored = [r for r in validated if "val_auroc" in r]
+    if scored:
+        return max(scored, key=lambda r: r["val_auroc"])
+    return min(validated, key=lambda r: r["val_loss"])
+
+
+def _plots(directory: Path, metrics: list[dict[str, Any]]) -> list[tuple[Path, str]]:
+    loss = {"train": _smooth([(r["step"], r["loss"]) for r in metrics])}
+    names = sorted({k for r in metrics for k in r if k.startswith("val_")})
+    points = {n: [(r["step"], r[n]) for r in metrics if n in r] for n in names}
+    if "val_loss" in points:
+        loss["validation"] = points.pop("val_loss")
+    rate = {"learning rate": [(r["step"], r["lr"]) for r in metrics]}
+    drawn = {"loss": loss, "lr": rate, **{n[4:]: {"validation": p} for n, p in points.items()}}
+    paths = []
+    for name, series in drawn.items():
+        path = directory / f"{name}.png"
+        line_plot(path, series, title=f"{name} by step", x="optimizer step", y=name)
+        paths.append((path, f"{name} by step"))
+    return paths
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `_SMOOTH` means over stretches of equal length.
+
+    Examples:
+        >>> len(_smooth([(i, i) for i in range(1000)])), _smooth([(1, 2.0)])
+        (200, [(1.0, 2.0)])
+    """
+    parts = np.array_split(np.array(points, float), min(_SMOOTH, len(points)))
+    return [(float(p[:, 0].mean()), float(p[:, 1].mean())) for p in parts]
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    kept = ("step", "epoch", "loss")
+    return {k: v for k, v in record.items() if k in kept or k.startswith("val_")}
+
+
+def _checkpoints(out: Path) -> list[dict[str, Any]]:
+    store = CheckpointStore(out / "checkpoints")
+    return [
+        {
+            "checkpoint": path.name,
+            "": ", ".join(
+                n for n, p in (("latest", store.latest()), ("best", store.best())) if p == path
+            ),
+        }
+        for path in sorted(store.directory.glob("step-*"))
+    ]

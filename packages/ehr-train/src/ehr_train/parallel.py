@@ -1,0 +1,174 @@
+"""Several processes on this machine: launching, ending and talking."""
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ehr_tracking.errors import UserError, is_disk_full
+
+_ERROR_FILE = "EHR_TRAIN_ERROR_FILE"
+_LAUNCHER = "EHR_TRAIN_LAUNCHER"
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total_on(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The sum of a tensor over all processes, on the CPU.
+
+    Args:
+        values: On the CPU.
+        device: Where the processes talk.
+    """
+    if not dist.is_initialized():
+        return values
+    values = values.to(device)
+    dist.all_reduce(values)
+    return values.cpu()
+
+
+def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> None:
+    """Run `python -m module spec` as `nproc` processes under torchrun's agent and wait for them.
+
+    Args:
+        module: Its `__main__` block enters `member` and does the work.
+        spec: JSON values, the same for every process.
+        nproc: Processes on this machine; the cores are shared out among them.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: What a process raised as such; or that a process was killed.
+    """
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with TemporaryDirectory(prefix="ehr-train-") as scratch:
+        error_file = Path(scratch) / "error"
+        environment = {
+            _ERROR_FILE: str(error_file),
+            _LAUNCHER: str(os.getpid()),
+            "OMP_NUM_THREADS": str(threads_each(nproc)),
+        }
+        if device == "cpu" and sys.platform == "linux":
+            environment["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks what the host's name means
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=nproc,
+            run_id=f"ehr-train-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+        )
+        with _environment(environment):
+            try:
+                elastic_launch(config, sys.executable)("-m", module, json.dumps(spec))
+            except ChildFailedError as e:
+                raise UserError(_explain(e, error_file)) from None
+
+
+def _explain(error: Any, error_file: Path) -> str:  # noqa: ANN401 -- ChildFailedError
+    if error_file.is_file():
+        return error_file.read_text(encoding="utf-8")
+    process, failure = error.get_first_failure()
+    if failure.exitcode == -9:
+        return (
+            f"process {process} was killed, perhaps for want of memory; "
+            "lower data.micro_tokens and go on with --resume"
+        )
+    return f"process {process} failed with exit code {failure.exitcode}; its traceback is above"
+
+
+@contextmanager
+def _environment(extra: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in extra}
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def member(device: str) -> Iterator[None]:
+    """Be one of the processes that `launch` started: join them, leave them, report what went wrong.
+
+    A `UserError` is left in a file for the launcher, which prints it as its own; the process ends
+    with code 2.
+    """
+    _end_with(int(os.environ[_LAUNCHER]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    except Exception as e:
+        if not isinstance(e, UserError) and not is_disk_full(e):
+            raise
+        _report(e)
+        os._exit(2)  # the others may wait for this process; the agent ends them
+    dist.destroy_process_group()
+
+
+def _report(error: Exception) -> None:
+    path = Path(os.environ[_ERROR_FILE])
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(
+        str(error) if isinstance(error, UserError) else "the disk is full; free some space",
+        encoding="utf-8",
+    )
+    partial.replace(path)
+
+
+def _end_with(launcher: int) -> None:
+    """End this process when its launcher is gone, even if that was killed without a word."""
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def threads_each(nproc: int) -> int:
+    """Threads of each process: the cores this process may use, shared out."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // nproc)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of giving it back and asking again in every layer."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: serve large blocks from the heap
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink it

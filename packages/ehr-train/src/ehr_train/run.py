@@ -1,0 +1,243 @@
+"""`train`: from a token set and a config to a sealed run directory."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.contracts import RUN
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import MANIFEST, load_manifest, refuse_existing, seal
+from ehr_tracking.runs import environment, read_log
+from ehr_train import parallel
+from ehr_train.config import Classification, TrainConfig
+from ehr_train.job import PRODUCER, Job
+from ehr_train.labels import read_labels, refuse_unknown
+from ehr_train.outputs import write_report
+from ehr_train.resume import differing_keys
+from ehr_train.speed import resolve_precision
+from ehr_train.worker import work
+
+
+def train(  # noqa: PLR0913 -- what the command's options say
+    tokens: Path,
+    out: Path,
+    config: TrainConfig | None = None,
+    *,
+    nproc: int = 1,
+    init: Path | None = None,
+    labels: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> Path:  # fmt: skip
+    """Train a model and write a sealed `run/1` directory.
+
+    Args:
+        tokens: A `tokens/1` data set.
+        out: The run directory.
+        config: What to do; the defaults pretrain a small BEHRT.
+        nproc: Processes on this machine. One trains in this very process; more are started under
+            torchrun's agent, each with its share of the cores or a GPU of its own.
+        init: A run or checkpoint to start from.
+        labels: Directory of one task's MEDS labels, for `objective.kind: classification`.
+        resume: Go on where a run in `out` was stopped; begin where there is none.
+        overwrite: Replace a run in `out`.
+        device: cpu or cuda; the GPU where there is one.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: For bad input; also `ConfigError` and `ContractError`, which are such.
+    """
+    config = config or TrainConfig()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
+    _check(job, config, nproc)
+    if resume and (out / MANIFEST).is_file():
+        _refuse_changes(job, config)
+        return out
+    begun = resume and (out / "config.yaml").is_file()
+    if begun:
+        _refuse_changes(job, config)
+    else:
+        _refuse_existing(out, overwrite=overwrite)
+    with _directory(out, begun=begun):
+        if not begun:
+            resolved = replace(config, precision=resolve_precision(config.precision, device))
+            _write_start(out, resolved)
+        _prepare(job)
+        if nproc == 1:
+            work(job)
+        else:
+            parallel.launch("ehr_train.worker", job.spec(), nproc, device)
+        _finish(job)
+    return out
+
+
+def _check(job: Job, config: TrainConfig, nproc: int) -> None:
+    labelled = isinstance(config.objective, Classification)
+    if labelled and job.labels is None:
+        raise ConfigError("objective.kind = classification needs --labels DIRECTORY of one task")
+    if job.labels is not None and not labelled:
+        raise ConfigError(
+            f"labels are for objective.kind = classification, not {config.objective.kind}"
+        )
+    if job.device == "cuda" and nproc > torch.cuda.device_count():
+        raise ConfigError(
+            f"{nproc} processes need {nproc} GPUs, but there are {torch.cuda.device_count()}"
+        )
+    tokens = job.open_tokens()
+    if job.labels is not None:
+        if not job.labels.exists():
+            raise UserError(f"{job.labels}: no such labels")
+        refuse_unknown(read_labels(job.labels), tokens, where=job.labels)
+    if config.validation.patience is not None and "tuning" not in tokens.splits:
+        raise ConfigError(
+            f"validation.patience needs a tuning split, but {job.tokens} has only "
+            f"{', '.join(tokens.splits)}"
+        )
+
+
+def _refuse_existing(out: Path, *, overwrite: bool) -> None:
+    unfinished = (out / "config.yaml").is_file() and not (out / MANIFEST).is_file()
+    if not unfinished:
+        refuse_existing(out, overwrite=overwrite)
+    elif not overwrite:
+        raise UserError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
+
+
+def _refuse_changes(job: Job, config: TrainConfig) -> None:
+    """Raise where the run in `job.out` was begun with another config or other inputs."""
+    old = job.config()
+    if config.precision == "auto":
+        config = replace(config, precision=old.precision)
+    differences = differing_keys(to_dict(old), to_dict(config))
+    latest = CheckpointStore(job.out / "checkpoints").latest()
+    if latest is not None:
+        before, now = load_manifest(latest).inputs, job.sources()
+        differences += [
+            f"{role}: another one"
+            for role in sorted(before.keys() | now.keys())
+            if before.get(role) != now.get(role)
+        ]
+    if differences:
+        raise UserError(
+            f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
+        )
+
+
+@contextmanager
+def _directory(out: Path, *, begun: bool) -> Iterator[None]:
+    """Make way for a run; put everything back as it was if it fails before its first step."""
+    old = out.with_name(f".{out.name}.old")
+    if not begun and out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not begun and not read_log(out / "metrics.jsonl"):
+            shutil.rmtree(out)
+            if old.exists():
+                old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_start(out: Path, config: TrainConfig) -> None:
+    (out / "environment.json").write_text(
+        json.dumps(environment(), indent=1) + "\n", encoding="utf-8"
+    )
+    partial = out / ".config.yaml.partial"
+    partial.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    partial.replace(out / "config.yaml")  # last: it is what tells a begun run from other folders
+
+
+def _prepare(job: Job) -> None:
+    """Write the memory-mapped arrays before any process looks for them."""
+    tokens = job.open_tokens()
+    job.train_examples(tokens)
+    job.tuning_examples(tokens)
+
+
+def _finish(job: Job) -> None:
+    config, sources = job.config(), job.sources()
+    write_report(
+        job.out, config, [f"{role} {s.contract} by {s.producer}" for role, s in sources.items()]
+    )
+    shutil.rmtree(job.out / "cache")
+    seal(
+        job.out,
+        RUN,
+        producer=PRODUCER,
+        config=to_dict(config),
+        seed=config.seed,
+        inputs=sources,
+    )
+
+
+def plan(
+    tokens: Path,
+    config: TrainConfig,
+    *,
+    nproc: int = 1,
+    init: Path | None = None,
+    labels: Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """What `train` would do, from the data and the model but without a step.
+
+    Returns:
+        `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
+        `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound: all
+        matrix products at this machine's measured peak), `precision`, `device`.
+
+    Raises:
+        UserError: As `train` does.
+    """
+    from tempfile import TemporaryDirectory
+
+    from ehr_train.loop import count_steps, make_sampler
+    from ehr_train.model import load_or_build
+    from ehr_train.speed import flops_per_token, matmul_peak
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with TemporaryDirectory(prefix="ehr-train-") as scratch:
+        job = Job(tokens=tokens, out=Path(scratch), init=init, labels=labels, device=device)
+        _check(job, config, nproc)
+        token_set = job.open_tokens()
+        sampler = make_sampler(job, token_set, config)
+        model = load_or_build(job, config, token_set, None)
+        steps, per_epoch = count_steps(sampler, config), sampler.steps_of(1)
+        mean_tokens = float(sampler.lengths.sum()) / per_epoch
+        precision = resolve_precision(config.precision, device)
+        flops = flops_per_token(model) * mean_tokens * steps
+        return {
+            "model": type(model).__name__,
+            "parameters": model.num_parameters(),
+            "trained": model.num_parameters(only_trainable=True),
+            "examples": len(sampler.examples),
+            "steps": steps,
+            "steps_per_epoch": per_epoch,
+            "tokens_per_step": round(mean_tokens),
+            "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
+            "flops": flops,
+            "seconds_at_peak": round(
+                flops / nproc / matmul_peak(torch.device(device), precision), 1
+            ),
+            "precision": precision,
+            "device": device,
+            "processes": nproc,
+            "threads_each": parallel.threads_each(nproc),
+        }

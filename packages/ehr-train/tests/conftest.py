@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
+from ehr_models.tokens import BOS, SPECIALS
+from ehr_tracking.contracts import TOKENS
+from ehr_tracking.manifest import seal
+from ehr_train.config import (
+    CLM,
+    MLM,
+    CheckpointConfig,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+CODES = 57
+DAY_US = 86_400_000_000
+TINY = {"size": "tiny", "hidden": 16, "layers": 2, "heads": 2, "intermediate": 32}
+
+
+def write_tokens(directory: Path, splits: dict[str, list[dict]], codes: int = CODES) -> Path:
+    """A tokens/1 data set: for each split, subjects as {subject_id, token, time (days or None)}."""
+    directory.mkdir(parents=True)
+    size = len(SPECIALS) + codes
+    text = [*SPECIALS, *(f"C{i}" for i in range(codes))]
+    pq.write_table(
+        pa.table({"id": pa.array(range(size), pa.int32()), "token": text}),
+        directory / "vocab.parquet",
+    )
+    (directory / "tokenizer.json").write_text(json.dumps({"scheme": "joint"}))
+    for split, subjects in splits.items():
+        (directory / split).mkdir()
+        times = [[None if t is None else int(t * DAY_US) for t in s["time"]] for s in subjects]
+        table = pa.table(
+            {
+                "subject_id": pa.array([s["subject_id"] for s in subjects], pa.int64()),
+                "token": pa.array([s["token"] for s in subjects], pa.list_(pa.uint16())),
+                "time": pa.array(times, pa.list_(pa.timestamp("us"))),
+                "age": pa.array(
+                    [[0.0 if t is None else t for t in s["time"]] for s in subjects],
+                    pa.list_(pa.float32()),
+                ),
+                "visit": pa.array(
+                    [[0 if t is None else 1 + int(t // 30) for t in s["time"]] for s in subjects],
+                    pa.list_(pa.uint16()),
+                ),
+            }
+        )
+        pq.write_table(table, directory / split / "0.parquet")
+    seal(directory, TOKENS, producer="test 0", config={}, seed=0)
+    return directory
+
+
+def random_subjects(first: int, n: int, seed: int, longest: int = 60) -> list[dict]:
+    """[BOS], one static token, then codes that follow a noisy cycle, so that there is a next one."""
+    rng = np.random.default_rng(seed)
+    subjects = []
+    for i in range(n):
+        length = int(rng.integers(3, longest))
+        code = (rng.integers(CODES) + np.arange(length) + (rng.random(length) < 0.1)) % CODES
+        subjects.append(
+            {
+                "subject_id": first + i,
+                "token": [BOS, len(SPECIALS), *(code + len(SPECIALS)).tolist()],
+                "time": [None, None, *np.sort(rng.random(length) * 300).tolist()],
+            }
+        )
+    return subjects
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory) -> Path:
+    return write_tokens(
+        tmp_path_factory.mktemp("tokens") / "t",
+        {
+            "train": random_subjects(1000, 60, 0),
+            "tuning": random_subjects(2000, 12, 1),
+            "held_out": random_subjects(3000, 5, 2),
+        },
+    )
+
+
+def tiny_config(kind: str = "mlm", **changes) -> TrainConfig:
+    model = BehrtModelConfig(**TINY) if kind == "mlm" else Gpt2ModelConfig(**TINY)
+    return TrainConfig(
+        **{
+            "model": model,
+            "objective": MLM() if kind == "mlm" else CLM(),
+            "data": DataConfig(context=32, batch_tokens=400, micro_tokens=150),
+            "optim": OptimConfig(lr=3e-3, steps=12),
+            "validation": ValidationConfig(every=5),
+            "checkpoint": CheckpointConfig(every=3),
+            "precision": "fp32",
+            **changes,
+        }
+    )
