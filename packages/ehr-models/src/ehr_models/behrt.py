@@ -8,9 +8,11 @@ ablation behind the defaults); Shazeer 2020, SwiGLU.
 
 B batch, L length, D width, H heads, V vocabulary. A packed batch is B = 1, L = T.
 """
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +72,12 @@ class BehrtEmbeddings(nn.Module):
         self.config = config
         width = config.hidden_size
         self.code = nn.Embedding(config.vocab_size, width)
-        if config.age == "time2vec":
-            self.age = Time2Vec(config.time_features, width)
-        elif config.age == "months":
-            self.age = nn.Embedding(config.max_age_months + 1, width)
+        if config.age != "none":
+            self.age = (
+                Time2Vec(config.time_features, width)
+                if config.age == "time2vec"
+                else nn.Embedding(config.max_age_months + 1, width)
+            )
         if config.time == "time2vec":
             self.time = Time2Vec(config.time_features, width)
         if config.position == "learned":
@@ -268,11 +272,11 @@ class BehrtModel(BehrtPreTrainedModel):
         """The code embedding."""
         return self.embeddings.code
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the code embedding."""
-        self.embeddings.code = value
+        self.embeddings.code = cast("nn.Embedding", value)
 
-    def forward(  # noqa: PLR0913 -- the model's inputs
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

@@ -1,4 +1,6 @@
 """`checkpoint/1` out and in: a Hugging Face directory with its vocabulary, sealed."""
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
 
 import json
 import shutil
@@ -44,7 +46,7 @@ class LoadedCheckpoint:
     """To be named as an input of what is made from it."""
 
 
-def save_checkpoint(
+def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     directory: Path,
     model: PreTrainedModel,
     tokens: Path,

@@ -1,12 +1,86 @@
 """`ehr-models`."""
 
+import json
+
 import click
 
 import ehr_models
-from ehr_tracking.errors import Group
+from ehr_models.config import CONFIGS, ModelConfig
+from ehr_models.presets import OBJECTIVES, SIZES
+from ehr_tracking.config import load_config, to_dict
+from ehr_tracking.errors import Group, UserError
+
+VOCAB_SIZE = click.option(
+    "--vocab-size", type=click.IntRange(min=1), default=1000, show_default=True, help="Tokens."
+)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ehr_models.__version__, package_name="ehr-models")
 def main() -> None:
-    """Stub: to be written."""
+    """Models of health records: what there is, and how large it truly is.
+
+    Example: ehr-models list
+    """
+
+
+@main.command("list")
+@VOCAB_SIZE
+def list_command(vocab_size: int) -> None:
+    """Print every preset with its sizes and true parameter count.
+
+    Example: ehr-models list --vocab-size 39818
+    """
+    from ehr_models.describe import count_parameters
+    from ehr_tracking.report import text_table
+
+    rows = []
+    for kind, sizes in SIZES.items():
+        for name, size in sizes.items():
+            counts = count_parameters(_preset(f"{kind}-{name}", ()), vocab_size)
+            rows.append(
+                {
+                    "name": f"{kind}-{name}",
+                    "objective": OBJECTIVES[kind],
+                    "hidden": size.hidden,
+                    "layers": size.layers,
+                    "heads": size.heads,
+                    "MLP": size.intermediate,
+                    "positions": size.max_positions,
+                    "parameters": f"{counts['total']:,}",
+                }
+            )
+    click.echo(text_table(rows))
+    click.echo(f"{len(rows)} presets of {len(SIZES)} kinds; parameters at {vocab_size:,} tokens")
+
+
+@main.command()
+@click.argument("name")
+@VOCAB_SIZE
+@click.option(
+    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field."
+)
+def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
+    """Print the configuration of a preset and its true parameter counts by part.
+
+    Example: ehr-models describe behrt-small --vocab-size 1000 -s layers=4
+    """
+    config = _preset(name, overrides)
+    from ehr_models.describe import count_parameters
+    from ehr_models.registry import architecture
+
+    click.echo(CONFIGS[config.kind].__doc__)
+    click.echo(f"config: {json.dumps({k: v for k, v in to_dict(config).items() if v is not None})}")
+    resolved = architecture(config, vocab_size).to_diff_dict()
+    click.echo(f"architecture: {json.dumps(resolved)}")
+    for part, count in count_parameters(config, vocab_size).items():
+        click.echo(f"{part:<12}{count:>16,}")
+
+
+def _preset(name: str, overrides: tuple[str, ...]) -> ModelConfig:
+    kind, _, size = name.partition("-")
+    if size not in SIZES.get(kind, {}):
+        known = ", ".join(f"{k}-{s}" for k, sizes in SIZES.items() for s in sizes)
+        raise UserError(f"no preset {name}; choose one of {known}")
+    config: ModelConfig = load_config(CONFIGS[kind], None, (*overrides, f"size={size}"))
+    return config

@@ -3,7 +3,7 @@
 A field left at None takes the value of the size.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -26,10 +26,10 @@ class _Sizes:
     """Width inside the MLP."""
     max_positions: PositiveInt | None = None
     """Longest sequence."""
-    dropout: Fraction = 0.0
-    """Of embeddings and residual branches."""
-    attention_dropout: Fraction = 0.0
-    """Of attention weights; above 0 it forgoes the fused kernels of GPUs in training."""
+    dropout: Fraction | None = None
+    """Of embeddings and residual branches; 0, but 0.1 in `behrt-original`."""
+    attention_dropout: Fraction | None = None
+    """Of attention weights, likewise; above 0 it forgoes the fused kernels of GPUs in training."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -79,7 +79,7 @@ ModelConfig = Annotated[
 ]
 """For use as a field's type; `kind:` chooses."""
 
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     config.kind: config
     for config in (BehrtModelConfig, Gpt2ModelConfig, BertModelConfig, LlamaModelConfig)
 }

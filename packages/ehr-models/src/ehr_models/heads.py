@@ -2,8 +2,12 @@
 
 S spans, T tokens, D width, V vocabulary, C classes.
 """
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
 
+from copy import deepcopy
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -83,14 +87,12 @@ def classify(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     Raises:
         UserError: If it pools by cls and a span does not begin with [CLS].
     """
-    states = pool(
-        hidden_states(model, batch),
-        batch.cu_seqlens,
-        model.config.pooling,
-        input_ids=batch.input_ids,
-    )
-    logits: Tensor = model.classifier(model.dropout(states))
-    return logits
+    states = hidden_states(model, batch)
+    head = cast("pooled.PooledClassification", model)
+    try:
+        return head.classify(states, batch.cu_seqlens, batch.input_ids)
+    except ValueError as e:
+        raise UserError(str(e)) from None
 
 
 def build_classifier(
@@ -113,7 +115,7 @@ def build_classifier(
         from ehr_models.checkpoint import load_checkpoint
 
         backbone = load_checkpoint(backbone).model
-    config = type(backbone.config).from_dict(backbone.config.to_dict())
+    config = deepcopy(backbone.config)
     config.num_labels = n_labels
     config.pooling = pooling
     config.classifier_dropout = dropout
@@ -126,4 +128,5 @@ def build_classifier(
         if not name.startswith("pooler.")
     }
     model.base_model.load_state_dict(state)
-    return model.train(backbone.training)
+    model.train(backbone.training)
+    return model

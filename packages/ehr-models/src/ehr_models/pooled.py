@@ -4,6 +4,8 @@ This file is copied beside checkpoints as their remote code: it needs torch and 
 
 S spans (subjects) of T tokens in all, D width, C classes.
 """
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
 
 from typing import Any
 

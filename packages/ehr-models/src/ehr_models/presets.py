@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from ehr_models.config import Objective
+
 
 class Size(NamedTuple):
     """One row of a size table."""
@@ -59,10 +61,12 @@ BEHRT_ORIGINAL: dict[str, Any] = {
     "mlp": "gelu",
     "norm": "post",
     "bias": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
     "layer_norm_eps": 1e-12,
     "pooling": "cls",
 }
 """How BEHRT as published (Li et al. 2020) differs from the defaults of `BehrtConfig`."""
 
-OBJECTIVES = {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
+OBJECTIVES: dict[str, Objective] = {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
 """What each kind can be pretrained for: encoders by masking, causal decoders by the next token."""

@@ -1,4 +1,6 @@
 """From a config to a freshly initialised model."""
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,16 +10,14 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    BertConfig,
     BertForMaskedLM,
-    GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
+from ehr_models import hf
 from ehr_models.attention import NAME
 from ehr_models.behrt import (
     BehrtConfig,
@@ -31,8 +31,8 @@ from ehr_models.pooled import (
     GPT2ForPooledClassification,
     LlamaForPooledClassification,
 )
-from ehr_models.presets import BEHRT_ORIGINAL, KV_HEADS, OBJECTIVES, SIZES, Size
-from ehr_models.tokens import BOS, EOS, PAD
+from ehr_models.presets import BEHRT_ORIGINAL, OBJECTIVES, SIZES, Size
+from ehr_models.tokens import PAD
 from ehr_tracking.config import ConfigError
 
 VOCABULARY_MULTIPLE = 64
@@ -75,6 +75,21 @@ def build(config: ModelConfig, vocab_size: int, objective: Objective) -> PreTrai
             f"model kind {config.kind} cannot be pretrained with objective {objective}; "
             f"it takes {OBJECTIVES[config.kind]}"
         )
+    model: PreTrainedModel = PRETRAINING[config.kind]._from_config(
+        architecture(config, vocab_size), attn_implementation=NAME
+    )
+    if model.can_generate():  # rows that only pad the embedding are no tokens
+        padding = list(range(vocab_size, model.config.vocab_size))
+        model.generation_config.suppress_tokens = padding or None
+    return model
+
+
+def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
+    """The resolved configuration as transformers has it.
+
+    Raises:
+        ConfigError: If sizes do not fit together.
+    """
     size = _size(config)
     if size.hidden % size.heads or (size.hidden // size.heads) % 2:
         raise ConfigError(
@@ -85,11 +100,7 @@ def build(config: ModelConfig, vocab_size: int, objective: Objective) -> PreTrai
         "true_vocab_size": vocab_size,
         "pad_token_id": PAD,
     }
-    architecture = _ARCHITECTURES[config.kind](config, size, common)
-    model: PreTrainedModel = PRETRAINING[config.kind]._from_config(
-        architecture, attn_implementation=NAME
-    )
-    return model
+    return _ARCHITECTURES[config.kind](config, size, common)
 
 
 def _size(config: ModelConfig) -> Size:
@@ -98,9 +109,15 @@ def _size(config: ModelConfig) -> Size:
     return size._replace(**{name: value for name, value in given.items() if value is not None})
 
 
+_BEHRT_CHOICES = (
+    *("age", "time", "position", "segment", "visit", "mlp", "norm"),
+    *("dropout", "attention_dropout"),
+)
+
+
 def _behrt(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
     choices = dict(BEHRT_ORIGINAL) if config.size == "original" else {}
-    for name in ("age", "time", "position", "segment", "visit", "mlp", "norm"):
+    for name in _BEHRT_CHOICES:
         if getattr(config, name) is not None:
             choices[name] = getattr(config, name)
     return BehrtConfig(
@@ -109,63 +126,16 @@ def _behrt(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:
         num_attention_heads=size.heads,
         intermediate_size=size.intermediate,
         max_position_embeddings=size.max_positions,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
         **choices,
-        **common,
-    )
-
-
-def _gpt2(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
-    return GPT2Config(
-        n_embd=size.hidden,
-        n_layer=size.layers,
-        n_head=size.heads,
-        n_inner=size.intermediate,
-        n_positions=size.max_positions,
-        resid_pdrop=config.dropout,
-        embd_pdrop=config.dropout,
-        attn_pdrop=config.attention_dropout,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        **common,
-    )
-
-
-def _bert(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
-    return BertConfig(
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.intermediate,
-        max_position_embeddings=size.max_positions,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.attention_dropout,
-        **common,
-    )
-
-
-def _llama(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
-    return LlamaConfig(
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=config.kv_heads or KV_HEADS.get(("llama", config.size), size.heads),
-        intermediate_size=size.intermediate,
-        max_position_embeddings=size.max_positions,
-        attention_dropout=config.attention_dropout,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        tie_word_embeddings=True,
         **common,
     )
 
 
 _ARCHITECTURES: Mapping[str, Callable[[Any, Size, dict[str, Any]], PreTrainedConfig]] = {
     "behrt": _behrt,
-    "gpt2": _gpt2,
-    "bert": _bert,
-    "llama": _llama,
+    "gpt2": hf.gpt2,
+    "bert": hf.bert,
+    "llama": hf.llama,
 }
 
 AutoConfig.register("behrt", BehrtConfig)
