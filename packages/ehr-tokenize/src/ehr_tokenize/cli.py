@@ -1,12 +1,97 @@
-"""`ehr-tokenize`."""
+"""`ehr-tokenize`: from MEDS health records to sealed token data sets."""
+
+from pathlib import Path
 
 import click
 
 import ehr_tokenize
-from ehr_tracking.errors import Group
+from ehr_tokenize.synthetic.command import synth
+from ehr_tracking.errors import Failure, Group
+
+_PATH = click.Path(path_type=Path)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(ehr_tokenize.__version__, package_name="ehr-tokenize")
-def main() -> None:
-    """Stub: to be written."""
+@click.option("--meds", type=_PATH, help="MEDS 0.4 data set: data/**/*.parquet, metadata/.")
+@click.option("--out", type=_PATH, help="Token data set to write.")
+@click.option("-c", "--config", type=_PATH, help="YAML file of TokenizeConfig.")
+@click.option(
+    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting."
+)
+@click.option("--tokenizer", type=_PATH, help="Fit nothing: use that of a token set or checkpoint.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Threads."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a token data set that is there.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    meds: Path | None,
+    out: Path | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    tokenizer: Path | None,
+    workers: int,
+    overwrite: bool,
+) -> None:
+    """Turn a MEDS data set into tokens; everything is fitted on its train split.
+
+    Example: ehr-tokenize --meds demo/meds --out demo/tokens -s scheme.kind=visits
+    """
+    if ctx.invoked_subcommand:
+        return
+    if meds is None and out is None:
+        click.echo(ctx.get_help())
+        return
+    if meds is None or out is None:
+        raise click.UsageError("both --meds and --out are needed")
+    from ehr_tokenize.config import TokenizeConfig
+    from ehr_tokenize.driver import tokenize
+    from ehr_tracking.config import load_config
+
+    settings = load_config(TokenizeConfig, config, overrides)
+    done = tokenize(meds, out, settings, tokenizer=tokenizer, workers=workers, overwrite=overwrite)
+    click.echo("\n".join(done.lines()))
+
+
+@main.command()
+@click.argument("path", type=_PATH)
+def check(path: Path) -> None:
+    """Report what is wrong with the MEDS data set at PATH; exit code 2 if it would be refused.
+
+    Example: ehr-tokenize check demo/meds
+    """
+    from ehr_tokenize.check import check as check_meds
+
+    report = check_meds(path)
+    click.echo("\n".join(report.lines()))
+    if report.refused:
+        raise Failure(f"{path} would be refused")
+
+
+@main.command()
+@click.argument("tokens", type=_PATH)
+@click.option("--subject", type=int, help="Print the timeline of this subject.")
+@click.option("--html", type=_PATH, help="Write the same as one HTML page.")
+def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
+    """Show counts, lengths, coverage and, of one subject, the timeline in the data set TOKENS.
+
+    Example: ehr-tokenize inspect demo/tokens --subject 12
+    """
+    from ehr_tokenize import inspection
+    from ehr_tracking.report import text_table
+
+    found = inspection.inspect(tokens)
+    rows = [] if subject is None else inspection.timeline(tokens, subject)
+    click.echo(text_table(rows) if rows else found.text())
+    if html:
+        html.write_text(found.html(rows), encoding="utf-8")
+        click.echo(f"wrote {html}")
+
+
+main.add_command(synth)

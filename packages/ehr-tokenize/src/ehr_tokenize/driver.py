@@ -1,0 +1,242 @@
+"""From a MEDS data set to a sealed token data set, in one process."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from ehr_tokenize import __version__
+from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
+from ehr_tokenize.events import Events, ranges
+from ehr_tokenize.fit import fit
+from ehr_tokenize.meds import (
+    CONTRACT,
+    SPLITS,
+    assign_splits,
+    open_dataset,
+    read_codes,
+    read_splits,
+)
+from ehr_tokenize.sequences import sequences
+from ehr_tokenize.table import EventTable
+from ehr_tokenize.tokenizer import TOKENIZER, VOCAB, Tokenizer
+from ehr_tokenize.vocabulary import UNK, CodeInfo
+from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
+from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.contracts import TOKENS
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, refuse_existing, seal, source
+
+PRODUCER = f"ehr-tokenize {__version__}"
+_SCRATCH = ".scratch"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """What was written of one split."""
+
+    split: str
+    subjects: int
+    events: int
+    tokens: int
+    unknown: int
+    """Events that became [UNK]."""
+    shards: int
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the events."""
+        return self.unknown / self.events if self.events else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `tokenize` wrote."""
+
+    out: Path
+    vocab_size: int
+    splits: tuple[SplitSummary, ...]
+    splits_by_hash: bool
+    """Whether the data set named no splits."""
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        how = "by hash" if self.splits_by_hash else "as named"
+        return [
+            f"{self.out}: {self.vocab_size:,} tokens in the vocabulary, splits {how}",
+            *(
+                f"{s.split}: {s.subjects:,} subjects, {s.events:,} events, {s.tokens:,} tokens, "
+                f"{s.unknown_share:.2%} unknown, {s.shards} shard{'s' * (s.shards > 1)}"
+                for s in self.splits
+            ),
+        ]
+
+
+def tokenize(
+    meds: Path,
+    out: Path,
+    config: TokenizeConfig | None = None,
+    *,
+    tokenizer: Path | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> Summary:
+    """Write `tokens/1` from a MEDS 0.4 data set.
+
+    The result depends on the subjects, the metadata and the config alone: not on how subjects are
+    spread over files, not on `workers`.
+
+    Args:
+        meds: Holds `data/**/*.parquet` and `metadata/`.
+        out: The token data set to write.
+        config: Defaults where None.
+        tokenizer: A token data set, checkpoint or folder with a fitted tokenizer; nothing is fitted.
+        workers: Threads.
+        overwrite: Replace a token data set that is there.
+
+    Raises:
+        UserError: If the data set cannot be read or breaks MEDS, or has no subject to fit on, or
+            does not fit the given tokenizer, or `out` is taken.
+    """
+    config = config or TokenizeConfig()
+    refuse_existing(out, overwrite=overwrite)
+    if out.resolve().is_relative_to(meds.resolve()):
+        raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
+    dataset = open_dataset(meds)
+    named, infos = read_splits(meds), read_codes(meds)
+    given = Tokenizer.load(tokenizer) if tokenizer else None
+    if given:
+        config = _adopt(config, given, str(tokenizer))
+    inputs = {"meds": raw_source(meds, contract=CONTRACT)}
+    if tokenizer:
+        inputs["tokenizer"] = (
+            source(tokenizer)
+            if (tokenizer / MANIFEST).is_file()
+            else raw_source(tokenizer / TOKENIZER, contract="tokenizer/1")
+        )
+    with new_artifact(out, overwrite=overwrite) as directory:
+        scratch = directory / _SCRATCH
+        scratch.mkdir()
+        table = EventTable.ingest(dataset, scratch, workers=workers)
+        split = assign_splits(table.subject_id, named, config.seed)
+        fitted = given or _fit(table, np.flatnonzero(split == 0), infos, config, workers)
+        if given and tokenizer:
+            for name in (TOKENIZER, VOCAB):
+                shutil.copyfile(tokenizer / name, directory / name)
+        else:
+            fitted.save(directory)
+        job = _Job(table, fitted, config, directory)
+        summaries = tuple(job.write(i, np.flatnonzero(split == i), workers) for i in range(3))
+        if given:
+            _refuse_foreign(summaries, config.max_unknown, f"{meds} and {tokenizer}")
+        shutil.rmtree(scratch)
+        seal(
+            directory,
+            TOKENS,
+            producer=PRODUCER,
+            config=to_dict(config),
+            seed=config.seed,
+            inputs=inputs,
+            rows={VOCAB: len(fitted)} | job.rows,
+        )
+    return Summary(out, len(fitted), tuple(s for s in summaries if s.subjects), named is None)
+
+
+class _Job:
+    """Writes the shards of each split."""
+
+    def __init__(
+        self, table: EventTable, fitted: Tokenizer, config: TokenizeConfig, directory: Path
+    ) -> None:
+        self.table, self.fitted, self.config, self.directory = table, fitted, config, directory
+        self.binding = fitted.bind(table.codes)
+        self.rows: dict[str, int] = {}
+
+    def write(self, split: int, subjects: npt.NDArray[np.int64], workers: int) -> SplitSummary:
+        """Cut the subjects of a split into shards and write them."""
+        limit = self.config.shard
+        cuts = ranges(self.table.length[subjects], limit.subjects, limit.events)
+
+        def shard(i: int) -> tuple[int, int]:
+            counted = np.zeros(2, np.int64)
+            name = shard_name(SPLITS[split], i)
+            start, stop = cuts[i]
+            groups = self._groups(subjects[start:stop], counted)
+            self.rows[name] = write_shard(self.directory / name, groups)
+            return int(counted[0]), int(counted[1])
+
+        with ThreadPoolExecutor(workers) as pool:
+            done = pool.map(shard, range(len(cuts)))
+            counted = list(tqdm(done, f"writing {SPLITS[split]}", len(cuts), disable=None))
+        return SplitSummary(
+            split=SPLITS[split],
+            subjects=len(subjects),
+            events=int(self.table.length[subjects].sum()),
+            tokens=sum(tokens for tokens, _ in counted),
+            unknown=sum(unknown for _, unknown in counted),
+            shards=len(cuts),
+        )
+
+    def _groups(
+        self, subjects: npt.NDArray[np.int64], counted: npt.NDArray[np.int64]
+    ) -> Iterator[pa.Table]:
+        for a, b in ranges(self.table.length[subjects], GROUP_SUBJECTS, GROUP_EVENTS):
+            made = sequences(self.table.gather(subjects[a:b]), self.fitted, self.binding)
+            counted += np.array([len(made.token), np.count_nonzero(made.token == UNK)])
+            yield to_table(made, len(self.fitted))
+
+
+def shard_name(split: str, number: int) -> str:
+    """Path of a shard; names sort in the order of subjects."""
+    return f"{split}/{number:05d}.parquet"
+
+
+def _fit(
+    table: EventTable,
+    train: npt.NDArray[np.int64],
+    infos: dict[str, CodeInfo],
+    config: TokenizeConfig,
+    workers: int,
+) -> Tokenizer:
+    if not len(train):
+        raise UserError(
+            f"none of the {len(table.subject_id):,} subjects is in the train split, so there is "
+            "nothing to fit on; see metadata/subject_splits.parquet or pass --tokenizer"
+        )
+    cuts = ranges(table.length[train], len(train), GROUP_EVENTS)
+
+    def parts(apply: Callable[[Events], T]) -> Iterable[T]:
+        with ThreadPoolExecutor(workers) as pool:
+            work = pool.map(lambda c: apply(table.gather(train[c[0] : c[1]])), cuts)
+            yield from tqdm(work, "fitting", len(cuts), disable=None)
+
+    return fit(parts, table.codes, infos, config)
+
+
+def _adopt(config: TokenizeConfig, given: Tokenizer, where: str) -> TokenizeConfig:
+    """The config with the tokenizer's own fields; a wish that contradicts them is refused."""
+    default = TokenizeConfig()
+    for name in FITTED:
+        asked, fitted = getattr(config, name), getattr(given.config, name)
+        if asked not in (fitted, getattr(default, name)):
+            raise ConfigError(
+                f"{name} cannot be changed with --tokenizer: {where} was fitted with {fitted}"
+            )
+    return with_fitted(config, given.config)
+
+
+def _refuse_foreign(summaries: tuple[SplitSummary, ...], limit: float, which: str) -> None:
+    unknown, events = sum(s.unknown for s in summaries), sum(s.events for s in summaries)
+    if unknown > limit * events:
+        raise UserError(
+            f"{which} do not belong together: {unknown / events:.0%} of the events are not in the "
+            f"vocabulary, which seems to be of another data set (max_unknown is {limit})"
+        )

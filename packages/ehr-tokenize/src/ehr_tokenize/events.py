@@ -1,0 +1,73 @@
+"""A stretch of MEDS rows as flat arrays: what every kernel works on.
+
+N subjects, E events, C codes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+STATIC = np.iinfo(np.int64).min
+"""The `time` of an event that is always known (null in MEDS): sorts before every real time."""
+DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Events:
+    """Whole subjects, one after the other; rows of a subject in time order, static ones first."""
+
+    subject_id: npt.NDArray[np.int64]
+    """[N]"""
+    offsets: npt.NDArray[np.int64]
+    """[N + 1]; events of subject i are offsets[i]:offsets[i + 1]."""
+    time: npt.NDArray[np.int64]
+    """[E] microseconds since 1970, or `STATIC`."""
+    code: npt.NDArray[np.uint32]
+    """[E] index into a list of C codes that goes with these events."""
+    value: npt.NDArray[np.float32]
+    """[E] NaN where there is none."""
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.time)
+
+    def subject(self) -> npt.NDArray[np.int64]:
+        """[E] which of the N subjects each event belongs to."""
+        return np.repeat(np.arange(len(self.subject_id)), np.diff(self.offsets))
+
+
+def gather_index(
+    start: npt.NDArray[np.int64], length: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | slice:
+    """Rows start[i] : start[i] + length[i] of each i, one after the other.
+
+    Examples:
+        >>> gather_index(np.array([7, 0]), np.array([2, 3]))
+        array([7, 8, 0, 1, 2])
+        >>> gather_index(np.array([4, 6]), np.array([2, 3]))
+        slice(4, 9, None)
+    """
+    if len(start) and np.array_equal(start[1:], start[:-1] + length[:-1]):
+        return slice(int(start[0]), int(start[-1] + length[-1]))
+    before = np.cumsum(length) - length
+    return np.repeat(start - before, length) + np.arange(length.sum())
+
+
+def ranges(
+    length: npt.NDArray[np.int64], max_subjects: int, max_events: int
+) -> list[tuple[int, int]]:
+    """Cut N subjects into runs of at most so many subjects and events (at least one subject each).
+
+    Examples:
+        >>> ranges(np.array([5, 5, 50, 1, 1, 1]), max_subjects=2, max_events=10)
+        [(0, 2), (2, 3), (3, 5), (5, 6)]
+    """
+    total = np.concatenate([[0], np.cumsum(length)])
+    runs, start = [], 0
+    while start < len(length):
+        fits = int(np.searchsorted(total, total[start] + max_events, side="right")) - 1
+        stop = max(start + 1, min(start + max_subjects, fits))
+        runs.append((start, stop))
+        start = stop
+    return runs
