@@ -97,7 +97,7 @@ def draw_block(config: SynthConfig, block: int) -> Rows:
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(block,)))
     male = rng.random(n) < 0.5
     race = rng.choice(len(RACES), size=n, p=list(RACES.values()))
-    entry_age = np.clip(56 + 16 * rng.standard_normal(n), 18, 90)
+    entry_age = np.clip(52 + 17 * rng.standard_normal(n), 18, 90)
     entry = FIRST_ENTRY + rng.integers(0, 5 * 365 * DAY, size=n)
     birth = (entry - np.rint(entry_age * DAYS * DAY).astype(np.int64)) // DAY * DAY
     entry_age = (entry - birth) / (DAYS * DAY)
@@ -203,9 +203,7 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
         "etl_version": ehr_tokenize.__version__,
         "meds_version": version("meds"),
     }
-    (metadata / "dataset.json").write_text(
-        json.dumps(about, indent=1) + "\n", encoding="utf-8"
-    )
+    (metadata / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _refuse_existing(out: Path, *, overwrite: bool) -> None:

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import click
 
-from ehr_tokenize.synthetic.config import SynthConfig
-from ehr_tracking.config import load_config
-
 
 @click.command()
 @click.option("--num-patients", type=click.IntRange(min=1), help="Subjects.  [default: 1000]")
@@ -31,6 +28,8 @@ def synth(
     Example: ehr-tokenize synth --num-patients 2000 --seed 0 --out demo/meds
     """
     from ehr_tokenize.synthetic.cohort import synthesize
+    from ehr_tokenize.synthetic.config import SynthConfig
+    from ehr_tracking.config import load_config
 
     named = {"num_patients": num_patients, "seed": seed}
     given = [f"{key}={value}" for key, value in named.items() if value is not None]

@@ -35,7 +35,7 @@ class Condition:
 CONDITIONS = (
     Condition(
         "hypertension", ("I10", "I11.9", "I16.0"), ("C09AA03", "C08CA01", "C07AB02"),
-        hazard=0.55, shape=3.5, rate=0.05, burden=0.2,
+        hazard=0.9, shape=3.0, rate=0.05, burden=0.2,
     ),
     Condition(
         "diabetes", ("E11.9", "E11.65", "E11.40"), ("A10BA02", "A10BK01", "A10AE04"),
@@ -55,7 +55,7 @@ CONDITIONS = (
     ),
     Condition(
         "kidney_disease", ("N18.30", "N18.4", "N18.6"), ("A11CC04", "B03XA01", "V03AE02"),
-        hazard=0.05, shape=4.0, rate=0.10, burden=0.8,
+        hazard=0.08, shape=4.0, rate=0.11, burden=0.8,
         causes={"hypertension": 0.9, "diabetes": 1.3},
     ),
     Condition(
@@ -100,13 +100,13 @@ class Lab:
     decimals: int = 1
     clinic: float = 0.2
     """Probability of being measured at an outpatient visit with no relevant condition known."""
-    ward: float = 0.6
+    ward: float = 0.5
     """Probability of being measured on a day in hospital."""
     vital: bool = False
 
 
 LABS = (
-    Lab("8480-6", "mm[Hg]", 122, 7, 9, {"hypertension": 28}, -5, decimals=0, clinic=0.7, ward=0.9, vital=True),
+    Lab("8480-6", "mm[Hg]", 122, 7, 9, {"hypertension": 24}, -5, decimals=0, clinic=0.7, ward=0.9, vital=True),
     Lab("8867-4", "{beats}/min", 72, 5, 7, {"atrial_fibrillation": 14, "heart_failure": 9}, 7, decimals=0, clinic=0.5, ward=0.9, vital=True),
     Lab("59408-5", "%", 97.5, 0.5, 0.9, {"copd": -6, "heart_failure": -2}, -1.2, decimals=0, clinic=0.2, ward=0.8, vital=True),
     Lab("39156-5", "kg/m2", 26.5, 4, 0.5, {"diabetes": 4}, clinic=0.3, ward=0.0, vital=True),

@@ -27,19 +27,19 @@ class SynthConfig:
     """The same for progression and admission."""
     order_effect: Effect = 0.4
     """Log ratio of a condition's progression for each of its causes that came before it."""
-    outpatient_rate: Rate = 1.1
+    outpatient_rate: Rate = 0.9
     """Outpatient visits a year with no burden, for the median subject."""
-    admission_rate: Rate = 0.06
+    admission_rate: Rate = 0.10
     """Admissions a year with no burden."""
-    death_rate: Rate = 0.003
+    death_rate: Rate = 0.005
     """Deaths a year at the age of 60 with no burden."""
     burden_outpatient: Effect = 0.3
     """Log rate ratio for one unit of burden; likewise below."""
     burden_admission: Effect = 0.65
-    burden_death: Effect = 0.75
+    burden_death: Effect = 0.9
     burden_acute: Effect = 0.35
     """Rise of the mean acute severity of a stay for one unit of burden."""
-    readmission: Effect = 2.6
+    readmission: Effect = 3.0
     """Log rate ratio of admission right after a discharge at full instability; decays with time."""
     readmission_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
     """Time constant of that decay."""

@@ -4,7 +4,7 @@ Three competing events have the rates (a year, at age `a` with burden `S` and fr
 
     outpatient  outpatient_rate * v * exp(burden_outpatient * S)
     admission   admission_rate * exp(burden_admission * S + frailty_events * z + readmission * R)
-    death       death_rate * exp(0.085 * (a - 60) + burden_death * S + readmission / 2 * R)
+    death       death_rate * exp(0.05 * (a - 60) + burden_death * S + readmission / 2 * R)
 
 where `v` is a subject's own propensity (log-normal) and `R = u * exp(-days since discharge /
 readmission_days)` is what the last stay left behind; its instability `u` in (0, 1) rises with that
@@ -120,7 +120,7 @@ def _rates(
         + config.readmission * after
     )
     death = config.death_rate * np.exp(
-        0.085 * (later - 60) + config.burden_death * burden + config.readmission / 2 * after
+        0.05 * (later - 60) + config.burden_death * burden + config.readmission / 2 * after
     )
     return np.stack([outpatient, admission, death])
 
@@ -142,7 +142,7 @@ def _admission(
     acute = config.burden_acute * burden + rng.standard_normal(len(i))
     days = np.exp(np.log(3.0) + 0.45 * acute + 0.45 * rng.standard_normal(len(i)))
     days = np.clip(days, 0.5, 90)
-    died = rng.random(len(i)) < 1 / (1 + np.exp(5.2 - 1.3 * acute))
+    died = rng.random(len(i)) < 1 / (1 + np.exp(4.6 - 1.3 * acute))
     state.age[i] += (days + PAUSE) / DAYS
     state.discharge[i] = state.age[i]
     state.unstable[i] = 1 / (1 + np.exp(-1.5 * (acute - 0.5)))

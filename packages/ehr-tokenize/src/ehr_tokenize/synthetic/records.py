@@ -146,7 +146,7 @@ def _diagnoses(
 
     A stay codes them when it ends, a visit in its course; what brought the subject is coded early.
     """
-    chance = np.where(e.stay[:, None], 0.85, 0.12 + 0.3 * severity)
+    chance = np.where(e.stay[:, None], 0.15 + 0.75 * severity, 0.04 + 0.35 * severity)
     coded = (severity > 0) & (rng.random(severity.shape) < chance)
     stage = np.minimum((severity * 3).astype(np.int64), 2)
     table = np.array([[CODE_ID[codes.diagnosis(c)] for c in x.stages] for x in CONDITIONS])
@@ -226,7 +226,7 @@ def _procedures(
     notes.add(np.flatnonzero(~e.stay & long_visit), 55, codes.procedure("99214"))
     notes.add(np.flatnonzero(~e.stay & ~long_visit), 55, codes.procedure("99213"))
     notes.add(np.flatnonzero(e.stay), HOUR, codes.procedure("99223"))
-    dialysis = severity[:, NAMES.index("kidney_disease")] > 0.85
+    dialysis = has("kidney_disease") & (severity[:, NAMES.index("kidney_disease")] > 0.8)
     for mask, chance, cpt in (
         (has("heart_failure") | has("atrial_fibrillation") | e.stay, 0.4, "93000"),
         (has("heart_failure"), 0.25, "93306"),

@@ -1,0 +1,56 @@
+"""What a user may set about tasks."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_regex)]
+"""A regular expression that is searched in codes."""
+Days = Annotated[float, Field(gt=0, le=36525)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LabelsConfig:
+    """Which codes mean what, and the times that the tasks speak of."""
+
+    tasks: tuple[str, ...] | None = None
+    """Names of tasks; null: all whose codes the data set has."""
+    admission: Pattern = "^HOSPITAL_ADMISSION"
+    discharge: Pattern = "^HOSPITAL_DISCHARGE"
+    died: Pattern = "^HOSPITAL_DISCHARGE//(DIED|EXPIRED)"
+    """A discharge that is a death."""
+    death: Pattern = "^MEDS_DEATH"
+    visit_start: Pattern = "^(HOSPITAL_ADMISSION|VISIT_START)"
+    visit_end: Pattern = "^(HOSPITAL_DISCHARGE|VISIT_END)"
+    hours_after_admission: Annotated[float, Field(ge=0, le=8766)] = 24.0
+    """When in_hospital_mortality and long_stay are predicted."""
+    long_stay_days: Days = 7.0
+    readmission_days: Days = 30.0
+    horizon_days: Days = 365.0
+    """Of mortality_1y and new_diagnosis_1y."""
+    diagnosis: Pattern = "^DIAGNOSIS//(ICD10CM|ICD//10)//I1[0-6]|^DIAGNOSIS//ICD//9//40[1-5]"
+    """The condition of new_diagnosis_1y: hypertensive disease."""
+    lab: Pattern = "^LAB//LOINC//2823-3//mmol/L$|^LAB//RESULT//(50971|50822)//mEq/L$"
+    """The measurement of abnormal_lab_next_visit: potassium in LOINC, or as in MIMIC-IV."""
+    lab_above: float = 5.0
+    """Abnormal is a value strictly above this."""
+    censored: Literal["exclude", "negative"] = "exclude"
+    """A row whose window ends after the subject's last event, with no outcome seen: left out, or
+    taken as negative (as EHRSHOT does)."""
+    rows_per_subject: Annotated[int, Field(ge=1)] | None = None
+    """Most rows of a subject in a task, drawn by hash; null: all."""
+    seed: int = 0
+    """Of that draw, and of the split by hash where the data set names no splits."""

@@ -1,0 +1,110 @@
+"""Tasks by name: what they mean, which codes they need, who labels them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from ehr_eval.meds import matching
+from ehr_eval.tasks import labelers
+from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.timeline import Timeline
+from ehr_tracking.errors import UserError
+
+Labeler = Callable[[Timeline, LabelsConfig], pl.DataFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One binary task."""
+
+    labeler: Labeler
+    needs: tuple[str, ...]
+    """Fields of `LabelsConfig` whose patterns must match a code of the data set, each."""
+    definition: str
+
+
+_CENSORING = (
+    "Without the outcome a row is negative only if the subject has an event at or after the end of "
+    "the window or is recorded dead; else it is censored and left out (`censored: negative` keeps "
+    "it as negative). The end of a window belongs to it."
+)
+
+TASKS: Mapping[str, Task] = {
+    "in_hospital_mortality": Task(
+        labelers.in_hospital_mortality,
+        ("admission", "discharge", "died"),
+        "Does the subject die in this hospital stay? Predicted 24 hours after admission for every "
+        "stay that is still running then. Positive: the discharge is a death, or a death is "
+        "recorded no later than the discharge. Left out: stays without a recorded discharge, and "
+        "subjects whose death is already recorded at the prediction time (dates of death without a "
+        "time of day lie before the event).",
+    ),
+    "readmission_30d": Task(
+        labelers.readmission_30d,
+        ("admission", "discharge"),
+        "Is the subject admitted again, for any cause, within 30 days? Predicted at discharge. "
+        "Positive: a stay begins in the window, strictly after the discharge (one that begins at "
+        "that very time is a transfer). Left out: stays that end in death. " + _CENSORING,
+    ),
+    "long_stay": Task(
+        labelers.long_stay,
+        ("admission", "discharge"),
+        "Does the stay last longer than 7 days? Predicted 24 hours after admission for every stay "
+        "that is still running then; a stay of exactly 7 days is negative. A stay cut short by "
+        "death counts by its length. Left out: stays without a recorded discharge.",
+    ),
+    "mortality_1y": Task(
+        labelers.mortality_1y,
+        ("admission", "discharge", "death"),
+        "Does the subject die within 365 days? Predicted at each discharge alive. " + _CENSORING,
+    ),
+    "new_diagnosis_1y": Task(
+        labelers.new_diagnosis_1y,
+        ("admission", "discharge", "diagnosis"),
+        "Is hypertensive disease coded for the first time within 365 days? Predicted at each "
+        "discharge alive, in subjects with no such code up to and at that time. Death without the "
+        "diagnosis is negative. " + _CENSORING,
+    ),
+    "abnormal_lab_next_visit": Task(
+        labelers.abnormal_lab_next_visit,
+        ("visit_start", "visit_end", "lab"),
+        "Is the first potassium of the next visit above 5.0 mmol/L? Predicted at the end of each "
+        "visit that another one follows, however late. Left out: rows whose next visit has no such "
+        "measurement, and the last visit of a subject.",
+    ),
+}
+"""In the order in which they are reported."""
+
+
+def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str, str]]:
+    """Which tasks a data set can have.
+
+    Args:
+        config: Names tasks, or leaves it to the data.
+        codes: The distinct codes of the data set.
+
+    Returns:
+        The names to label, and for each task left out the reason.
+
+    Raises:
+        UserError: If a task is unknown, a named one lacks its codes, or none is left.
+    """
+    unknown = [name for name in config.tasks or () if name not in TASKS]
+    if unknown:
+        raise UserError(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
+    wanted = [name for name in TASKS if config.tasks is None or name in config.tasks]
+    skipped = {}
+    for name in wanted:
+        lacking = [n for n in TASKS[name].needs if not matching(codes, getattr(config, n)).any()]
+        if lacking:
+            skipped[name] = ", ".join(
+                f"no code matches {n} = {getattr(config, n)}" for n in lacking
+            )
+    if config.tasks is not None and skipped:
+        name, reason = next(iter(skipped.items()))
+        raise UserError(f"task {name} does not fit this data set: {reason}")
+    chosen = [name for name in wanted if name not in skipped]
+    if not chosen:
+        raise UserError("no task fits this data set: " + "; ".join(skipped.values()))
+    return chosen, skipped
