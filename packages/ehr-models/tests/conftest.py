@@ -1,0 +1,147 @@
+"""Tiny token data sets and batches, made here since no tokenizer may be imported."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ehr_models.batch import Span, pack
+from ehr_models.config import BehrtModelConfig, BertModelConfig, Gpt2ModelConfig, LlamaModelConfig
+from ehr_models.registry import build
+from ehr_models.tokens import BOS, CLS, SPECIALS, Tokens
+from ehr_tracking.contracts import TOKENS
+from ehr_tracking.manifest import seal
+
+VOCAB = 90
+TINY = {
+    "behrt": BehrtModelConfig(size="tiny"),
+    "behrt-original": BehrtModelConfig(size="original", layers=2),
+    "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
+    "bert": BertModelConfig(size="tiny"),
+    "gpt2": Gpt2ModelConfig(size="tiny", layers=2),
+    "llama": LlamaModelConfig(size="tiny", layers=2, kv_heads=2),
+}
+OBJECTIVE = {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
+
+
+def _write_tokens(directory, subjects=None, *, first="bos", vocab=VOCAB, contract=TOKENS, seed=0):
+    """Write and seal `tokens/1`; `subjects` is split -> subjects of each shard."""
+    rng = np.random.default_rng(seed)
+    directory.mkdir(parents=True)
+    codes = [f"C//{seed}//{i}" for i in range(vocab - len(SPECIALS))]
+    pq.write_table(
+        pa.table({"id": pa.array(range(vocab), pa.int32()), "token": [*SPECIALS, *codes]}),
+        directory / "vocab.parquet",
+    )
+    (directory / "tokenizer.json").write_text(json.dumps({"seed": seed}))
+    subject = 0
+    for split, shards in (subjects or {"train": [3, 2], "tuning": [2]}).items():
+        (directory / split).mkdir()
+        for shard, n in enumerate(shards):
+            rows = []
+            for _ in range(n):
+                subject += 1
+                length = int(rng.integers(3, 12))
+                times = np.sort(rng.integers(10**15, 16 * 10**14, length))
+                rows.append(
+                    {
+                        "subject_id": subject,
+                        "token": [
+                            BOS if first == "bos" else CLS,
+                            *rng.integers(len(SPECIALS), vocab, length).tolist(),
+                        ],
+                        "time": [None, *times.tolist()],
+                        "age": [0.0, *np.sort(rng.uniform(0, 30_000, length)).tolist()],
+                        "visit": [0, *np.sort(rng.integers(1, 5, length)).tolist()],
+                        "segment": [0, *rng.integers(0, 2, length).tolist()],
+                    }
+                )
+            pq.write_table(
+                pa.Table.from_pylist(rows, schema=SCHEMA), directory / split / f"{shard}.parquet"
+            )
+    seal(directory, contract, producer="test 0", config={}, seed=seed)
+    return directory
+
+
+SCHEMA = pa.schema(
+    {
+        "subject_id": pa.int64(),
+        "token": pa.list_(pa.uint16()),
+        "time": pa.list_(pa.timestamp("us")),
+        "age": pa.list_(pa.float32()),
+        "visit": pa.list_(pa.uint16()),
+        "segment": pa.list_(pa.uint8()),
+    }
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_tokens():
+    return _write_tokens
+
+
+@pytest.fixture
+def records():
+    """Flat arrays of seven subjects of 1 to 60 tokens, each behind a [CLS]."""
+    rng = np.random.default_rng(1)
+    lengths = np.array([1, 9, 60, 2, 17, 9, 33])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    n = offsets[-1]
+    token = rng.integers(len(SPECIALS), VOCAB, n).astype(np.uint16)
+    token[offsets[:-1]] = CLS
+    return Tokens(
+        subject_id=np.arange(len(lengths)),
+        offsets=offsets,
+        token=token,
+        time=rng.integers(10**15, 16 * 10**14, n),
+        age=rng.uniform(0, 30_000, n).astype(np.float32),
+        visit=rng.integers(0, 5, n).astype(np.uint16),
+        segment=rng.integers(0, 2, n).astype(np.uint8),
+    )
+
+
+@pytest.fixture
+def spans(records):
+    return [Span(int(a), int(b)) for a, b in zip(records.offsets, records.offsets[1:], strict=False)]
+
+
+@pytest.fixture
+def batch(records, spans):
+    return pack(records, spans)
+
+
+@pytest.fixture
+def make_model():
+    """A seeded model in evaluation mode, with biases and norms away from their initial values."""
+
+    def make(name, **overrides):
+        config = TINY[name]
+        if overrides:
+            config = type(config)(**{**config.__dict__, **overrides})
+        torch.manual_seed(0)
+        model = build(config, VOCAB, OBJECTIVE[config.kind])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(params=list(TINY))
+def model(request, make_model):
+    return make_model(request.param)
+
+
+@pytest.fixture
+def tokens_dir(tmp_path: Path):
+    return _write_tokens(tmp_path / "tokens")
