@@ -244,8 +244,8 @@ def assign_splits(
 
 def _hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
     """SplitMix64's finalizer (Steele et al. 2014) over subject and seed."""
-    x = subject_id.astype(np.uint64) + np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
-    x += np.uint64(0x9E3779B97F4A7C15)
+    # in Python's integers: numpy warns where a scalar product wraps
+    x = subject_id.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     hashed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))

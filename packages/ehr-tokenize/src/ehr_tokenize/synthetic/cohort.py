@@ -1,6 +1,5 @@
 """Writing a synthetic cohort as a MEDS data set, block of subjects by block."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 import ehr_tokenize
+from ehr_tokenize.meds import SPLITS, assign_splits
 from ehr_tokenize.synthetic import codes, records
 from ehr_tokenize.synthetic.conditions import RACES
 from ehr_tokenize.synthetic.config import SynthConfig
@@ -24,7 +24,6 @@ from ehr_tracking.errors import UserError
 
 BLOCK = 2048
 """Subjects that are drawn together, each block from its own random stream."""
-SPLITS = ("train", "tuning", "held_out")
 NAME = "ehr-tokenize synthetic cohort"
 FIRST_ENTRY = int(np.datetime64("2008-01-01", "m").astype(np.int64))
 LAST_DAY = int(np.datetime64("2022-01-01", "m").astype(np.int64))
@@ -76,7 +75,7 @@ def synthesize(out: Path, config: SynthConfig, *, overwrite: bool = False) -> Su
         for block, first in enumerate(tqdm(starts, desc="subjects", unit="block", disable=None)):
             rows = draw_block(config, block)
             ids = np.arange(first, min(first + BLOCK, config.num_patients)) + 1
-            _write_block(partial, block, ids, rows, config.seed)
+            _write_block(partial, block, ids, rows, config)
             events += len(rows.code)
             deaths += int((rows.code == CODE_ID[codes.DEATH]).sum())
         _write_metadata(partial, config)
@@ -140,24 +139,13 @@ def _minutes(birth: Ints, age: Floats) -> Ints:
     return birth + np.floor(age * (DAYS * DAY)).astype(np.int64)
 
 
-def split_of(subjects: Ints, seed: int) -> list[str]:
-    """80% train, 10% tuning, 10% held out, by a hash of seed and subject.
-
-    Examples:
-        >>> split_of(np.arange(1, 6), seed=0)
-        ['train', 'train', 'train', 'train', 'train']
-    """
-    names = []
-    for subject in subjects.tolist():
-        digest = hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "big") / 2**64
-        names.append(SPLITS[0] if place < 0.8 else SPLITS[1] if place < 0.9 else SPLITS[2])
-    return names
+def _splits(ids: Ints, config: SynthConfig) -> list[str]:
+    return [SPLITS[i] for i in assign_splits(ids, None, config.seed).tolist()]
 
 
-def _write_block(directory: Path, block: int, ids: Ints, rows: Rows, seed: int) -> None:
+def _write_block(directory: Path, block: int, ids: Ints, rows: Rows, config: SynthConfig) -> None:
     """One file for each split that has subjects of this block."""
-    split = np.array(split_of(ids, seed))
+    split = np.array(_splits(ids, config))
     for name in SPLITS:
         kept = (split == name)[rows.subject]
         if not kept.any():
@@ -194,7 +182,7 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
     )
     pq.write_table(table, metadata / "codes.parquet")
     ids = np.arange(1, config.num_patients + 1)
-    splits = pa.table({"subject_id": ids, "split": split_of(ids, config.seed)})
+    splits = pa.table({"subject_id": ids, "split": _splits(ids, config)})
     pq.write_table(splits, metadata / "subject_splits.parquet")
     about = {
         "dataset_name": NAME,
