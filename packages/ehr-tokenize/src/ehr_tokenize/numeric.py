@@ -37,6 +37,18 @@ class Histogram:
         return cls(key[first], np.diff(np.append(first, len(key))))
 
     @classmethod
+    def weighted(
+        cls,
+        code: npt.NDArray[np.uint32],
+        value: npt.NDArray[np.float32],
+        count: npt.NDArray[np.int64],
+    ) -> Self:
+        """From distinct (code, value) pairs in any order, with the count of each."""
+        key = _keys(code, value)
+        order = np.argsort(key)
+        return cls(key[order], count[order])
+
+    @classmethod
     def merge(cls, parts: Sequence[Self]) -> Self:
         """The histogram of the events of all parts together."""
         if not parts:
