@@ -1,12 +1,127 @@
-"""`ehr-eval`."""
+"""`ehr-eval`: labels, features and few-shot evaluation.
+
+Modules that need more than click are imported inside the commands: `--help` should be instant.
+"""
+
+from pathlib import Path
 
 import click
 
 import ehr_eval
-from ehr_tracking.errors import Group
+from ehr_eval.commands_data import counts, labels
+from ehr_tracking.errors import Group, UserError
+
+_DIRECTORY = click.Path(path_type=Path)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ehr_eval.__version__, package_name="ehr-eval")
 def main() -> None:
-    """Stub: to be written."""
+    """Evaluate health-record models beside honest baselines: labels, features, few-shot scores.
+
+    Example: ehr-eval ehrshot --labels demo/labels --features counts=demo/features/counts --out demo/results
+    """
+
+
+main.add_command(labels)
+main.add_command(counts)
+
+
+@main.command()
+@click.option("--checkpoint", type=_DIRECTORY, required=True, help="A run or checkpoint directory.")
+@click.option("--tokens", type=_DIRECTORY, required=True, help="Tokens of the same vocabulary.")
+@click.option(
+    "--labels", type=_DIRECTORY, required=True, help="Labels: who is represented, and when."
+)
+@click.option("--out", type=_DIRECTORY, required=True, help="Where the features shall be.")
+@click.option("-c", "--config", "config_file", type=_DIRECTORY, help="YAML file.")
+@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override.")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
+@click.option("--overwrite", is_flag=True, help="Replace features that are there.")
+def features(
+    checkpoint: Path,
+    tokens: Path,
+    labels: Path,
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Read one vector per (subject, prediction time) from a pretrained model.
+
+    A model sees what was known at the prediction time, that time included, and nothing later.
+
+    Example: ehr-eval features --checkpoint demo/runs/behrt --tokens demo/tokens --labels demo/labels --out demo/features/behrt
+    """
+    from ehr_eval.config import FeaturesConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(FeaturesConfig, config_file, overrides)
+    from ehr_eval.features import extract_features
+    from ehr_tracking.manifest import load_manifest
+
+    extract_features(checkpoint, tokens, labels, out, config, device=device, overwrite=overwrite)
+    manifest = load_manifest(out)
+    blind = manifest.config["rows_without_tokens"]
+    note = f"; {blind} rows see no token and are all zeros" if blind else ""
+    click.echo(f"{out}: {manifest.files['index.parquet'].rows} rows{note}")
+
+
+@main.command()
+@click.option("--labels", type=_DIRECTORY, required=True, help="Labels of one or more tasks.")
+@click.option(
+    "--features",
+    "named",
+    multiple=True,
+    required=True,
+    metavar="NAME=PATH",
+    help="Features of a model; may be given again. Name the count baseline `counts`.",
+)
+@click.option("--out", type=_DIRECTORY, required=True, help="Where the results shall be.")
+@click.option("-c", "--config", "config_file", type=_DIRECTORY, help="YAML file.")
+@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+def ehrshot(
+    labels: Path,
+    named: tuple[str, ...],
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Run EHRSHOT's few-shot protocol and write results, predictions and one HTML report.
+
+    Example: ehr-eval ehrshot --labels demo/labels --features behrt=demo/features/behrt --features counts=demo/features/counts --out demo/results
+    """
+    import os
+
+    from ehr_eval.config import EhrshotConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(EhrshotConfig, config_file, overrides)
+    features = _named_paths(named)
+    from ehr_eval.ehrshot import run_ehrshot
+    from ehr_eval.results import summary
+    from ehr_tracking.report import text_table
+
+    run_ehrshot(
+        labels, features, out, config, workers=workers or os.cpu_count() or 1, overwrite=overwrite
+    )
+    click.echo("AUROC on the held-out split, fitted on the most shots")
+    click.echo(text_table(summary(out)))
+    click.echo(f"report: {out / 'report.html'}")
+
+
+def _named_paths(named: tuple[str, ...]) -> dict[str, Path]:
+    features: dict[str, Path] = {}
+    for item in named:
+        name, equals, path = item.partition("=")
+        if not equals or not name or not path:
+            raise UserError(f"--features {item!r} is not of the form NAME=PATH")
+        if name in features:
+            raise UserError(f"--features: the name {name} is given twice")
+        features[name] = Path(path)
+    return features

@@ -1,0 +1,223 @@
+"""One vector for each (subject, prediction time), read from a pretrained model.
+
+n prediction times, T tokens in a batch, R rows read off it, D width.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ehr_eval import __version__
+from ehr_eval.config import FeaturesConfig
+from ehr_eval.cutoff import visible_tokens
+from ehr_eval.featureset import write_features
+from ehr_eval.labels import KEY, read_labels, require_known
+from ehr_eval.passes import Pass, batches, plan
+from ehr_models.batch import pack
+from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
+from ehr_models.heads import hidden_states, pool
+from ehr_models.presets import OBJECTIVES
+from ehr_models.tokens import Tokens, TokenSet, open_tokens, read_split
+from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.manifest import Manifest, new_artifact, raw_source, refuse_existing, seal, source
+
+Pooling = Literal["last", "mean"]
+
+
+def extract_features(
+    checkpoint: Path,
+    tokens: Path,
+    labels: Path,
+    out: Path,
+    config: FeaturesConfig | None = None,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> Path:
+    """Write `features/1` for the union of all tasks' (subject, prediction time).
+
+    A model sees the tokens known at the prediction time, that time included, and of those the
+    newest that fit its context. A row at which nothing is known yet is all zeros; the manifest's
+    config counts them as `rows_without_tokens`. Two runs on one machine give the same bits.
+
+    Args:
+        checkpoint: A run or checkpoint directory.
+        tokens: `tokens/1` with the checkpoint's vocabulary.
+        labels: `labels/1` or a tree of MEDS labels.
+        out: Where the features shall be.
+        config: Pooling, context, batches.
+        device: As torch names it.
+        overwrite: Replace features that are there.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ContractError: If an input is not what it should be, or the vocabularies differ.
+        ConfigError: If the context is longer than the model can take.
+        UserError: If labels name subjects that the tokens do not hold, or `out` exists.
+    """
+    config = config or FeaturesConfig()
+    refuse_existing(out, overwrite=overwrite)
+    token_set = open_tokens(tokens)
+    loaded = load_checkpoint(checkpoint)
+    require_same_vocabulary(loaded, token_set)
+    reader = Reader(loaded.model, config, trained=_trained_context(loaded.manifest), device=device)
+    splits = {split: read_split(token_set, split) for split in token_set.splits}
+    rows = _rows(labels, splits, token_set)
+    features, blind = _read_all(reader, splits, rows)
+    resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
+    with new_artifact(out, overwrite=overwrite) as partial:
+        written = write_features(partial, features, rows)
+        seal(
+            partial,
+            FEATURES,
+            producer=f"ehr-eval {__version__}",
+            config={**resolved, "rows_without_tokens": blind},
+            seed=None,
+            inputs={
+                "checkpoint": loaded.source,
+                "tokens": source(tokens),
+                "labels": raw_source(labels, contract="meds-labels/0.4"),
+            },
+            rows=written,
+        )
+    return out
+
+
+class Reader:
+    """A model in evaluation mode, and how it is read."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: FeaturesConfig,
+        *,
+        trained: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Put the model on its device.
+
+        Args:
+            model: Of the zoo.
+            config: How to read it.
+            trained: Tokens of its training windows, where known: positions beyond were never seen.
+            device: As torch names it.
+
+        Raises:
+            ConfigError: If the context is longer than the model can take, or the device is absent.
+        """
+        causal = OBJECTIVES[model.config.model_type] == "clm"
+        limit = int(model.config.max_position_embeddings)
+        if config.context is not None and config.context > limit:
+            raise ConfigError(f"context = {config.context}: the model takes at most {limit} tokens")
+        try:
+            self.device = torch.device(device)
+            self.model = model.train(False).to(self.device)
+        except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
+            raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
+        self.config = config
+        self.context = config.context or min(limit, trained or limit)
+        self.shared = causal and config.one_pass
+        self.pooling: Pooling = (
+            config.pooling if config.pooling != "auto" else "last" if causal else "mean"
+        )
+
+    def read(
+        self, tokens: Tokens, subject: npt.NDArray[np.int64], visible: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Features of n rows of one split.
+
+        Args:
+            tokens: The split.
+            subject: [n] rows of `tokens`, equal ones side by side.
+            visible: [n] visible tokens.
+
+        Returns:
+            [n, D]; zeros where nothing is visible.
+        """
+        features = np.zeros((len(subject), self.model.config.hidden_size), np.float32)
+        passes = plan(tokens, subject, visible, context=self.context, shared=self.shared)
+        with tqdm(total=len(subject), unit="row", desc="features", disable=None) as bar:
+            for batch in batches(passes, self.config.batch_tokens):
+                rows = np.concatenate([p.rows for p in batch])
+                features[rows] = self._forward(tokens, batch).float().cpu().numpy()
+                bar.update(len(rows))
+        return features
+
+    @torch.inference_mode()
+    def _forward(self, tokens: Tokens, batch: list[Pass]) -> Tensor:
+        """[R, D] in the order of the batch's rows."""
+        packed = pack(tokens, [p.span for p in batch]).to(self.device)
+        half = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            hidden = hidden_states(self.model, packed)
+        starts = np.cumsum([0] + [p.span.length for p in batch[:-1]])
+        begin = np.concatenate(
+            [np.full(len(p.rows), s) for p, s in zip(batch, starts, strict=True)]
+        )
+        end = np.concatenate([s + p.ends for p, s in zip(batch, starts, strict=True)])
+        if self.pooling == "last":
+            begin = end - 1  # of a shared pass many rows are read: gather only what is pooled
+        index = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)])
+        offsets = np.cumsum(np.concatenate([[0], end - begin]))
+        return pool(
+            hidden[torch.from_numpy(index).to(self.device)],
+            torch.from_numpy(offsets).to(self.device),
+            self.pooling,
+        )
+
+
+def _trained_context(manifest: Manifest) -> int | None:
+    """The context that the checkpoint's own training config names, if it does."""
+    data = manifest.config.get("data")
+    context = data.get("context") if isinstance(data, dict) else None
+    return context if isinstance(context, int) else None
+
+
+def _rows(labels: Path, splits: Mapping[str, Tokens], token_set: TokenSet) -> pl.DataFrame:
+    """The union over tasks of (subject, prediction time), sorted, with split and subject row."""
+    tasks = read_labels(labels)
+    subjects = pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "subject_id": tokens.subject_id,
+                    "split": [split] * len(tokens),
+                    "subject_row": np.arange(len(tokens)),
+                }
+            )
+            for split, tokens in splits.items()
+        ]
+    )
+    if subjects["subject_id"].is_duplicated().any():
+        twice = subjects.filter(pl.col("subject_id").is_duplicated())["subject_id"][0]
+        raise ContractError(f"{token_set.directory}: subject {twice} is in two places")
+    require_known(tasks, subjects["subject_id"])
+    times = pl.concat([task.select(KEY) for task in tasks.values()]).unique().sort(KEY)
+    return times.join(subjects, on="subject_id", how="left", maintain_order="left")
+
+
+def _read_all(
+    reader: Reader, splits: Mapping[str, Tokens], rows: pl.DataFrame
+) -> tuple[npt.NDArray[np.float32], int]:
+    """The features of all rows, and how many of these saw no token."""
+    features = np.zeros((rows.height, reader.model.config.hidden_size), np.float32)
+    blind = 0
+    for split, tokens in splits.items():
+        chosen = np.flatnonzero((rows["split"] == split).to_numpy())
+        subject = rows["subject_row"].to_numpy()[chosen]
+        time = rows["prediction_time"].dt.epoch("us").to_numpy()[chosen]
+        visible = visible_tokens(tokens, subject, time)
+        features[chosen] = reader.read(tokens, subject, visible)
+        blind += int((visible == 0).sum())
+    return features, blind

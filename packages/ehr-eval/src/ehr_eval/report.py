@@ -1,0 +1,265 @@
+"""The page a person reads: scores beside the baseline's, and where the baseline is better."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ehr_eval.config import EhrshotConfig
+from ehr_eval.evaluate import SPLITS, Cell, Evaluation
+from ehr_eval.metrics import METRICS
+from ehr_eval.results import comparisons, macro, mean_scores
+from ehr_tracking.config import to_dict
+from ehr_tracking.manifest import Source
+from ehr_tracking.report import figure, html_page, line_plot, table
+
+_X = "training rows (2k; the last point: all)"
+_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier (lower is better)"}
+
+
+def write_report(
+    directory: Path,
+    evaluations: Sequence[Evaluation],
+    config: EhrshotConfig,
+    inputs: Mapping[str, Source],
+) -> None:
+    """Write report.html, one file that needs no other, and plots/*.png.
+
+    Args:
+        directory: Of the results.
+        evaluations: One a task.
+        config: The protocol as it was run.
+        inputs: What the results were made from, with their lineage.
+    """
+    body = [
+        *_summary(evaluations, config),
+        *_honest(evaluations, config),
+        *_plots(directory, evaluations, config),
+        *_details(evaluations, config),
+        *_not_evaluated(evaluations),
+        *_what_was_run(config, inputs),
+    ]
+    page = html_page("Few-shot evaluation", body)
+    (directory / "report.html").write_text(page, encoding="utf-8")
+
+
+def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
+    yield "<h2>Summary</h2>"
+    rows = []
+    for evaluation in evaluations:
+        sizes = {s: f"{n} ({p})" for s, (n, p) in evaluation.sizes.items()}
+        value = mean_scores(evaluation)
+        scores = {
+            f"{c.model} {c.head}": value.get((c, "auroc"))
+            for c in _cells([evaluation], _all(config))
+        }
+        rows.append({"task": evaluation.task, **sizes, **scores})
+    yield (
+        f"<p>AUROC on the held-out split, {_shots(_all(config))}. Under each split: rows "
+        "(of which positive).</p>"
+    )
+    yield table(rows)
+    overall = []
+    for cell in _cells(evaluations, _all(config)):
+        means = {m: macro(evaluations, cell, m) for m in METRICS}
+        shown = {_NAMES[m]: f"{v[0]:.3f} ± {v[1]:.3f}" if v else None for m, v in means.items()}
+        overall.append({"model": cell.model, "head": cell.head, **shown})
+    yield "<p>Unweighted mean over tasks (± half of the 95% interval, over patients).</p>"
+    yield table(overall)
+    yield from _warnings(evaluations, config.few_positives)
+
+
+def _warnings(evaluations: Sequence[Evaluation], few: int) -> Iterator[str]:
+    rarer = {e.task: min(p, n - p) for e in evaluations for n, p in [e.sizes["held_out"]]}
+    small = [f"{task} ({count})" for task, count in rarer.items() if count < few]
+    if small:
+        yield (
+            '<p class="note"><strong>Too little data to judge a model.</strong> Fewer than '
+            f"{few} held-out rows of the rarer class: {escape(', '.join(small))}. "
+            "Scores on these tasks show that the pipeline runs, not that a model is good.</p>"
+        )
+
+
+def _honest(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
+    yield "<h2>Where the count baseline is better</h2>"
+    compared = [row for e in evaluations for row in comparisons(e, config.baseline)]
+    if not compared:
+        yield (
+            f'<p class="note">There is nothing to compare: no features named '
+            f"<code>{escape(config.baseline)}</code> were evaluated beside a model's. A score means "
+            "little without a baseline.</p>"
+        )
+        return
+    behind = [row for row in compared if row["difference"] < 0]
+    clear = [row for row in behind if row["upper"] is not None and row["upper"] < 0]
+    ahead = [row for row in compared if row["lower"] is not None and row["lower"] > 0]
+    yield (
+        f"<p>Of {len(compared)} comparisons of a model with <code>{escape(config.baseline)}</code> "
+        f"(same task, head and shots) the baseline has the higher AUROC in <strong>{len(behind)}"
+        f"</strong>, in {len(clear)} of these with an interval that excludes 0. The model is ahead "
+        f"with such an interval in {len(ahead)}. Intervals are paired bootstraps over patients; "
+        "they do not cover the draw of the shots, nor the number of comparisons.</p>"
+    )
+    yield table(
+        [
+            {
+                "task": row["task"],
+                "model": row["model"],
+                "head": row["head"],
+                "k": _k(row["k"]),
+                "model AUROC": row["model_auroc"],
+                "baseline AUROC": row["baseline_auroc"],
+                "difference": _with_interval(row["difference"], row["lower"], row["upper"]),
+                "clear": "yes" if row in clear else "",
+            }
+            for row in behind
+        ]
+    )
+
+
+def _plots(
+    directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
+) -> Iterator[str]:
+    yield "<h2>AUROC against the number of shots</h2>"
+    done = [e for e in evaluations if e.draws]
+    if not done:
+        yield "<p>No task could be evaluated.</p>"
+        return
+    overview = directory / "plots" / "overview.png"
+    _plot(overview, done, config, "mean over tasks")
+    yield figure(overview, "Mean over tasks; shades are 95% intervals over patients")
+    for evaluation in done:
+        path = directory / "plots" / f"{evaluation.task}.png"
+        _plot(path, [evaluation], config, evaluation.task)
+        yield figure(path, f"{evaluation.task}; shades are 95% intervals over patients")
+
+
+def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, title: str) -> None:
+    rows = float(np.mean([e.sizes["train"][0] for e in evaluations]))
+    series: dict[str, list[tuple[float, float]]] = {}
+    bands: dict[str, list[tuple[float, float]]] = {}
+    for cell in sorted(_cells(evaluations), key=lambda c: rows if c.k == -1 else 2 * c.k):
+        point = _point(evaluations, cell)
+        if point is not None:
+            value, low, high = point
+            name = f"{cell.model} {cell.head}"
+            series.setdefault(name, []).append((rows if cell.k == -1 else 2 * cell.k, value))
+            bands.setdefault(name, []).append((low, high))
+    # the baseline last, as the line to beat
+    order = sorted(series, key=lambda name: name.startswith(f"{config.baseline} "))
+    line_plot(
+        path,
+        {name: series[name] for name in order},
+        title=title,
+        x=_X,
+        y="AUROC",
+        log_x=True,
+        bands=bands,
+    )
+
+
+def _point(evaluations: Sequence[Evaluation], cell: Cell) -> tuple[float, float, float] | None:
+    if len(evaluations) == 1:
+        for row in evaluations[0].rows:
+            if _is_mean(row, cell, "auroc") and row["value"] is not None:
+                low, high = row["lower"], row["upper"]
+                value = row["value"]
+                return value, value if low is None else low, value if high is None else high
+        return None
+    mean = macro(evaluations, cell, "auroc")
+    return None if mean is None else (mean[0], mean[0] - mean[1], mean[0] + mean[1])
+
+
+def _details(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
+    yield f"<h2>Scores, {_shots(_all(config))}</h2>"
+    for evaluation in evaluations:
+        if not evaluation.draws:
+            continue
+        n, positives = evaluation.sizes["held_out"]
+        yield f"<h3>{escape(evaluation.task)}</h3>"
+        yield f"<p>{n} held-out rows, {positives} positive. 95% intervals over patients.</p>"
+        rows = []
+        for cell in _cells([evaluation], _all(config)):
+            found = {r["metric"]: r for r in evaluation.rows if _is_mean(r, cell, r["metric"])}
+            scores = {
+                _NAMES[m]: _with_interval(r["value"], r["lower"], r["upper"])
+                for m, r in found.items()
+            }
+            seconds = round(found["auroc"]["seconds"], 2)
+            rows.append({"model": cell.model, "head": cell.head, **scores, "seconds": seconds})
+        yield table(rows)
+
+
+def _not_evaluated(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    reasons: dict[tuple[str, str], set[str]] = {}
+    for evaluation in evaluations:
+        for row in evaluation.rows:
+            if row["reason"]:
+                reasons.setdefault((evaluation.task, row["reason"]), set()).add(row["metric"])
+    if reasons:
+        yield "<h2>What could not be evaluated</h2>"
+        yield table(
+            [
+                {
+                    "task": task,
+                    "metrics": ", ".join(m for m in METRICS if m in found),
+                    "why": reason,
+                }
+                for (task, reason), found in reasons.items()
+            ]
+        )
+
+
+def _what_was_run(config: EhrshotConfig, inputs: Mapping[str, Source]) -> Iterator[str]:
+    yield "<h2>What was run</h2>"
+    yield (
+        "<p>EHRSHOT's few-shot protocol: for each k and replicate, k rows of each class are drawn "
+        "from train to fit on and from tuning to choose hyperparameters on; every head is judged on "
+        f"the whole of held_out. Splits: {', '.join(SPLITS)}, by subject.</p>"
+    )
+    yield "<p>Inputs, each with what it was made from:</p>"
+    yield _tree(inputs)
+    yield f"<pre>{escape(yaml.safe_dump(to_dict(config), sort_keys=False))}</pre>"
+
+
+def _tree(inputs: Mapping[str, Source]) -> str:
+    items = "".join(
+        f"<li>{escape(role)}: {escape(item.contract)} by {escape(item.producer)}, "
+        f"<code>{item.fingerprint[:16]}</code>{_tree(item.inputs) if item.inputs else ''}</li>"
+        for role, item in inputs.items()
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _cells(evaluations: Sequence[Evaluation], k: int | None = None) -> list[Cell]:
+    """The cells that occur, in order of evaluation; of one k where it is given."""
+    found = {Cell(row["model"], row["head"], row["k"]): None for e in evaluations for row in e.rows}
+    return [cell for cell in found if k is None or cell.k == k]
+
+
+def _is_mean(row: Mapping[str, Any], cell: Cell, metric: str) -> bool:
+    key = (row["model"], row["head"], row["k"], row["replicate"], row["metric"])
+    return key == (*cell, -1, metric)
+
+
+def _all(config: EhrshotConfig) -> int:
+    """The k with the most rows."""
+    return -1 if -1 in config.ks else max(config.ks)
+
+
+def _k(k: int) -> str:
+    return "all" if k == -1 else str(k)
+
+
+def _shots(k: int) -> str:
+    return "fitted on all training rows" if k == -1 else f"fitted on {k} rows of each class"
+
+
+def _with_interval(value: float | None, lower: float | None, upper: float | None) -> str | None:
+    if value is None:
+        return None
+    shown = f"{value:.3f}"
+    return shown if lower is None or upper is None else f"{shown} ({lower:.3f}, {upper:.3f})"

@@ -1,0 +1,314 @@
+import base64
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from meds_evaluation.evaluate import evaluate_binary_classification
+from meds_evaluation.schema import PredictionSchema
+from sklearn.metrics import roc_auc_score
+from sklearn.utils import resample
+
+from ehr_eval.config import EhrshotConfig, LightGBMConfig, LogisticRegressionConfig
+from ehr_eval.ehrshot import run_ehrshot
+from ehr_eval.results import summary
+from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import RESULTS, ContractError
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import source, verify
+
+SMALL = EhrshotConfig(
+    ks=(1, 4, -1),
+    replicates=2,
+    replicates_all=1,
+    bootstraps=50,
+    heads={
+        "lr": LogisticRegressionConfig(c=(0.1, 1.0)),
+        "gbm": LightGBMConfig(learning_rate=(0.1,), max_depth=(3,), num_leaves=(10,), rounds=30),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, toys):
+    root = tmp_path_factory.mktemp("ehrshot")
+    labels, features = toys.tasks(root)
+    return run_ehrshot(labels, features, root / "results", SMALL)
+
+
+def scores(results):
+    return pl.read_parquet(results / "results.parquet")
+
+
+def one(results, **where):
+    return scores(results).row(by_predicate=pl.all_horizontal(*where_is(where)), named=True)
+
+
+def where_is(where):
+    return [pl.col(name) == value for name, value in where.items()]
+
+
+def test_the_artifact_is_sealed_keeps_its_contract_and_names_its_inputs(results, tmp_path):
+    assert verify(results) == []
+    table = pq.read_schema(results / "results.parquet")
+    RESULTS.check({f.name: str(f.type) for f in table}, where="results")
+    inputs = source(results).inputs
+    assert set(inputs) == {"labels", "features.model", "features.noise", "features.counts"}
+    features = results.parent / "features" / "model"
+    assert inputs["features.model"] == source(features)
+
+
+def test_every_cell_has_its_rows(results):
+    table = scores(results)
+    cells = 2 * 3 * 2  # tasks, models, heads
+    assert table.filter(pl.col("replicate") >= 0).height == cells * (2 + 2 + 1) * 3
+    assert table.filter(replicate=-1).height == cells * 3 * 3
+    assert table["value"].null_count() == 0
+    bounds = table.filter(replicate=-1).select(
+        pl.col("lower") <= pl.col("value"), pl.col("value") <= pl.col("upper")
+    )
+    assert bounds.to_numpy().mean() > 0.9
+
+
+def test_separable_features_end_with_auroc_1_and_noise_near_one_half(results):
+    for head in ("lr", "gbm"):
+        at = {"head": head, "k": -1, "replicate": -1, "metric": "auroc"}
+        assert one(results, task="told", model="model", **at)["value"] == 1.0
+        assert abs(one(results, task="untold", model="model", **at)["value"] - 0.5) < 0.2
+        assert abs(one(results, task="told", model="noise", **at)["value"] - 0.5) < 0.2
+
+
+def test_mean_over_replicates_and_its_paired_interval(results):
+    at = {"task": "told", "model": "counts", "head": "lr", "k": 4, "metric": "brier"}
+    values = [one(results, **at, replicate=r)["value"] for r in (0, 1)]
+    mean = one(results, **at, replicate=-1)
+    assert mean["value"] == pytest.approx(np.mean(values), abs=1e-15)
+    assert mean["seconds"] == pytest.approx(
+        sum(one(results, **at, replicate=r)["seconds"] for r in (0, 1))
+    )
+
+
+def test_predictions_are_meds_evaluations_and_give_the_reported_scores(results):
+    paths = sorted((results / "predictions").rglob("*.parquet"))
+    assert len(paths) == 2 * 3 * 2
+    for path in paths:
+        table = pq.read_table(path)
+        PredictionSchema.validate(table)
+        task, model, head = path.with_suffix("").parts[-3:]
+        found = evaluate_binary_classification(pl.DataFrame(pl.from_arrow(table)))
+        theirs = found["samples_equally_weighted"]
+        for metric, name in (
+            ("auroc", "roc_auc_score"),
+            ("auprc", "average_precision_score"),
+            ("brier", "brier_score"),
+        ):
+            ours = one(
+                results, task=task, model=model, head=head, k=-1, replicate=-1, metric=metric
+            )
+            assert ours["value"] == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_comparison_is_the_paired_bootstrap_of_the_difference(results):
+    table = pl.read_parquet(results / "comparisons.parquet")
+    assert table.height == 2 * 2 * 2 * 3  # tasks, models beside the baseline, heads, ks
+    row = table.row(
+        by_predicate=pl.all_horizontal(
+            *where_is({"task": "told", "model": "noise", "head": "lr", "k": -1})
+        ),
+        named=True,
+    )
+    files = results / "predictions" / "told"
+    ours, theirs = (pl.read_parquet(files / m / "lr.parquet") for m in ("noise", "counts"))
+    subject, label = ours["subject_id"].to_numpy(), ours["boolean_value"].to_numpy()
+    differences = []
+    for i in range(SMALL.bootstraps):
+        drawn = resample(sorted(set(subject.tolist())), random_state=i)
+        weight = np.array([drawn.count(s) for s in subject])
+        a, b = (
+            roc_auc_score(
+                label, t["predicted_boolean_probability"].to_numpy(), sample_weight=weight
+            )
+            for t in (ours, theirs)
+        )
+        differences.append(a - b)
+    lower, upper = np.percentile(differences, [2.5, 97.5])
+    assert row["difference"] < 0
+    assert (row["lower"], row["upper"]) == pytest.approx((lower, upper), abs=1e-6)
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.stack, self.images, self.links, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(attrs["src"])
+        if tag not in ("img", "meta"):
+            self.stack.append(tag)
+        self.links += [attrs[a] for a in ("href", "src") if a in attrs and tag != "img"]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(page):
+    parsed = Page()
+    parsed.feed(page.read_text(encoding="utf-8"))
+    assert parsed.stack == []
+    return parsed
+
+
+def test_report_is_one_file_with_every_plot_inlined(results):
+    page = read(results / "report.html")
+    plots = sorted((results / "plots").iterdir())
+    assert [p.name for p in plots] == ["overview.png", "told.png", "untold.png"]
+    inlined = {base64.b64decode(src.removeprefix("data:image/png;base64,")) for src in page.images}
+    assert inlined == {p.read_bytes() for p in plots}
+    assert page.links == []
+
+
+def test_report_lists_each_cell_in_which_the_baseline_is_better(results):
+    text = " ".join(read(results / "report.html").text)
+    assert "Where the count baseline is better" in text
+    behind = pl.read_parquet(results / "comparisons.parquet").filter(pl.col("difference") < 0)
+    assert behind.height > 0
+    assert f"the baseline has the higher AUROC in  {behind.height} " in text
+    for row in behind.iter_rows(named=True):
+        assert f"{row['difference']:.3f} ({row['lower']:.3f}, {row['upper']:.3f})" in text
+
+
+def assert_same(found, expected):
+    assert scores(found).drop("seconds").equals(scores(expected).drop("seconds"))
+    for name in ("comparisons.parquet", "predictions/told/model/gbm.parquet", "plots/told.png"):
+        assert (found / name).read_bytes() == (expected / name).read_bytes()
+
+
+def test_order_of_label_rows_does_not_matter(results, tmp_path, toys):
+    labels, features = toys.tasks(tmp_path)
+    for path in labels.rglob("*.parquet"):
+        pl.read_parquet(path).sample(fraction=1, shuffle=True, seed=1).write_parquet(path)
+    assert_same(run_ehrshot(labels, features, tmp_path / "results", SMALL), results)
+
+
+@pytest.mark.slow
+def test_number_of_workers_does_not_matter(results, tmp_path, toys):
+    labels, features = toys.tasks(tmp_path)
+    assert_same(run_ehrshot(labels, features, tmp_path / "results", SMALL, workers=2), results)
+
+
+def evaluate_labels(tmp_path, toys, values, **config):
+    """One task with the values given per split, on random features."""
+    rows = [
+        (i, toys.day(0), split, value)
+        for i, (split, value) in enumerate((s, v) for s, vs in values.items() for v in vs)
+    ]
+    labels = toys.labels(tmp_path / "labels", {"rare": [(i, t, v) for i, t, _, v in rows]})
+    matrix = np.random.default_rng(0).normal(size=(len(rows), 3))
+    features = {
+        name: toys.features(tmp_path / name, [r[:3] for r in rows], matrix)
+        for name in ("model", "counts")
+    }
+    config = replace(SMALL, **{"ks": (2, -1), "bootstraps": 20, **config})
+    return run_ehrshot(labels, features, tmp_path / "results", config)
+
+
+MIXED = [True, False] * 10
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"train": [False] * 9, "tuning": MIXED, "held_out": MIXED}, "no positive in train"),
+        ({"train": MIXED, "tuning": [True] * 9, "held_out": MIXED}, "no negative in tuning"),
+        ({"train": MIXED, "tuning": MIXED}, "no row in held_out"),
+    ],
+)
+def test_a_task_that_cannot_be_evaluated_is_a_row_with_a_reason(values, reason, tmp_path, toys):
+    out = evaluate_labels(tmp_path, toys, values)
+    table = scores(out)
+    assert table.height == 2 * 2 * 2 * 3
+    assert table["value"].null_count() == table.height
+    assert set(table["reason"]) == {reason}
+    text = " ".join(read(out / "report.html").text)
+    assert "What could not be evaluated" in text
+    assert reason in text
+    assert verify(out) == []
+    assert summary(out)[0]["model lr"] is None
+
+
+def test_held_out_rows_of_one_class_have_a_brier_score_only(tmp_path, toys):
+    values = {"train": MIXED, "tuning": MIXED, "held_out": [False] * 6}
+    out = evaluate_labels(tmp_path, toys, values)
+    table = scores(out)
+    assert table.filter(metric="brier")["value"].null_count() == 0
+    rest = table.filter(pl.col("metric") != "brier")
+    assert rest["value"].null_count() == rest.height
+    assert set(rest["reason"]) == {"no positive in held_out"}
+
+
+def test_report_warns_of_little_data(tmp_path, toys, results):
+    values = {"train": MIXED, "tuning": MIXED, "held_out": [True] * 3 + [False] * 20}
+    out = evaluate_labels(tmp_path, toys, values)
+    warning = "Too little data to judge a model"
+    assert warning in (out / "report.html").read_text()
+    assert "rare (3)" in (out / "report.html").read_text()
+    assert warning not in (results / "report.html").read_text()
+
+
+def test_no_bootstraps_gives_no_intervals(tmp_path, toys):
+    values = {"train": MIXED, "tuning": MIXED, "held_out": MIXED}
+    table = scores(evaluate_labels(tmp_path, toys, values, bootstraps=0))
+    assert table["value"].null_count() == 0
+    assert table["lower"].null_count() == table.height
+
+
+def test_labels_without_features_are_refused(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    toys.labels(labels, {"told": [(1, toys.day(0), True), (77, toys.day(3), False)]})
+    with pytest.raises(ContractError, match=r"1 of 2 labels of task told, the first subject 77"):
+        run_ehrshot(labels, features, tmp_path / "results", SMALL)
+    assert not (tmp_path / "results").exists()
+
+
+def test_features_of_other_splits_are_refused(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    index = pl.read_parquet(features["model"] / "index.parquet")
+    rows = [(i, t, "train") for i, t in index.select("subject_id", "prediction_time").rows()]
+    toys.features(tmp_path / "other", rows, np.zeros((len(rows), 2)))
+    with pytest.raises(ContractError, match="puts subject 2 in another split"):
+        run_ehrshot(labels, {**features, "other": tmp_path / "other"}, tmp_path / "results", SMALL)
+
+
+def test_changed_features_unknown_tasks_bad_names_and_existing_outputs_are_refused(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    out = tmp_path / "results"
+    with pytest.raises(ConfigError, match="no task nope; it has told, untold"):
+        run_ehrshot(labels, features, out, EhrshotConfig(tasks=("nope",)))
+    with pytest.raises(UserError, match="letters, digits"):
+        run_ehrshot(labels, {"a/b": features["model"]}, out, SMALL)
+    path = features["model"] / "features.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ContractError, match=r"features\.safetensors was changed"):
+        run_ehrshot(labels, features, out, SMALL)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match="not an artifact of ours"):
+        run_ehrshot(labels, features, out, SMALL)
+
+
+def test_selected_hyperparameters_are_told(results):
+    row = one(results, task="told", model="model", head="gbm", k=-1, replicate=0, metric="auroc")
+    assert json.loads(row["selected"]) == {
+        "learning_rate": 0.1,
+        "max_depth": 3,
+        "num_leaves": 10,
+    }

@@ -1,0 +1,286 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ehr_eval.config import FeaturesConfig
+from ehr_eval.cutoff import visible_tokens
+from ehr_eval.features import extract_features
+from ehr_eval.featureset import read_features
+from ehr_models.batch import Span, pack
+from ehr_models.checkpoint import load_checkpoint, save_checkpoint
+from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
+from ehr_models.heads import hidden_states
+from ehr_models.registry import build
+from ehr_models.tokens import STATIC, Tokens, open_tokens, read_split
+from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import ContractError
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
+
+MODELS = {
+    "gpt2": (Gpt2ModelConfig(size="tiny", hidden=32, layers=2, heads=2), "clm"),
+    "behrt": (BehrtModelConfig(size="tiny", hidden=32, layers=2, heads=2), "mlm"),
+}
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory, toys):
+    """Tokens, their records, labels at three times a subject, and a checkpoint of each kind."""
+    root = tmp_path_factory.mktemp("wire")
+    records = toys.records()
+    tokens = toys.tokens(root / "tokens", records)
+    rows = [(r.subject, toys.day(d), d > 20) for r in records for d in (10, 25, 70)]
+    toys.labels(root / "labels", {"one": rows[::2], "two": rows[::3] + rows[1::3]})
+    for kind in MODELS:
+        write_checkpoint(root / kind, kind, tokens, toys.vocab)
+    return root
+
+
+def write_checkpoint(out, kind, tokens, vocab_size, *, context=None):
+    config, objective = MODELS[kind]
+    torch.manual_seed(0)
+    model = build(config, vocab_size, objective)
+    with new_artifact(out) as partial:
+        save_checkpoint(
+            partial,
+            model,
+            tokens,
+            metrics={"loss": 1.0},
+            producer="test 0",
+            config={"data": {"context": context}} if context else {},
+            seed=0,
+            inputs={"tokens": source(tokens)},
+        )
+    return out
+
+
+def run(wire, kind, tmp_path, *, tokens=None, labels=None, name="features", **config):
+    out = extract_features(
+        wire / kind,
+        tokens or wire / "tokens",
+        labels or wire / "labels",
+        tmp_path / name,
+        FeaturesConfig(**config),
+    )
+    return read_features(out)
+
+
+def test_cutoff_equals_searchsorted_in_each_subject():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 30, 50)
+    time = np.concatenate([np.sort(rng.integers(0, 20, n)) for n in lengths]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for first in offsets[:-1][lengths > 0]:
+        time[first] = STATIC
+    zeros = np.zeros(len(time))
+    tokens = Tokens(np.arange(50), offsets, zeros, time, zeros, zeros, zeros)
+    subject, at = rng.integers(0, 50, 500), rng.integers(-1, 22, 500)
+    expected = [
+        np.searchsorted(time[offsets[s] : offsets[s + 1]], t, side="right")
+        for s, t in zip(subject, at, strict=True)
+    ]
+    assert visible_tokens(tokens, subject, at).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rows_are_the_sorted_union_of_the_tasks_and_the_artifact_holds(wire, kind, tmp_path):
+    found = run(wire, kind, tmp_path)
+    labels = pl.concat(
+        [pl.read_parquet(p) for p in sorted((wire / "labels").glob("*/labels.parquet"))]
+    )
+    expected = labels.select("subject_id", "prediction_time").unique()
+    assert found.index.select("subject_id", "prediction_time").equals(
+        expected.sort("subject_id", "prediction_time")
+    )
+    assert found.index["row"].to_list() == list(range(expected.height))
+    assert found.matrix.shape == (expected.height, 32)
+    assert found.matrix.dtype == np.float32
+    assert verify(found.directory) == []
+    manifest = load_manifest(found.directory)
+    assert set(manifest.inputs) == {"checkpoint", "tokens", "labels"}
+    assert manifest.inputs["checkpoint"] == source(wire / kind)
+    assert manifest.config["pooling"] == {"gpt2": "last", "behrt": "mean"}[kind]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("context", [8, 64])
+def test_features_equal_one_plain_forward_per_row(wire, kind, pooling, context, tmp_path):
+    found = run(wire, kind, tmp_path, pooling=pooling, context=context)
+    model = load_checkpoint(wire / kind).model
+    tokens = open_tokens(wire / "tokens")
+    rows = {r["subject_id"]: r for split in tokens.splits for r in subjects_of(tokens, split)}
+    for i, (subject, time) in enumerate(found.index.select("subject_id", "prediction_time").rows()):
+        flat, start = rows[subject]["flat"], rows[subject]["start"]
+        known = sum(t is None or t <= time for t in rows[subject]["time"])
+        span = Span(start, start + known)
+        if known > context:  # [BOS], then the newest
+            span = Span(start + known - context + 1, start + known, start)
+        with torch.inference_mode():
+            hidden = hidden_states(model, pack(flat, [span]))
+        expected = hidden[-1] if pooling == "last" else hidden.mean(0)
+        np.testing.assert_allclose(found.matrix[i], expected.numpy(), atol=1e-5)
+
+
+def subjects_of(tokens, split):
+    flat = read_split(tokens, split)
+    table = pq.read_table(tokens.directory / split / "0.parquet").to_pylist()
+    return [{**row, "flat": flat, "start": int(flat.offsets[i])} for i, row in enumerate(table)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_one_pass_per_subject_equals_one_per_row(wire, kind, tmp_path):
+    shared = run(wire, kind, tmp_path, name="shared")
+    separate = run(wire, kind, tmp_path, name="separate", one_pass=False, batch_tokens=1)
+    np.testing.assert_allclose(shared.matrix, separate.matrix, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("context", [8, None])
+def test_two_runs_agree_to_the_bit(wire, kind, context, tmp_path):
+    first = run(wire, kind, tmp_path, name="first", context=context)
+    second = run(wire, kind, tmp_path, name="second", context=context)
+    for name in ("features.safetensors", "index.parquet", "manifest.json"):
+        assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()
+
+
+def changed_after(records, when):
+    """Every token after the time is another one."""
+    return [
+        with_events(r, [(d, 8 + (t + 5) % 30 if d > when else t) for d, t in r.events])
+        for r in records
+    ]
+
+
+def with_events(record, events):
+    return type(record)(record.subject, events, record.split)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("context", [8, None])
+def test_other_tokens_after_a_prediction_time_change_no_bit_of_it(
+    toys, wire, kind, pooling, context, tmp_path
+):
+    before = run(wire, kind, tmp_path, name="before", pooling=pooling, context=context)
+    for when in (10, 25, 70):
+        tokens = toys.tokens(tmp_path / "tokens", changed_after(toys.records(), when))
+        after = run(
+            wire,
+            kind,
+            tmp_path,
+            tokens=tokens,
+            name=f"after{when}",
+            pooling=pooling,
+            context=context,
+        )
+        past = (before.index["prediction_time"] <= toys.day(when)).to_numpy()
+        np.testing.assert_array_equal(before.matrix[past], after.matrix[past])
+        if when < 25:  # the test can fail: later rows do see the change
+            assert not np.array_equal(before.matrix[~past], after.matrix[~past])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_record_that_ends_or_goes_on_after_the_last_prediction_time_changes_no_bit(
+    toys, wire, kind, tmp_path
+):
+    rows = [(r.subject, toys.day(d), True) for r in toys.records() for d in (10, 25)]
+    labels = toys.labels(tmp_path / "labels", {"one": rows})
+    whole = run(wire, kind, tmp_path, labels=labels, name="whole")
+    for name, change in {
+        "ends": lambda events: [e for e in events if e[0] <= 25],
+        "goes on": lambda events: [*events, *((80.0, 9),) * 17],
+    }.items():
+        records = [with_events(r, change(r.events)) for r in toys.records()]
+        tokens = toys.tokens(tmp_path / "tokens", records)
+        found = run(wire, kind, tmp_path, tokens=tokens, labels=labels, name=name)
+        np.testing.assert_array_equal(found.matrix, whole.matrix)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_events_between_two_prediction_times_change_no_bit_of_the_first_read_alone(
+    toys, wire, kind, tmp_path
+):
+    whole = run(wire, kind, tmp_path, name="whole", one_pass=False, batch_tokens=1)
+    records = [with_events(r, [e for e in r.events if not 10 < e[0] <= 25]) for r in toys.records()]
+    tokens = toys.tokens(tmp_path / "tokens", records)
+    found = run(wire, kind, tmp_path, tokens=tokens, name="cut", one_pass=False, batch_tokens=1)
+    first = (whole.index["prediction_time"] == toys.day(10)).to_numpy()
+    np.testing.assert_array_equal(found.matrix[first], whole.matrix[first])
+
+
+def test_events_at_the_prediction_time_are_seen(toys, wire, tmp_path):
+    records = [toys.Record(1, [(1, 8), (2, 9), (3, 10)])]
+    tokens = toys.tokens(tmp_path / "tokens", records)
+    rows = [(1, toys.day(d), True) for d in (1, 1.9, 2)]
+    labels = toys.labels(tmp_path / "labels", {"one": rows})
+    found = run(wire, "gpt2", tmp_path, tokens=tokens, labels=labels)
+    assert np.array_equal(found.matrix[0], found.matrix[1])
+    assert not np.array_equal(found.matrix[1], found.matrix[2])
+
+
+def test_nothing_known_yet_is_a_row_of_zeros_and_counted(toys, wire, tmp_path):
+    tokens = toys.tokens(tmp_path / "tokens", [toys.Record(1, [(5, 8)])])
+    path = tokens / "train" / "0.parquet"
+    bare = pq.read_table(path).to_pylist()
+    assert bare[0]["token"] == [5, 7, 8]
+    flat = read_split(open_tokens(tokens), "train")
+    late = replace(flat, time=np.maximum(flat.time, flat.time[-1]))  # no static token
+    assert visible_tokens(late, np.array([0]), late.time[-1:] - 1).tolist() == [0]
+
+    from ehr_eval.features import Reader
+
+    reader = Reader(load_checkpoint(wire / "gpt2").model, FeaturesConfig())
+    features = reader.read(late, np.array([0, 0]), np.array([0, 3]))
+    assert not features[0].any()
+    assert features[1].any()
+
+
+def test_context_is_that_of_the_training_unless_said_otherwise(toys, wire, tmp_path):
+    checkpoint = write_checkpoint(
+        tmp_path / "short", "gpt2", wire / "tokens", toys.vocab, context=16
+    )
+    args = (checkpoint, wire / "tokens", wire / "labels", tmp_path / "features")
+    assert load_manifest(extract_features(*args)).config["context"] == 16
+    config = FeaturesConfig(context=32)
+    assert load_manifest(extract_features(*args, config, overwrite=True)).config["context"] == 32
+
+
+def test_unknown_subjects_are_refused_and_nothing_is_written(toys, wire, tmp_path):
+    labels = toys.labels(
+        tmp_path / "labels", {"one": [(100, toys.day(1), True), (999, toys.day(1), False)]}
+    )
+    with pytest.raises(ContractError, match="999"):
+        run(wire, "gpt2", tmp_path, labels=labels)
+    assert not (tmp_path / "features").exists()
+
+
+def test_vocabulary_of_another_data_set_is_refused(toys, wire, tmp_path):
+    tokens = toys.tokens(tmp_path / "tokens", toys.records(), vocabulary="other")
+    with pytest.raises(ContractError, match="another vocabulary"):
+        run(wire, "gpt2", tmp_path, tokens=tokens)
+    assert not (tmp_path / "features").exists()
+
+
+def test_context_beyond_the_model_and_absent_devices_are_refused(wire, tmp_path):
+    with pytest.raises(ConfigError, match="at most 1024"):
+        run(wire, "gpt2", tmp_path, context=1025)
+    with pytest.raises(ConfigError, match="device 'nonsense'"):
+        extract_features(
+            wire / "gpt2",
+            wire / "tokens",
+            wire / "labels",
+            tmp_path / "features",
+            device="nonsense",
+        )
+
+
+def test_existing_output_is_kept_unless_told_otherwise(wire, tmp_path):
+    found = run(wire, "gpt2", tmp_path)
+    with pytest.raises(UserError, match="--overwrite"):
+        run(wire, "gpt2", tmp_path)
+    assert verify(found.directory) == []

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.utils import resample
+
+from ehr_eval.metrics import evaluate, interval, patient_draws, undefined
+
+ORACLES = {
+    "auroc": roc_auc_score,
+    "auprc": average_precision_score,
+    "brier": brier_score_loss,
+}
+
+
+def rows(n, seed, *, decimals=2):
+    rng = np.random.default_rng(seed)
+    subject = rng.integers(0, max(2, n // 3), n)
+    label = rng.random(n) < 0.3
+    label[:2] = True, False
+    probability = np.round(np.clip(rng.random(n) * 0.7 + 0.3 * label, 0, 1), decimals)
+    return subject, label, probability
+
+
+@pytest.mark.parametrize("decimals", [1, 15])  # nearly all tied; none tied
+def test_point_estimates_equal_scikit_learn(decimals):
+    for seed in range(5):
+        _, label, probability = rows(211, seed, decimals=decimals)
+        for name, value in evaluate(label, probability).items():
+            assert abs(value[0] - ORACLES[name](label, probability)) < 1e-12
+
+
+def test_every_bootstrap_draw_equals_scikit_learn_with_sample_weights():
+    subject, label, probability = rows(180, 1)
+    weight = patient_draws(subject, 40)
+    found = evaluate(label, probability, weight)
+    for name, oracle in ORACLES.items():
+        expected = [oracle(label, probability, sample_weight=weight[:, i]) for i in range(40)]
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-12)
+
+
+def test_draws_are_the_protocols_resamples_of_sorted_patients():
+    subject = np.array([30, 10, 10, 20, 40, 30])
+    weight = patient_draws(subject, 25)
+    for i in range(25):
+        drawn = resample(sorted(set(subject.tolist())), random_state=i)
+        assert weight[:, i].tolist() == [drawn.count(s) for s in subject]
+
+
+def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
+    subject, label, probability = rows(97, 2)
+    weight = patient_draws(subject, 50)
+    whole = evaluate(label, probability, weight)
+    monkeypatch.setattr("ehr_eval.metrics._CELLS", 97 * 7)
+    for name, value in evaluate(label, probability, weight).items():
+        np.testing.assert_allclose(value, whole[name], rtol=0, atol=1e-15)
+
+
+@given(st.permutations(range(9)))
+def test_order_of_rows_does_not_matter(order):
+    label = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0], bool)
+    probability = np.array([0.1, 0.1, 0.5, 0.5, 0.5, 0.9, 0.2, 0.9, 0.9])
+    whole = evaluate(label, probability)
+    for name, value in evaluate(label[list(order)], probability[list(order)]).items():
+        assert value[0] == pytest.approx(whole[name][0], abs=1e-15)
+
+
+def test_single_class_has_no_auroc_and_says_why():
+    for label, reason in ((np.ones(4, bool), "no negative"), (np.zeros(4, bool), "no positive")):
+        assert np.isnan(evaluate(label, np.linspace(0, 1, 4))["auroc"][0])
+        assert reason in undefined(label)["auroc"]
+    assert not undefined(np.array([True, False]))
+
+
+def test_interval_leaves_out_draws_with_one_class():
+    subject = np.array([1, 2, 3])
+    label = np.array([True, False, False])
+    weight = patient_draws(subject, 200)
+    draws = evaluate(label, np.array([0.9, 0.5, 0.1]), weight)["auroc"]
+    with_one_class = (weight[0] == 0) | (weight[1:].sum(axis=0) == 0)
+    assert with_one_class.any()
+    np.testing.assert_array_equal(np.isnan(draws), with_one_class)
+    assert interval(draws) == (1.0, 1.0)
