@@ -90,7 +90,7 @@ def make_labels(
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
             pq.write_table(table.to_arrow().cast(SCHEMA), partial / name / "labels.parquet")
-        _write_tasks(partial / "tasks.json", tables, counts)
+        _write_tasks(partial / "tasks.json", tables, counts, config)
         seal(
             partial,
             LABELS,
@@ -190,12 +190,14 @@ def _count(meds: Path, tables: Mapping[str, pl.DataFrame], config: LabelsConfig)
     return every.join(found, on=["task", "split"], how="left", maintain_order="left").fill_null(0)
 
 
-def _write_tasks(path: Path, tables: Mapping[str, pl.DataFrame], counts: pl.DataFrame) -> None:
+def _write_tasks(
+    path: Path, tables: Mapping[str, pl.DataFrame], counts: pl.DataFrame, config: LabelsConfig
+) -> None:
     about = {}
     for name in tables:
         of_task = counts.filter(pl.col("task") == name).drop("task")
         about[name] = {
-            "definition": TASKS[name].definition,
+            "definition": TASKS[name].define(config),
             "splits": {row.pop("split"): row for row in of_task.to_dicts()},
         }
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

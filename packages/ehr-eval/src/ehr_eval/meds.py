@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow.parquet as pq
 
+from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import Column, Contract, ContractError
 
 MEDS = Contract(
@@ -140,11 +141,17 @@ def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[
 def matching(codes: Sequence[str] | pl.Series, pattern: str) -> pl.Series:
     """Which of some codes a regular expression matches anywhere.
 
+    Raises:
+        ConfigError: If the expression is beyond polars, which has no look-around.
+
     Examples:
         >>> matching(["MEDS_DEATH", "MEDS_BIRTH"], "^MEDS_DEATH").to_list()
         [True, False]
     """
-    return pl.Series(codes, dtype=pl.String).str.contains(pattern)
+    try:
+        return pl.Series(codes, dtype=pl.String).str.contains(pattern)
+    except pl.exceptions.ComputeError as e:
+        raise ConfigError(f"pattern {pattern!r}: {_line(e)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -32,8 +32,8 @@ def long_stay(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
 
 def readmission_30d(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
     """An admission within some days after discharge."""
-    admissions = timeline.stays.select("subject_id", time="start")
-    return _within(_discharges(timeline), admissions, config.readmission_days, timeline, config)
+    days = config.readmission_days
+    return _within(_discharges(timeline), timeline.admissions, days, timeline, config)
 
 
 def mortality_1y(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:

@@ -22,6 +22,11 @@ class Task:
     needs: tuple[str, ...]
     """Fields of `LabelsConfig` whose patterns must match a code of the data set, each."""
     definition: str
+    """A paragraph, with fields of the config in braces."""
+
+    def define(self, config: LabelsConfig) -> str:
+        """The paragraph with the numbers of a config."""
+        return self.definition.format(config=config)
 
 
 _CENSORING = (
@@ -34,44 +39,50 @@ TASKS: Mapping[str, Task] = {
     "in_hospital_mortality": Task(
         labelers.in_hospital_mortality,
         ("admission", "discharge", "died"),
-        "Does the subject die in this hospital stay? Predicted 24 hours after admission for every "
-        "stay that is still running then. Positive: the discharge is a death, or a death is "
-        "recorded no later than the discharge. Left out: stays without a recorded discharge, and "
-        "subjects whose death is already recorded at the prediction time (dates of death without a "
-        "time of day lie before the event).",
+        "Does the subject die in this hospital stay? Predicted {config.hours_after_admission:g}"
+        " hours after admission for every stay that is still running then. Positive: the "
+        "discharge is a death, or a death is recorded no later than the discharge. Left out: "
+        "stays without a recorded discharge, and subjects whose death is already recorded at "
+        "the prediction time (a date of death without a time of day lies before the event).",
     ),
     "readmission_30d": Task(
         labelers.readmission_30d,
         ("admission", "discharge"),
-        "Is the subject admitted again, for any cause, within 30 days? Predicted at discharge. "
-        "Positive: a stay begins in the window, strictly after the discharge (one that begins at "
-        "that very time is a transfer). Left out: stays that end in death. " + _CENSORING,
+        "Is the subject admitted again, for any cause, within {config.readmission_days:g} days?"
+        " Predicted at discharge. Positive: an admission in the window, strictly after the "
+        "discharge (one at that very time is a transfer). Left out: stays that end in death. "
+        + _CENSORING,
     ),
     "long_stay": Task(
         labelers.long_stay,
         ("admission", "discharge"),
-        "Does the stay last longer than 7 days? Predicted 24 hours after admission for every stay "
-        "that is still running then; a stay of exactly 7 days is negative. A stay cut short by "
-        "death counts by its length. Left out: stays without a recorded discharge.",
+        "Does the stay last longer than {config.long_stay_days:g} days? Predicted "
+        "{config.hours_after_admission:g} hours after admission for every stay that is still "
+        "running then; a stay of exactly that length is negative, one cut short by death counts"
+        " by its length. Left out: stays without a recorded discharge, and subjects whose death"
+        " is already recorded.",
     ),
     "mortality_1y": Task(
         labelers.mortality_1y,
         ("admission", "discharge", "death"),
-        "Does the subject die within 365 days? Predicted at each discharge alive. " + _CENSORING,
+        "Does the subject die within {config.horizon_days:g} days? Predicted at each discharge "
+        "alive. " + _CENSORING,
     ),
     "new_diagnosis_1y": Task(
         labelers.new_diagnosis_1y,
         ("admission", "discharge", "diagnosis"),
-        "Is hypertensive disease coded for the first time within 365 days? Predicted at each "
-        "discharge alive, in subjects with no such code up to and at that time. Death without the "
+        "Is a diagnosis matching {config.diagnosis} (by default hypertensive disease) coded for"
+        " the first time within {config.horizon_days:g} days? Predicted at each discharge "
+        "alive, in subjects with no such code up to and at that time. Death without the "
         "diagnosis is negative. " + _CENSORING,
     ),
     "abnormal_lab_next_visit": Task(
         labelers.abnormal_lab_next_visit,
         ("visit_start", "visit_end", "lab"),
-        "Is the first potassium of the next visit above 5.0 mmol/L? Predicted at the end of each "
-        "visit that another one follows, however late. Left out: rows whose next visit has no such "
-        "measurement, and the last visit of a subject.",
+        "Is the first value matching {config.lab} (by default potassium in mmol/L) in the next "
+        "visit above {config.lab_above:g}? Predicted at the end of each visit that another one "
+        "follows, however late. Left out: rows whose next visit has no such measurement, and "
+        "the last visit of a subject.",
     ),
 }
 """In the order in which they are reported."""

@@ -11,6 +11,8 @@ from ehr_eval.tasks.config import LabelsConfig
 class Timeline:
     """Whole subjects, cut up once for all labelers. All times are timestamps in microseconds."""
 
+    admissions: pl.DataFrame
+    """subject_id, time of each admission."""
     stays: pl.DataFrame
     """subject_id, start, end, died: admissions with their discharge, by subject and time."""
     visits: pl.DataFrame
@@ -35,6 +37,9 @@ def read_timeline(events: pl.DataFrame, config: LabelsConfig) -> Timeline:
     timed = events.filter(pl.col("time").is_not_null())
     stays = pair(timed, config.admission, config.discharge)
     return Timeline(
+        admissions=timed.filter(pl.col("code").str.contains(config.admission)).select(
+            "subject_id", "time"
+        ),
         stays=stays.with_columns(died=pl.col("end_code").str.contains(config.died)).drop(
             "end_code"
         ),
