@@ -8,7 +8,7 @@ import torch
 
 from ehr_eval.config import FeaturesConfig
 from ehr_eval.cutoff import visible_tokens
-from ehr_eval.features import extract_features
+from ehr_eval.features import Reader, extract_features
 from ehr_eval.featureset import read_features
 from ehr_models.batch import Span, pack
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
@@ -232,9 +232,7 @@ def test_nothing_known_yet_is_a_row_of_zeros_and_counted(toys, wire, tmp_path):
     late = replace(flat, time=np.maximum(flat.time, flat.time[-1]))  # no static token
     assert visible_tokens(late, np.array([0]), late.time[-1:] - 1).tolist() == [0]
 
-    from ehr_eval.features import Reader
-
-    reader = Reader(load_checkpoint(wire / "gpt2").model, FeaturesConfig())
+    reader = Reader(load_checkpoint(wire / "gpt2"), FeaturesConfig())
     features = reader.read(late, np.array([0, 0]), np.array([0, 3]))
     assert not features[0].any()
     assert features[1].any()

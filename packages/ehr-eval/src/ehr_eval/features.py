@@ -13,7 +13,6 @@ import polars as pl
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from ehr_eval import __version__
 from ehr_eval.config import FeaturesConfig
@@ -22,7 +21,7 @@ from ehr_eval.featureset import write_features
 from ehr_eval.labels import KEY, read_labels, require_known
 from ehr_eval.passes import Pass, batches, plan
 from ehr_models.batch import pack
-from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
+from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.heads import hidden_states, pool
 from ehr_models.presets import OBJECTIVES
 from ehr_models.tokens import Tokens, TokenSet, open_tokens, read_split
@@ -71,7 +70,7 @@ def extract_features(
     token_set = open_tokens(tokens)
     loaded = load_checkpoint(checkpoint)
     require_same_vocabulary(loaded, token_set)
-    reader = Reader(loaded.model, config, trained=_trained_context(loaded.manifest), device=device)
+    reader = Reader(loaded, config, device=device)
     splits = {split: read_split(token_set, split) for split in token_set.splits}
     rows = _rows(labels, splits, token_set)
     features, blind = _read_all(reader, splits, rows)
@@ -98,24 +97,20 @@ class Reader:
     """A model in evaluation mode, and how it is read."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        config: FeaturesConfig,
-        *,
-        trained: int | None = None,
-        device: str = "cpu",
+        self, checkpoint: LoadedCheckpoint, config: FeaturesConfig, *, device: str = "cpu"
     ) -> None:
         """Put the model on its device.
 
         Args:
-            model: Of the zoo.
+            checkpoint: Its model, and the context of its training: positions beyond were never
+                seen.
             config: How to read it.
-            trained: Tokens of its training windows, where known: positions beyond were never seen.
             device: As torch names it.
 
         Raises:
             ConfigError: If the context is longer than the model can take, or the device is absent.
         """
+        model = checkpoint.model
         causal = OBJECTIVES[model.config.model_type] == "clm"
         limit = int(model.config.max_position_embeddings)
         if config.context is not None and config.context > limit:
@@ -126,7 +121,7 @@ class Reader:
         except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
             raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
         self.config = config
-        self.context = config.context or min(limit, trained or limit)
+        self.context = config.context or min(limit, _trained_context(checkpoint.manifest) or limit)
         self.shared = causal and config.one_pass
         self.pooling: Pooling = (
             config.pooling if config.pooling != "auto" else "last" if causal else "mean"

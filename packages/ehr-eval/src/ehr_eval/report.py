@@ -1,12 +1,12 @@
 """The page a person reads: scores beside the baseline's, and where the baseline is better."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ehr_eval.config import EhrshotConfig
 from ehr_eval.evaluate import SPLITS, Cell, Evaluation
@@ -56,7 +56,9 @@ def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
             f"{c.model} {c.head}": value.get((c, "auroc"))
             for c in _cells([evaluation], _all(config))
         }
-        rows.append({"task": evaluation.task, **sizes, **scores})
+        known = {name: score for name, score in scores.items() if score is not None}
+        highest = max(known, key=lambda name: known[name]) if known else None
+        rows.append({"task": evaluation.task, **sizes, **scores, "highest": highest})
     yield (
         f"<p>AUROC on the held-out split, {_shots(_all(config))}. Under each split: rows "
         "(of which positive).</p>"
@@ -222,7 +224,7 @@ def _what_was_run(config: EhrshotConfig, inputs: Mapping[str, Source]) -> Iterat
     )
     yield "<p>Inputs, each with what it was made from:</p>"
     yield _tree(inputs)
-    yield f"<pre>{escape(yaml.safe_dump(to_dict(config), sort_keys=False))}</pre>"
+    yield f"<pre>{escape(json.dumps(to_dict(config), indent=1))}</pre>"
 
 
 def _tree(inputs: Mapping[str, Source]) -> str:
