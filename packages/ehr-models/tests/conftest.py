@@ -111,7 +111,9 @@ def records():
 
 @pytest.fixture
 def spans(records):
-    return [Span(int(a), int(b)) for a, b in zip(records.offsets, records.offsets[1:], strict=False)]
+    return [
+        Span(int(a), int(b)) for a, b in zip(records.offsets, records.offsets[1:], strict=False)
+    ]
 
 
 @pytest.fixture

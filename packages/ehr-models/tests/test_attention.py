@@ -35,9 +35,7 @@ def reference(query, key, value, lengths, *, causal, scale):
         heads = []
         for h in range(query.shape[1]):
             g = h * key.shape[1] // query.shape[1]
-            q, k, v = (
-                t[0, i, part].double() for t, i in ((query, h), (key, g), (value, g))
-            )
+            q, k, v = (t[0, i, part].double() for t, i in ((query, h), (key, g), (value, g)))
             scores = q @ k.T * scale
             if causal:
                 scores += torch.full_like(scores, -torch.inf).triu(1)

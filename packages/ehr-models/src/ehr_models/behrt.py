@@ -324,31 +324,40 @@ class BehrtModel(BehrtPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(x))
 
 
+class BehrtHead(nn.Module):
+    """From states to logits over codes."""
+
+    def __init__(self, config: BehrtConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., D] to [..., V]."""
+        logits: Tensor = self.decoder(self.norm(F.gelu(self.transform(hidden))))
+        return logits
+
+
 class BehrtForMaskedLM(BehrtPreTrainedModel):
     """The encoder with a tied decoder over codes."""
 
-    _tied_weights_keys = {"decoder.weight": "behrt.embeddings.code.weight"}  # noqa: RUF012 -- transformers' own form
+    _tied_weights_keys = {"head.decoder.weight": "behrt.embeddings.code.weight"}  # noqa: RUF012 -- transformers' own form
 
     def __init__(self, config: BehrtConfig) -> None:
         super().__init__(config)
         self.behrt = BehrtModel(config)
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        # a module of its own: a `norm` here would be taken for the encoder's when loading
+        self.head = BehrtHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
         """The decoder."""
-        return self.decoder
+        return self.head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the decoder."""
-        self.decoder = new_embeddings
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] from states [..., D]."""
-        logits: Tensor = self.decoder(self.norm(F.gelu(self.transform(hidden))))
-        return logits
+        self.head.decoder = new_embeddings
 
     def forward(
         self,

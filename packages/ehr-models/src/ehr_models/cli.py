@@ -69,12 +69,15 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     from ehr_models.describe import count_parameters
     from ehr_models.registry import architecture
 
-    click.echo(CONFIGS[config.kind].__doc__)
-    click.echo(f"config: {json.dumps({k: v for k, v in to_dict(config).items() if v is not None})}")
     resolved = architecture(config, vocab_size).to_diff_dict()
+    counts = count_parameters(config, vocab_size)
+    given = {key: value for key, value in to_dict(config).items() if value is not None}
+    click.echo(type(config).__doc__)
+    click.echo(f"config: {json.dumps(given)}")
     click.echo(f"architecture: {json.dumps(resolved)}")
-    for part, count in count_parameters(config, vocab_size).items():
-        click.echo(f"{part:<12}{count:>16,}")
+    click.echo(f"parameters at {vocab_size:,} tokens:")
+    for part, count in counts.items():
+        click.echo(f"  {part:<12}{count:>16,}")
 
 
 def _preset(name: str, overrides: tuple[str, ...]) -> ModelConfig:

@@ -7,6 +7,7 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 from ehr_models.config import BertModelConfig, Gpt2ModelConfig, LlamaModelConfig
 from ehr_models.presets import KV_HEADS, Size
 from ehr_models.tokens import BOS, EOS
+from ehr_tracking.config import ConfigError
 
 
 def gpt2(config: Gpt2ModelConfig, size: Size, common: dict[str, Any]) -> PreTrainedConfig:
@@ -41,12 +42,21 @@ def bert(config: BertModelConfig, size: Size, common: dict[str, Any]) -> PreTrai
 
 
 def llama(config: LlamaModelConfig, size: Size, common: dict[str, Any]) -> PreTrainedConfig:
-    """Llama with tied embeddings, since vocabularies of codes are large for such widths."""
+    """Llama with tied embeddings, since vocabularies of codes are large for such widths.
+
+    Raises:
+        ConfigError: If it shall have dropout where Llama has none, or the heads do not fit.
+    """
+    kv_heads = config.kv_heads or KV_HEADS.get(("llama", config.size), size.heads)
+    if size.heads % kv_heads:
+        raise ConfigError(f"heads = {size.heads} must be a multiple of kv_heads = {kv_heads}")
+    if config.dropout:
+        raise ConfigError("model kind llama has no dropout; attention_dropout is what it has")
     return LlamaConfig(
         hidden_size=size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=config.kv_heads or KV_HEADS.get(("llama", config.size), size.heads),
+        num_key_value_heads=kv_heads,
         intermediate_size=size.intermediate,
         max_position_embeddings=size.max_positions,
         attention_dropout=config.attention_dropout or 0.0,

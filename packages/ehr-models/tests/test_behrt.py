@@ -1,0 +1,178 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from ehr_models.behrt import BehrtConfig, BehrtForMaskedLM, BehrtModel
+from ehr_models.embeddings import Time2Vec, rotary, rotate, sinusoid
+from ehr_models.heads import hidden_states, token_logits
+from ehr_models.tokens import MASK, PAD, SPECIALS
+
+
+def inputs(length=6, batch=2):
+    torch.manual_seed(3)
+    return {
+        "input_ids": torch.randint(len(SPECIALS), 90, (batch, length)),
+        "age": torch.rand(batch, length) * 30_000,
+        "time": torch.rand(batch, length) * 60_000,
+        "visit": torch.arange(length).expand(batch, -1),
+        "segment": torch.arange(length).expand(batch, -1) % 2,
+    }
+
+
+def test_time2vec_by_hand():
+    embed = Time2Vec(3, 3)
+    with torch.no_grad():
+        embed.frequency.copy_(torch.tensor([0.5, math.pi, 2.0]))
+        embed.phase.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        embed.projection.weight.copy_(torch.eye(3) * 2)
+    days = torch.tensor([0.0, 365.25 / 2, 3652.5])  # 0, 1/2 and 10 years
+    expected = [
+        [1.0, 0.0, math.sin(-1)],
+        [1.25, 1.0, math.sin(0)],
+        [6.0, math.sin(10 * math.pi), math.sin(19)],
+    ]
+    torch.testing.assert_close(embed.features(days), torch.tensor(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(embed(days), 2 * torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_time2vec_starts_well_conditioned(make_model):
+    """Over a century the linear feature stays near 1 and periods reach from a month to it."""
+    embed = BehrtModel(BehrtConfig(hidden_size=256)).embeddings.time
+    century = torch.linspace(0, 36_525, 5000)
+    features = embed.features(century).detach()
+    assert features[:, 0].diff().sum().item() == pytest.approx(1, abs=1e-4)
+    assert (2 * math.pi / embed.frequency[1:]).min().item() == pytest.approx(1 / 12, rel=1e-4)
+    assert (2 * math.pi / embed.frequency[1:]).max().item() == pytest.approx(100, rel=1e-4)
+    assert embed(century).std().item() == pytest.approx(0.02, rel=0.3)  # as a code's embedding
+
+
+def test_time2vec_keeps_days_apart_in_a_bf16_model():
+    embed = BehrtModel(BehrtConfig()).bfloat16().embeddings.time
+    a, b = embed.features(torch.tensor([50_000.0, 50_001.0]))
+    assert a.dtype == torch.float32
+    assert (a - b).abs().max() > 0.1  # the period of a month turns by 12 degrees a day
+
+
+def test_sinusoid_by_hand():
+    expected = [math.sin(3), math.cos(3), math.sin(0.03), math.cos(0.03)]
+    torch.testing.assert_close(sinusoid(torch.tensor(3), 4), torch.tensor(expected))
+
+
+def test_rotation_by_hand():
+    turned = rotate(torch.tensor([[[[1.0, 2.0]]]]), *rotary(torch.tensor([[3]]), 2, 10_000.0))
+    c, s = math.cos(3), math.sin(3)
+    torch.testing.assert_close(turned.flatten(), torch.tensor([c - 2 * s, s + 2 * c]))
+
+
+def test_rotated_products_depend_on_distance_alone():
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
+
+    def product(at, distance):
+        a = rotate(query, *rotary(torch.tensor([[at]]), 16, 10_000.0))
+        b = rotate(key, *rotary(torch.tensor([[at + distance]]), 16, 10_000.0))
+        return (a * b).sum().item()
+
+    assert product(5, 7) == pytest.approx(product(400, 7), abs=1e-4)
+    assert abs(product(5, 7) - product(5, 8)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["behrt", "behrt-original", "behrt-learned"])
+def test_nothing_is_lost_or_overwritten_by_saving(make_model, batch, name, tmp_path):
+    """No NaN buffer, no sinusoid table turned to noise, and the tie is kept."""
+    model = make_model(name)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path, attn_implementation="ehr_packed")
+    assert type(loaded) is BehrtForMaskedLM
+    for tensor in (*loaded.parameters(), *loaded.buffers()):
+        assert tensor.isfinite().all()
+    with torch.no_grad():
+        a = token_logits(model, hidden_states(model, batch))
+        b = token_logits(loaded, hidden_states(loaded, batch))
+    assert (a - b).abs().max() < 1e-6
+    assert loaded.head.decoder.weight is loaded.behrt.embeddings.code.weight
+    assert "head.decoder.weight" not in load_file(tmp_path / "model.safetensors")
+    base = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(base.embeddings.code.weight, loaded.head.decoder.weight)
+
+
+def test_the_sinusoid_survives_initialisation_and_loading(tmp_path):
+    """What a visit adds is the published encoding, before and after."""
+    fresh = BehrtModel(BehrtConfig(position="sinusoid", visit=False))
+    fresh.save_pretrained(tmp_path)
+    visits = torch.tensor([1, 2])
+    for model in (fresh, BehrtModel.from_pretrained(tmp_path)):
+        added = model.embeddings._visits(visits, torch.zeros(1)) / (0.02 * math.sqrt(2))
+        torch.testing.assert_close(added, sinusoid(visits, 128))
+
+
+@pytest.mark.parametrize("name", ["age", "time", "visit", "segment"])
+def test_each_input_moves_the_output_and_may_not_be_missing(make_model, name):
+    model = make_model("behrt").base_model
+    given = inputs()
+    changed = dict(given)
+    changed[name] = 1 - given[name] if name == "segment" else given[name] + 40
+    with torch.no_grad():
+        a, b = model(**given).last_hidden_state, model(**changed).last_hidden_state
+    assert (a - b).abs().max() > 1e-3
+    del given[name]
+    with pytest.raises(ValueError, match=f"embeds {name}: pass {name}="):
+        model(**given)
+
+
+def test_inputs_that_are_not_embedded_are_not_asked_for(make_model):
+    model = make_model("behrt", age="none", time="none", visit=False, segment=False)
+    ids = inputs()["input_ids"]
+    assert model(ids).logits.shape == (2, 6, 128)
+
+
+def test_tables_take_any_visit_and_age(make_model):
+    model = make_model("behrt-original").base_model
+    given = inputs()
+    given["visit"] = given["visit"] + 60_000
+    given["age"] = given["age"] * 1e6
+    assert model(**given).last_hidden_state.isfinite().all()
+
+
+def test_months_are_the_unit_of_the_original(make_model):
+    embed = make_model("behrt-original").base_model.embeddings
+    given = dict.fromkeys(("time", "visit", "segment"), torch.zeros(1, 1, dtype=torch.long))
+    code = torch.zeros(1, 1, 288)
+
+    def at(days):
+        return embed(code, {**given, "age": torch.tensor([[days]])})
+
+    assert torch.equal(at(10.0), at(30.0))
+    assert not torch.equal(at(30.0), at(31.0))
+    assert torch.equal(at(365.25 * 120 + 1), at(1e6))
+
+
+def test_a_mask_is_not_padding(make_model, batch):
+    """[MASK] is seen and learned; padding is neither."""
+    assert MASK != PAD
+    model = make_model("behrt")
+    assert model.config.pad_token_id == PAD
+    given = inputs()
+    given["input_ids"][:, 2] = MASK
+    model(**given).logits[:, 2, 50].sum().backward()
+    assert model.behrt.embeddings.code.weight.grad[MASK].abs().max() > 0
+
+
+def test_labels_give_the_mean_loss_over_targets(make_model):
+    model = make_model("behrt")
+    given = inputs()
+    labels = torch.full((2, 6), -100)
+    labels[0, 1], labels[1, 4] = 33, 44
+    out = model(**given, labels=labels)
+    picked = out.logits.log_softmax(-1)[[0, 1], [1, 4], [33, 44]]
+    assert out.loss.item() == pytest.approx(-picked.mean().item(), rel=1e-5)
+
+
+def test_embeddings_can_be_resized_and_stay_tied(make_model):
+    model = make_model("behrt")
+    model.resize_token_embeddings(256)
+    assert model.head.decoder.weight is model.get_input_embeddings().weight
+    assert model(**inputs()).logits.shape[-1] == 256

@@ -1,0 +1,141 @@
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from ehr_models.behrt import BehrtConfig
+from ehr_models.config import (
+    BehrtModelConfig,
+    BertModelConfig,
+    Gpt2ModelConfig,
+    LlamaModelConfig,
+    ModelConfig,
+)
+from ehr_models.describe import count_parameters
+from ehr_models.presets import OBJECTIVES, SIZES
+from ehr_models.registry import architecture, build, presets
+from ehr_models.tokens import BOS, EOS, PAD
+from ehr_tracking.config import ConfigError, validate
+
+
+@pytest.mark.parametrize(
+    ("config", "vocab_size", "published"),
+    [
+        (Gpt2ModelConfig(size="base"), 50257, 124_439_808 + 47 * 768),
+        (Gpt2ModelConfig(size="xlarge"), 50257, 1_557_611_200 + 47 * 1600),
+        (BertModelConfig(size="base"), 30522, 109_514_298 + 6 * 769),
+        (BertModelConfig(size="large"), 30522, 335_174_458 + 6 * 1025),
+        (LlamaModelConfig(size="1b"), 128_256, 1_235_814_400),
+    ],
+)
+def test_published_sizes_have_their_published_counts(config, vocab_size, published):
+    """But for the rows that pad the embedding to a multiple of 64."""
+    assert count_parameters(config, vocab_size)["total"] == published
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_counts_are_those_of_the_built_model(kind):
+    config = validate(ModelConfig, {"kind": kind, "size": "tiny"}, where="test")
+    counts = count_parameters(config, 1000)
+    model = build(config, 1000, OBJECTIVES[kind])
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+    assert counts["embeddings"] + counts["layers"] + counts["head"] == counts["total"]
+    assert (
+        counts["embeddings"] > model.get_input_embeddings().weight.numel() * (kind != "llama") - 1
+    )
+
+
+def test_behrt_small_by_hand():
+    """At 1000 tokens: 1024 rows of 128, 513 visits, 2 segments, two Time2Vec of 64, and so on."""
+    width, inner = 128, 384
+    time2vec = 64 + 64 + 64 * width
+    embeddings = 1024 * width + 513 * width + 2 * width + 2 * time2vec + 2 * width
+    layer = 4 * width**2 + 3 * width * inner + 4 * width
+    head = width**2 + width + 2 * width + 1024
+    assert count_parameters(BehrtModelConfig(size="small"), 1000) == {
+        "embeddings": embeddings,
+        "layers": 2 * layer + 2 * width,
+        "head": head,
+        "total": embeddings + 2 * layer + 2 * width + head,
+    }
+
+
+def test_original_behrt_is_reachable():
+    config = architecture(BehrtModelConfig(size="original"), 90)
+    assert isinstance(config, BehrtConfig)
+    sizes = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
+    assert (*sizes, config.intermediate_size) == (288, 6, 12, 512)
+    assert (config.age, config.time, config.position) == ("months", "none", "sinusoid")
+    assert (config.norm, config.mlp, config.pooling) == ("post", "gelu", "cls")
+    assert (config.dropout, config.attention_dropout) == (0.1, 0.1)
+    changed = architecture(BehrtModelConfig(size="original", position="learned", dropout=0.0), 90)
+    assert (changed.position, changed.dropout, changed.norm) == ("learned", 0.0, "post")
+
+
+def test_overrides_win_over_the_size():
+    config = architecture(LlamaModelConfig(size="base", hidden=64, heads=4, max_positions=77), 90)
+    assert isinstance(config, LlamaConfig)
+    assert (config.hidden_size, config.num_hidden_layers) == (64, 12)
+    assert (config.num_key_value_heads, config.max_position_embeddings) == (4, 77)
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_vocabulary_is_padded_and_special_tokens_are_ours(kind):
+    config = architecture(validate(ModelConfig, {"kind": kind, "size": "tiny"}, where="t"), 130)
+    assert (config.vocab_size, config.true_vocab_size) == (192, 130)
+    assert config.pad_token_id == PAD
+    if OBJECTIVES[kind] == "clm":
+        assert (config.bos_token_id, config.eos_token_id) == (BOS, EOS)
+
+
+def test_padding_rows_are_never_generated(make_model):
+    model = make_model("gpt2")
+    with torch.no_grad():  # make them the likeliest tokens there are
+        model.lm_head.weight[90:] = 100 * model.lm_head.weight[90:].sign()
+    out = model.generate(torch.tensor([[5, 20]]), max_new_tokens=20, do_sample=True, num_beams=1)
+    assert out.max() < 90
+
+
+@pytest.mark.parametrize(
+    ("config", "objective", "message"),
+    [
+        (Gpt2ModelConfig(size="tiny"), "mlm", "gpt2 cannot be pretrained with objective mlm"),
+        (BehrtModelConfig(), "clm", "it takes mlm"),
+        (BehrtModelConfig(heads=3), "mlm", "hidden = 128 must be an even multiple of heads = 3"),
+        (LlamaModelConfig(size="tiny", dropout=0.1), "clm", "llama has no dropout"),
+        (LlamaModelConfig(size="tiny", kv_heads=3), "clm", "heads = 4 must be a multiple"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, objective, message):
+    with pytest.raises(ConfigError, match=message):
+        build(config, 90, objective)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"kind": "mamba"}, "mamba"),
+        ({"size": "small"}, "kind"),
+        ({"kind": "behrt", "hiden": 3}, "unknown key behrt.hiden"),
+        ({"kind": "behrt", "dropout": 1.0}, "behrt.dropout = 1.0"),
+        ({"kind": "gpt2", "size": "huge"}, "gpt2.size = 'huge'"),
+    ],
+)
+def test_a_wrong_key_is_named(tree, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(ModelConfig, tree, where="config")
+
+
+def test_every_preset_fits_its_config():
+    for kind, sizes in presets().items():
+        for size in sizes:
+            config = validate(ModelConfig, {"kind": kind, "size": size}, where="test")
+            assert architecture(config, 100).hidden_size == SIZES[kind][size].hidden
+
+
+def test_the_seed_decides_the_weights():
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build(BehrtModelConfig(size="tiny"), 90, "mlm").state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(*(s["head.decoder.weight"] for s in states[1:]))
