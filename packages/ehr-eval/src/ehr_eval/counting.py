@@ -62,9 +62,9 @@ def count_rows(
         n = (end - begin)[start:stop]
         row = np.repeat(np.arange(start, stop), n)
         group = np.repeat(begin[start:stop] - (np.cumsum(n) - n), n) + np.arange(n.sum())
-        upto = _place(key, group * clock.ticks + clock.after(at[row]))
+        upto = _place(key, group * clock.ticks + clock.after(at)[row])
         since = [
-            _place(key, group * clock.ticks + clock.after(at[row] - int(days * DAY_US)))
+            _place(key, group * clock.ticks + clock.after(at - int(days * DAY_US))[row])
             for days in config.windows_days
         ]
         counts = np.stack([upto - s for s in (*since, bounds[group])], axis=1)

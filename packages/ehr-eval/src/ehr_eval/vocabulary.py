@@ -25,7 +25,7 @@ class Vocabulary:
     edges: Mapping[str, list[float]]
     """Code -> inner edges of its bins; a bin holds its lower edge."""
     bins: pl.DataFrame
-    """code, bin, item."""
+    """code, lower, item: the lower bound of each bin, -inf for the first; sorted by it."""
 
 
 def fit_vocabulary(
@@ -48,24 +48,24 @@ def fit_vocabulary(
     edges = quantile_edges(pl.concat(values), config) if config.bins > 1 and values else {}
     above = dict(parents.iter_rows()) if config.ontology else {}
     member = [(code, name) for code in sorted(codes) for name in ancestors(code, above)]
-    cells = [(c, b, f"{c}//Q{b + 1}") for c in edges for b in range(len(edges[c]) + 1)]
-    names = sorted({name for _, name in member}) + [name for _, _, name in cells]
-    # a code may be named like the bin of another: the later number would win, so keep them apart
-    counted = {name: i for i, name in enumerate(names[: len(names) - len(cells)])}
-    first = len(counted)
+    things = sorted({name for _, name in member})
+    number = {name: i for i, name in enumerate(things)}
+    cells = [(c, lower) for c in edges for lower in (-np.inf, *edges[c])]
+    for code in edges:
+        things += [f"{code}//Q{b + 1}" for b in range(len(edges[code]) + 1)]
     return Vocabulary(
-        names=names,
+        names=things,
         members=pl.DataFrame(
-            [(code, counted[name]) for code, name in member],
+            [(code, number[name]) for code, name in member],
             schema={"code": pl.String, "item": pl.Int32},
             orient="row",
         ),
         edges=edges,
         bins=pl.DataFrame(
-            [(c, b, first + i) for i, (c, b, _) in enumerate(cells)],
-            schema={"code": pl.String, "bin": pl.Int32, "item": pl.Int32},
+            [(c, lower, len(number) + i) for i, (c, lower) in enumerate(cells)],
+            schema={"code": pl.String, "lower": pl.Float32, "item": pl.Int32},
             orient="row",
-        ),
+        ).sort("lower"),
     )
 
 
@@ -120,16 +120,16 @@ def items(events: pl.DataFrame, vocabulary: Vocabulary) -> pl.DataFrame:
     """
     keep = ["subject_id", "time", "item"]
     found = events.join(vocabulary.members, on="code", how="inner").select(keep)
-    if not vocabulary.edges:
-        return found
-    parts = [found]
-    valued = finite(events).filter(pl.col("code").is_in(list(vocabulary.edges)))
-    for (code,), group in valued.group_by("code"):
-        place = np.searchsorted(
-            np.asarray(vocabulary.edges[str(code)], np.float32),
-            group["numeric_value"].to_numpy(),
-            side="right",
+    binned = (
+        finite(events)
+        .sort("numeric_value")
+        .join_asof(
+            vocabulary.bins,
+            left_on="numeric_value",
+            right_on="lower",
+            by="code",
+            check_sortedness=False,
         )
-        binned = group.with_columns(bin=pl.Series(place, dtype=pl.Int32))
-        parts.append(binned.join(vocabulary.bins, on=["code", "bin"], how="inner").select(keep))
-    return pl.concat(parts)
+        .filter(pl.col("item").is_not_null())
+    )
+    return pl.concat([found, binned.select(keep)])

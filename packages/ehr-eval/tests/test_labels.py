@@ -1,0 +1,265 @@
+import json
+from datetime import datetime
+
+import meds
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from ehr_eval.cli import main
+from ehr_eval.labels import make_labels, read_labels, require_known
+from ehr_eval.meds import read_events, read_splits, splits_by_hash
+from ehr_eval.tasks.config import LabelsConfig
+from ehr_tracking.contracts import ContractError
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import load_manifest, verify
+
+
+def at(*args):
+    return datetime(2020, *args)  # noqa: DTZ001 -- MEDS times have no zone
+
+
+def write_meds(directory, subjects=(1, 2, 3), files=1, splits=True):
+    """Each subject: a stay of 9 days in January, one of 2 days in March, seen again in December."""
+    story = [
+        (None, "GENDER//F"),
+        (at(1, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
+        (at(1, 10), "HOSPITAL_DISCHARGE//HOME"),
+        (at(3, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
+        (at(3, 3), "HOSPITAL_DISCHARGE//HOME"),
+        (at(12, 1), "LAST//SEEN"),
+    ]
+    for n in range(files):
+        rows = [(s, t, c) for s in subjects[n::files] for t, c in story]
+        path = directory / "data" / f"{n}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema(
+            {"subject_id": pa.int64(), "time": pa.timestamp("us"), "code": pa.string()}
+        )
+        pq.write_table(
+            pa.Table.from_pylist([dict(zip(schema.names, r, strict=True)) for r in rows], schema),
+            path,
+        )
+    (directory / "metadata").mkdir(exist_ok=True)
+    if splits:
+        names = ["train", "tuning", "held_out"]
+        table = {
+            "subject_id": list(subjects),
+            "split": [names[i % 3] for i in range(len(subjects))],
+        }
+        pq.write_table(pa.table(table), directory / "metadata" / "subject_splits.parquet")
+    return directory
+
+
+def write_labels(path, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = {"subject_id": [1, 2], "prediction_time": [at(1, 5), at(1, 6)], **columns}
+    pl.DataFrame(table).write_parquet(path)
+
+
+def test_labels_are_a_sealed_artifact_in_the_schema_of_meds(tmp_path) -> None:
+    summary = make_labels(write_meds(tmp_path / "meds"), tmp_path / "labels")
+    assert summary.skipped.keys() >= {"abnormal_lab_next_visit", "mortality_1y"}
+    counts = {
+        (r["task"], r["split"]): (r["rows"], r["positives"]) for r in summary.counts.to_dicts()
+    }
+    assert counts["long_stay", "train"] == (2, 1)
+    assert counts["readmission_30d", "held_out"] == (2, 0)
+    for path in (tmp_path / "labels").rglob("labels.parquet"):
+        meds.LabelSchema.validate(pq.read_table(path))
+    about = json.loads((tmp_path / "labels" / "tasks.json").read_text())
+    assert about["long_stay"]["splits"]["tuning"] == {"rows": 2, "positives": 1}
+    assert verify(tmp_path / "labels") == []
+    assert load_manifest(tmp_path / "labels").inputs["meds"].contract == "meds/0.4"
+
+
+def test_read_labels_returns_what_was_made(tmp_path) -> None:
+    make_labels(write_meds(tmp_path / "meds"), tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+    assert labels.keys() == {"long_stay", "readmission_30d"}
+    assert labels["long_stay"].rows()[:2] == [(1, at(1, 2), True), (1, at(3, 2), False)]
+    one = read_labels(tmp_path / "labels" / "long_stay")
+    assert one.keys() == {"long_stay"}
+    assert one["long_stay"].equals(labels["long_stay"])
+
+
+def test_the_same_labels_from_any_number_of_files_and_again(tmp_path) -> None:
+    for name, files in (("a", 1), ("b", 3), ("c", 1)):
+        write_meds(tmp_path / name, subjects=tuple(range(1, 8)), files=files)
+        make_labels(tmp_path / name, tmp_path / f"labels-{name}")
+    manifests = {n: (tmp_path / f"labels-{n}" / "manifest.json").read_bytes() for n in "ac"}
+    assert manifests["a"] == manifests["c"]
+    sums = [load_manifest(tmp_path / f"labels-{n}").files for n in "ab"]
+    assert sums[0] == sums[1]
+
+
+def test_a_cap_on_rows_draws_the_same_ones_for_any_company(tmp_path) -> None:
+    config = LabelsConfig(rows_per_subject=1)
+    alone = write_meds(tmp_path / "alone", subjects=(2,))
+    make_labels(alone, tmp_path / "one", config)
+    make_labels(
+        write_meds(tmp_path / "meds", subjects=tuple(range(1, 30))), tmp_path / "all", config
+    )
+    labels = read_labels(tmp_path / "all")["long_stay"]
+    assert labels["subject_id"].to_list() == list(range(1, 30))
+    assert 0 < labels["boolean_value"].sum() < 29  # now the long stay, now the short one
+    assert labels.filter(pl.col("subject_id") == 2).equals(
+        read_labels(tmp_path / "one")["long_stay"]
+    )
+
+
+def test_nothing_is_written_when_nothing_can_be(tmp_path) -> None:
+    data = write_meds(tmp_path / "meds")
+    with pytest.raises(UserError, match="no row can be labelled for long_stay"):
+        make_labels(
+            data, tmp_path / "out", LabelsConfig(tasks=("long_stay",), hours_after_admission=8000)
+        )
+    with pytest.raises(ContractError, match="not a MEDS data set"):
+        make_labels(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    make_labels(data, tmp_path / "out")
+    with pytest.raises(UserError, match="--overwrite"):
+        make_labels(data, tmp_path / "out")
+    make_labels(data, tmp_path / "out", overwrite=True)
+
+
+def test_aces_output_and_other_types_are_read(tmp_path) -> None:
+    nulls = pl.Series([None, None])
+    write_labels(
+        tmp_path / "aces" / "icu" / "train" / "0.parquet",
+        boolean_value=[True, False],
+        integer_value=nulls.cast(pl.Int64),
+        float_value=nulls.cast(pl.Float64),
+        categorical_value=nulls.cast(pl.String),
+    )
+    write_labels(tmp_path / "aces" / "count" / "0.parquet", integer_value=[0, 1])
+    write_labels(tmp_path / "aces" / "score" / "0.parquet", float_value=[1.0, 0.0])
+    labels = read_labels(tmp_path / "aces")
+    assert {name: t["boolean_value"].to_list() for name, t in labels.items()} == {
+        "icu": [True, False],
+        "count": [False, True],
+        "score": [True, False],
+    }
+    assert labels["icu"].schema["prediction_time"] == pl.Datetime("us")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"float_value": [0.0, 0.5]}, r"row 1 has float_value = 0.5; expected 0 or 1"),
+        ({"integer_value": [3, 1]}, r"row 0 has integer_value = 3"),
+        ({"categorical_value": ["a", "b"]}, "only binary labels"),
+        ({"boolean_value": [True, None]}, "row 1 has no boolean_value"),
+        ({"boolean_value": [True, True], "integer_value": [1, 1]}, "boolean_value and integer"),
+        ({}, "has no value; expected exactly one"),
+        ({"boolean_value": [True, True], "subject_id": ["1", "2"]}, "subject_id is"),
+        ({"boolean_value": [True, True], "prediction_time": ["x", "y"]}, "prediction_time is"),
+        ({"boolean_value": [True, True], "subject_id": [1, None]}, "row 1 has no subject_id"),
+    ],
+)
+def test_labels_that_are_not_binary_are_refused_by_row(tmp_path, columns, message) -> None:
+    write_labels(tmp_path / "tree" / "task" / "0.parquet", **columns)
+    with pytest.raises(ContractError, match=message) as error:
+        read_labels(tmp_path / "tree")
+    assert "0.parquet" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_contradictions_damage_and_absence_are_named(tmp_path) -> None:
+    write_labels(tmp_path / "twice" / "t" / "0.parquet", boolean_value=[True, False])
+    write_labels(tmp_path / "twice" / "t" / "1.parquet", boolean_value=[True, True])
+    with pytest.raises(ContractError, match="contradicting labels of subject 2"):
+        read_labels(tmp_path / "twice")
+    (tmp_path / "bad" / "t").mkdir(parents=True)
+    (tmp_path / "bad" / "t" / "0.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ContractError, match="cannot be read as Parquet"):
+        read_labels(tmp_path / "bad")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ContractError, match="holds no labels"):
+        read_labels(tmp_path / "empty")
+    with pytest.raises(ContractError, match="no such directory"):
+        read_labels(tmp_path / "nowhere")
+
+
+def test_labels_of_unknown_subjects_are_refused_with_their_number(tmp_path) -> None:
+    write_labels(tmp_path / "tree" / "t" / "0.parquet", boolean_value=[True, False])
+    labels = read_labels(tmp_path / "tree")
+    require_known(labels, pl.Series([1, 2, 3]))
+    with pytest.raises(ContractError, match=r"name 2 subjects .* the first 1"):
+        require_known(labels, pl.Series([7]))
+
+
+def test_the_split_by_hash_is_splitmix64() -> None:
+    import numpy as np
+
+    # the first output of the reference generator with state 0 is 0xE220A8397B1DCDAF: 88% of 2**64
+    assert splits_by_hash(np.array([0]), seed=0).tolist() == [1]
+    share = np.bincount(splits_by_hash(np.arange(100_000), seed=5)) / 100_000
+    assert share == pytest.approx([0.8, 0.1, 0.1], abs=0.005)
+
+
+def test_splits_are_the_data_sets_own_or_by_hash(tmp_path) -> None:
+    named = write_meds(tmp_path / "named")
+    assert read_splits(named, [1, 2, 3])["split"].to_list() == ["train", "tuning", "held_out"]
+    with pytest.raises(ContractError, match="no split for 1 subjects, the first 9"):
+        read_splits(named, [1, 9])
+    bare = write_meds(tmp_path / "bare", splits=False)
+    few, many = read_splits(bare, [4, 5]), read_splits(bare, range(100))
+    assert many.filter(pl.col("subject_id").is_in([4, 5])).equals(few)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code": pa.array([None], pa.string())}, "row 0 has no code"),
+        ({"subject_id": pa.array(["1"])}, "subject_id is string"),
+        ({"time": pa.array(["2020"])}, "time is string"),
+    ],
+)
+def test_what_is_not_meds_is_refused(tmp_path, change, message) -> None:
+    columns = {
+        "subject_id": pa.array([1]),
+        "time": pa.array([at(1, 1)], pa.timestamp("us")),
+        "code": pa.array(["A"]),
+    }
+    pq.write_table(pa.table(columns | change), tmp_path / "0.parquet")
+    with pytest.raises(ContractError, match=message):
+        read_events(tmp_path / "0.parquet")
+
+
+def test_the_command_prints_counts_and_what_was_skipped(tmp_path) -> None:
+    data = write_meds(tmp_path / "meds")
+    arguments = ["labels", "--meds", str(data), "--out", str(tmp_path / "labels")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "skipped abnormal_lab_next_visit: no code matches lab" in result.output
+    assert "12 labels" in result.output
+    one = CliRunner().invoke(main, [*arguments, "--overwrite", "--task", "long_stay"])
+    assert "6 labels" in one.output
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+@pytest.mark.real_data
+def test_mimic_demo(mimic_demo, tmp_path) -> None:
+    summary = make_labels(mimic_demo, tmp_path / "labels")
+    labels = read_labels(tmp_path / "labels")
+    assert labels.keys() >= {"in_hospital_mortality", "readmission_30d", "long_stay"}
+    frames = [pl.read_parquet(f) for f in sorted(mimic_demo.glob("data/*/*.parquet"))]
+    raw = pl.concat(f.select("subject_id", "time", "code", "hadm_id") for f in frames)
+    # by hand, through the admission number that the labeler does not know of
+    admitted = raw.filter(pl.col("code").str.starts_with("HOSPITAL_ADMISSION")).select(
+        "subject_id", "hadm_id", start="time"
+    )
+    left = raw.filter(pl.col("code").str.starts_with("HOSPITAL_DISCHARGE")).select(
+        "hadm_id", "code", end="time"
+    )
+    stays = admitted.join(left, on="hadm_id").filter(
+        pl.col("end") > pl.col("start") + pl.duration(hours=24)
+    )
+    assert labels["long_stay"].height == pytest.approx(stays.height, abs=3)
+    died = stays.filter(pl.col("code") == "HOSPITAL_DISCHARGE//DIED")
+    positives = labels["in_hospital_mortality"]["boolean_value"].sum()
+    assert died.height - 2 <= positives <= died.height
+    assert summary.counts["rows"].sum() == sum(t.height for t in labels.values())

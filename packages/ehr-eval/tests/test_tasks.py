@@ -1,0 +1,225 @@
+from datetime import datetime, timedelta
+
+import polars as pl
+import pytest
+
+from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.registry import TASKS, choose
+from ehr_eval.tasks.timeline import pair, read_timeline
+from ehr_tracking.config import ConfigError
+from ehr_tracking.errors import UserError
+
+START = datetime(2020, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
+ADMIT, HOME, DIED, DEATH = (
+    "HOSPITAL_ADMISSION//EMERGENCY",
+    "HOSPITAL_DISCHARGE//HOME",
+    "HOSPITAL_DISCHARGE//DIED",
+    "MEDS_DEATH",
+)
+LOOK = "LAST//SEEN"
+VISIT, LEAVE = "VISIT_START//OUTPATIENT", "VISIT_END//OUTPATIENT"
+POTASSIUM = "LAB//LOINC//2823-3//mmol/L"
+HYPERTENSION = "DIAGNOSIS//ICD10CM//I10"
+MINUTE = 1 / 1440
+
+
+def day(n):
+    return START + timedelta(days=n)
+
+
+def events(*rows):
+    """(day, code) or (day, code, value) of subject 1."""
+    return pl.DataFrame(
+        [
+            (1, None if r[0] is None else day(r[0]), r[1], r[2] if len(r) > 2 else None)
+            for r in rows
+        ],
+        schema={
+            "subject_id": pl.Int64,
+            "time": pl.Datetime("us"),
+            "code": pl.String,
+            "numeric_value": pl.Float32,
+        },
+        orient="row",
+    )
+
+
+def label(task, *rows, **settings):
+    """Day of prediction -> label."""
+    config = LabelsConfig(**settings)
+    table = TASKS[task].labeler(read_timeline(events(*rows), config), config)
+    assert table.columns == ["subject_id", "prediction_time", "boolean_value"]
+    assert table.schema["prediction_time"] == pl.Datetime("us")
+    days = [(t - START) / timedelta(days=1) for t in table["prediction_time"]]
+    return dict(zip(days, table["boolean_value"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([(0, ADMIT), (3, HOME)], {1: False}, id="left alive"),
+        pytest.param([(0, ADMIT), (3, DIED), (3, DEATH)], {1: True}, id="died"),
+        pytest.param([(0, ADMIT), (3, DIED)], {1: True}, id="only the discharge says so"),
+        pytest.param([(0, ADMIT), (3, DEATH), (3.5, HOME)], {1: True}, id="date of death earlier"),
+        pytest.param([(0, ADMIT), (3, HOME), (3.1, DEATH)], {1: False}, id="died after the stay"),
+        pytest.param([(0, ADMIT), (1, DIED)], {}, id="ended at the prediction time"),
+        pytest.param([(0, ADMIT), (1 + MINUTE, DIED)], {1: True}, id="one minute later"),
+        pytest.param([(0, ADMIT), (1, DEATH), (1.5, DIED)], {}, id="death already recorded"),
+        pytest.param([(0, ADMIT)], {}, id="no discharge"),
+        pytest.param([(0, ADMIT), (2, ADMIT), (4, HOME)], {3: False}, id="first one never closed"),
+    ],
+)
+def test_in_hospital_mortality(rows, expected) -> None:
+    assert label("in_hospital_mortality", *rows) == expected
+
+
+def test_the_hour_of_prediction_is_a_setting() -> None:
+    rows = [(0, ADMIT), (0.6, HOME)]
+    assert label("in_hospital_mortality", *rows) == {}
+    assert label("in_hospital_mortality", *rows, hours_after_admission=12) == {0.5: False}
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (0.9, {}),
+        (1, {}),
+        (6.9, {1: False}),
+        (7, {1: False}),
+        (7 + MINUTE, {1: True}),
+    ],
+)
+def test_long_stay(end, expected) -> None:
+    assert label("long_stay", (0, ADMIT), (end, HOME)) == expected
+    assert label("long_stay", (0, ADMIT), (end, DIED)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([(40, ADMIT)], {3: False}, id="later than 30 days"),
+        pytest.param([(20, ADMIT)], {3: True}, id="within"),
+        pytest.param([(33, ADMIT)], {3: True}, id="the end of the window belongs to it"),
+        pytest.param([(33 + MINUTE, ADMIT)], {3: False}, id="just after it"),
+        pytest.param([(33, LOOK)], {3: False}, id="followed to the end"),
+        pytest.param([(32, LOOK)], {}, id="censored"),
+        pytest.param([(10, DEATH)], {3: False}, id="dead without one"),
+        pytest.param([(3, ADMIT), (9, HOME), (60, LOOK)], {3: False, 9: False}, id="a transfer"),
+    ],
+)
+def test_readmission(rows, expected) -> None:
+    assert label("readmission_30d", (0, ADMIT), (3, HOME), *rows) == expected
+
+
+def test_no_readmission_after_death_in_hospital() -> None:
+    assert label("readmission_30d", (0, ADMIT), (3, DIED), (3, DEATH)) == {}
+    assert label("readmission_30d", (0, ADMIT), (3, DEATH), (3.5, HOME), (90, LOOK)) == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(100, DEATH)], {3: True}),
+        ([(368, DEATH)], {3: True}),
+        ([(368 + MINUTE, DEATH)], {3: False}),
+        ([(367, LOOK)], {}),
+        ([(368, LOOK)], {3: False}),
+        ([(2.5, DEATH), (400, LOOK)], {}),
+    ],
+)
+def test_mortality(rows, expected) -> None:
+    assert label("mortality_1y", (0, ADMIT), (3, HOME), *rows) == expected
+
+
+def test_censored_rows_can_be_taken_as_negative() -> None:
+    rows = [(0, ADMIT), (3, HOME), (20, LOOK)]
+    assert label("mortality_1y", *rows) == {}
+    assert label("mortality_1y", *rows, censored="negative") == {3: False}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([(2, HYPERTENSION), (800, LOOK)], {}, id="known before"),
+        pytest.param([(3, HYPERTENSION), (800, LOOK)], {}, id="coded at the prediction time"),
+        pytest.param([(50, HYPERTENSION)], {3: True}, id="new"),
+        pytest.param([(400, HYPERTENSION)], {3: False}, id="too late"),
+        pytest.param([(50, "DIAGNOSIS//ICD10CM//E11.9"), (368, LOOK)], {3: False}, id="another"),
+        pytest.param([(50, DEATH)], {3: False}, id="died without"),
+        pytest.param([(50, LOOK)], {}, id="censored"),
+    ],
+)
+def test_new_diagnosis(rows, expected) -> None:
+    assert label("new_diagnosis_1y", (0, ADMIT), (3, HOME), *rows) == expected
+
+
+def test_abnormal_lab_next_visit() -> None:
+    first = [(0, VISIT), (0.1, POTASSIUM, 6.0), (0.2, LEAVE)]
+
+    def following(*labs):
+        return label("abnormal_lab_next_visit", *first, (9, VISIT), *labs, (9.5, LEAVE))
+
+    assert following((9.1, POTASSIUM, 5.1)) == {0.2: True}
+    assert following((9.1, POTASSIUM, 5.0)) == {0.2: False}
+    assert following((9.1, POTASSIUM, 4.0), (9.2, POTASSIUM, 6.0)) == {0.2: False}  # the first
+    assert following((9, POTASSIUM, 6.0)) == {0.2: True}
+    assert following() == {}
+    assert following((9.1, "LAB//LOINC//2951-2//mmol/L", 140.0)) == {}
+    assert following((9.1, POTASSIUM, float("nan"))) == {}
+    assert following((20, POTASSIUM, 6.0)) == {}  # after that visit
+    assert following((5, POTASSIUM, 6.0)) == {}  # between the two
+    assert label("abnormal_lab_next_visit", *first) == {}
+
+
+def test_pair_by_order_within_subjects() -> None:
+    table = pl.concat(
+        [
+            events((0, ADMIT), (2, HOME), (2, ADMIT), (2, HOME), (5, HOME), (7, ADMIT)),
+            events((8, HOME)).with_columns(subject_id=pl.lit(2, pl.Int64)),
+        ]
+    )
+    stays = pair(table, "^HOSPITAL_ADM", "^HOSPITAL_DIS")
+    # ends sort before starts at day 2; subject 2's discharge never closes subject 1's last stay
+    assert stays["start"].to_list() == [day(0), day(2)]
+    assert stays["end"].to_list() == [day(2), day(5)]
+
+
+def test_rows_in_any_order_give_the_same_labels() -> None:
+    rows = [(0, ADMIT), (3, HOME), (20, ADMIT), (31, HOME), (60, DEATH), (None, "GENDER//F")]
+    for name in TASKS:
+        assert label(name, *rows) == label(name, *reversed(rows))
+
+
+def test_what_happens_after_the_window_changes_no_label() -> None:
+    rows = [(0, ADMIT), (3, HOME), (20, ADMIT), (22, HOME), (500, LOOK)]
+    later = [(2000, ADMIT), (2001, DIED), (2001, DEATH)]
+    for name in ("readmission_30d", "mortality_1y", "long_stay", "in_hospital_mortality"):
+        before, after = label(name, *rows), label(name, *rows, *later)
+        assert {k: v for k, v in after.items() if k in before} == before
+
+
+def test_tasks_are_chosen_by_the_codes_that_are_there() -> None:
+    codes = pl.Series([ADMIT, HOME, DEATH])
+    chosen, skipped = choose(LabelsConfig(), codes)
+    assert chosen == ["readmission_30d", "long_stay", "mortality_1y"]
+    assert skipped.keys() == {
+        "in_hospital_mortality",
+        "new_diagnosis_1y",
+        "abnormal_lab_next_visit",
+    }
+    assert "no code matches died" in skipped["in_hospital_mortality"]
+    with pytest.raises(UserError, match="does not fit this data set: no code matches diagnosis"):
+        choose(LabelsConfig(tasks=("new_diagnosis_1y",)), codes)
+    with pytest.raises(UserError, match="unknown task ageing; there are"):
+        choose(LabelsConfig(tasks=("ageing",)), codes)
+    with pytest.raises(UserError, match="no task fits"):
+        choose(LabelsConfig(), pl.Series(["A"]))
+    with pytest.raises(ConfigError, match="look-around"):
+        choose(LabelsConfig(death="^(?!A)"), codes)
+
+
+def test_definitions_carry_the_numbers_of_the_config() -> None:
+    config = LabelsConfig(long_stay_days=3, readmission_days=90)
+    assert "longer than 3 days" in TASKS["long_stay"].define(config)
+    assert "within 90 days" in TASKS["readmission_30d"].define(config)
+    assert not [name for name, task in TASKS.items() if "{" in task.define(config)]
