@@ -225,7 +225,7 @@ def assign_splits(
 
     Examples:
         >>> np.bincount(assign_splits(np.arange(10_000), None, seed=0))
-        array([8011,  998,  991])
+        array([8012,  982, 1006])
     """
     if named is None:
         share = _hash(subject_id, seed) >> np.uint64(11)

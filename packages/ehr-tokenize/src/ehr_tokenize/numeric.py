@@ -62,7 +62,7 @@ class Histogram:
         """The codes that have values, and where in the arrays those of each are."""
         code = (self.key >> _SHIFT).astype(np.int64)
         present, first = np.unique(code, return_index=True)
-        stops = np.append(first[1:], len(code))
+        stops = np.append(first, len(code))[1:]
         return present, [slice(int(a), int(b)) for a, b in zip(first, stops, strict=True)]
 
     def values(self) -> npt.NDArray[np.float32]:

@@ -1,0 +1,270 @@
+"""Other codes for the codes of a data set: from tables a user brings, or by cutting to a level.
+
+Works on the list of distinct codes, never on events, so its cost does not grow with the data. One
+code becomes exactly one code: an event stays one event, and none is lost.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic.dataclasses import dataclass
+
+from ehr_tokenize.user_table import read_pairs
+from ehr_tracking.config import STRICT, ConfigError
+from ehr_tracking.errors import UserError
+
+_ALIASED = ConfigDict(**STRICT, validate_by_alias=True, validate_by_name=True)
+"""`from` is no Python name: the field is `from_`, and either spelling is read."""
+_EXAMPLES = 10
+_ATC_CHARACTERS = (1, 3, 4, 5, 7)
+"""Of levels 1 to 5: anatomical, therapeutic, pharmacological, chemical, substance (WHO)."""
+_ATC = re.compile(r"[A-Z](\d\d([A-Z]([A-Z](\d\d)?)?)?)?")
+_ICD10 = re.compile(r"([A-Z]\d[0-9A-Z])(?:\.?([0-9A-Z]{1,4}))?")
+
+
+@dataclass(frozen=True, kw_only=True, config=_ALIASED)
+class TableMap:
+    """Codes by a table with the columns `from` and `to`: ICD-9 to ICD-10, ICD to phecode, NDC to ATC."""
+
+    kind: Literal["table"] = "table"
+    table: Path | None = None
+    """CSV (UTF-8) or Parquet, relative to the working directory."""
+    entries: dict[str, str] | None = None
+    """The table itself, in place of `table`; what `resolve` makes of it."""
+    from_: str = Field(default="", validation_alias="from")
+    """Only codes that begin so are mapped; what follows is looked up, exactly as it stands."""
+    to: str = ""
+    """Written before what was found."""
+    many: Literal["error", "first"] = "error"
+    """A key with several targets: refuse the table, or take the first in its order."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_ALIASED)
+class Icd10Level:
+    """ICD-10 and ICD-10-CM codes cut to a number of characters, the dot not counted."""
+
+    kind: Literal["icd10"] = "icd10"
+    from_: str = Field(validation_alias="from", min_length=1)
+    """Only codes that begin so are cut; the beginning stays."""
+    characters: int = Field(ge=3, le=7)
+    """3 is the category (E11.9 -> E11)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_ALIASED)
+class AtcLevel:
+    """ATC codes cut to a level."""
+
+    kind: Literal["atc"] = "atc"
+    from_: str = Field(validation_alias="from", min_length=1)
+    """Only codes that begin so are cut; the beginning stays."""
+    level: int = Field(ge=1, le=5)
+    """1 to 5: 1, 3, 4, 5 and 7 characters."""
+
+
+def _kind(step: Any) -> str:  # noqa: ANN401 -- what pydantic was given
+    found = step.get("kind", "table") if isinstance(step, Mapping) else getattr(step, "kind", "")
+    return str(found)
+
+
+MapStep = Annotated[
+    Annotated[TableMap, Tag("table")]
+    | Annotated[Icd10Level, Tag("icd10")]
+    | Annotated[AtcLevel, Tag("atc")],
+    Discriminator(_kind),
+]
+"""One step; `kind` may be left out of a table."""
+
+
+@plain_dataclass(frozen=True, slots=True)
+class MapReport:
+    """What one step did, in distinct codes."""
+
+    name: str
+    candidates: int
+    """Codes that begin with `from`."""
+    mapped: int
+    """Of these, those for which the step has an answer, the same code included."""
+    unmapped: int
+    """Of these, those that it does not know; they are kept as they are."""
+    ambiguous: int
+    """Of those mapped, by the first of several targets."""
+    events_mapped: int
+    """Events behind these codes; 0 where no counts were given."""
+    events_unmapped: int
+    examples: tuple[str, ...]
+    """A few unmapped codes: those with most events, ties by code."""
+
+    def line(self) -> str:
+        """For a terminal."""
+        share = f"{self.mapped:,} of {self.candidates:,} codes mapped, {self.unmapped:,} kept as they were"
+        first = f" ({self.ambiguous:,} by the first of several targets)" if self.ambiguous else ""
+        example = f", such as {', '.join(self.examples[:3])}" if self.examples else ""
+        return f"{self.name}: {share}{first}{example}"
+
+
+@plain_dataclass(frozen=True, slots=True)
+class MappedCodes:
+    """Codes after all steps."""
+
+    codes: list[str]
+    """As many as went in, in their order."""
+    report: tuple[MapReport, ...]
+    """One a step."""
+
+
+def resolve(maps: Sequence[MapStep]) -> tuple[MapStep, ...]:
+    """The same steps with their tables read in, so that they no longer depend on any file.
+
+    Raises:
+        ConfigError: If a step names both or neither of `table` and `entries`.
+        UserError: If a table cannot be read, or has a key with several targets and `many: error`.
+    """
+    return tuple(_read(s) if isinstance(s, TableMap) else s for s in maps)
+
+
+def apply_maps(
+    codes: Sequence[str], maps: Sequence[MapStep], counts: Sequence[int] | None = None
+) -> MappedCodes:
+    """Give every code its other code; what a step does not know is kept and counted.
+
+    Steps run in order, each on what the one before made of the codes.
+
+    Args:
+        codes: Distinct codes of a data set.
+        maps: Steps; tables that are not yet read in are.
+        counts: Events of each code, for the report.
+
+    Raises:
+        ConfigError: If a step names both or neither of `table` and `entries`.
+        UserError: If a table cannot be read, or has a key with several targets and `many: error`.
+
+    Examples:
+        >>> steps = [
+        ...     TableMap(entries={"250.00": "E11.9"}, from_="ICD9CM//", to="ICD10CM//"),
+        ...     Icd10Level(from_="ICD10CM//", characters=3),
+        ... ]
+        >>> done = apply_maps(["ICD9CM//250.00", "ICD9CM//V99", "LAB//1"], steps)
+        >>> done.codes
+        ['ICD10CM//E11', 'ICD9CM//V99', 'LAB//1']
+        >>> [(r.mapped, r.unmapped) for r in done.report]
+        [(1, 1), (1, 0)]
+    """
+    events = [0] * len(codes) if counts is None else list(counts)
+    current, reports = list(codes), []
+    for step in maps:
+        current, report = _apply(step, current, events)
+        reports.append(report)
+    return MappedCodes(current, tuple(reports))
+
+
+def cut_icd10(code: str, characters: int) -> str | None:
+    """An ICD-10 code cut to so many characters, the dot not counted; None for what is no such code.
+
+    Examples:
+        >>> cut_icd10("E11.65", 4), cut_icd10("E1165", 4), cut_icd10("E11.65", 3), cut_icd10("I10", 4)
+        ('E11.6', 'E116', 'E11', 'I10')
+        >>> cut_icd10("250.00", 3)
+    """
+    match = _ICD10.fullmatch(code)
+    if not match:
+        return None
+    rest = (match[2] or "")[: characters - 3]
+    dot = "." if rest and "." in code else ""
+    return f"{match[1]}{dot}{rest}"
+
+
+def cut_atc(code: str, level: int) -> str | None:
+    """An ATC code cut to a level; one that is above it stays; None for what is no ATC code.
+
+    Examples:
+        >>> [cut_atc("A10BA02", level) for level in (1, 2, 3, 4, 5)], cut_atc("A10", 4)
+        (['A', 'A10', 'A10B', 'A10BA', 'A10BA02'], 'A10')
+        >>> cut_atc("metformin", 1)
+    """
+    return code[: _ATC_CHARACTERS[level - 1]] if _ATC.fullmatch(code) else None
+
+
+def _apply(step: MapStep, codes: list[str], events: list[int]) -> tuple[list[str], MapReport]:
+    find, several = _finder(step)
+    out, unmapped = list(codes), list[int]()
+    candidates = ambiguous = events_mapped = 0
+    for i, code in enumerate(codes):
+        if not code.startswith(step.from_):
+            continue
+        candidates += 1
+        rest = code[len(step.from_) :]
+        found = find(rest)
+        if found is None:
+            unmapped.append(i)
+            continue
+        out[i] = found
+        events_mapped += events[i]
+        ambiguous += rest in several
+    unmapped.sort(key=lambda i: (-events[i], codes[i]))
+    report = MapReport(
+        name=_name(step),
+        candidates=candidates,
+        mapped=candidates - len(unmapped),
+        unmapped=len(unmapped),
+        ambiguous=ambiguous,
+        events_mapped=events_mapped,
+        events_unmapped=sum(events[i] for i in unmapped),
+        examples=tuple(codes[i] for i in unmapped[:_EXAMPLES]),
+    )
+    return out, report
+
+
+def _finder(step: MapStep) -> tuple[Callable[[str], str | None], set[str]]:
+    """What finds the new code of a rest, and the rests that have several."""
+    if isinstance(step, TableMap):
+        entries, several = _entries(step)
+        to = step.to
+        return lambda rest: to + entries[rest] if rest in entries else None, several
+    if isinstance(step, Icd10Level):
+        begin, characters = step.from_, step.characters
+        return lambda rest: _after(begin, cut_icd10(rest, characters)), set()
+    begin, level = step.from_, step.level
+    return lambda rest: _after(begin, cut_atc(rest, level)), set()
+
+
+def _after(begin: str, rest: str | None) -> str | None:
+    return None if rest is None else begin + rest
+
+
+def _read(step: TableMap) -> TableMap:
+    return TableMap(entries=_entries(step)[0], from_=step.from_, to=step.to, many=step.many)
+
+
+def _entries(step: TableMap) -> tuple[dict[str, str], set[str]]:
+    if (step.table is None) == (step.entries is None):
+        raise ConfigError(f"map from {step.from_!r}: name its table, or give its entries")
+    if step.entries is not None:
+        return step.entries, set()
+    assert step.table is not None
+    entries: dict[str, str] = {}
+    first: dict[str, int] = {}
+    several: set[str] = set()
+    for pair in read_pairs(step.table, "from", "to"):
+        if entries.setdefault(pair.key, pair.value) == pair.value:
+            first.setdefault(pair.key, pair.row)
+            continue
+        if step.many == "error":
+            raise UserError(
+                f"{step.table} row {pair.row}: {pair.key!r} maps to {pair.value!r}, but row "
+                f"{first[pair.key]} maps it to {entries[pair.key]!r}; one code becomes one code: "
+                "drop a row, or set many: first"
+            )
+        several.add(pair.key)
+    return entries, several
+
+
+def _name(step: MapStep) -> str:
+    if isinstance(step, TableMap):
+        how = step.table.name if step.table else "table"
+        return f"{step.from_ or 'any code'} -> {step.to or 'other codes'} by {how}"
+    how = f"{step.characters} characters" if isinstance(step, Icd10Level) else f"level {step.level}"
+    return f"{step.from_} cut to {how}"

@@ -1,0 +1,73 @@
+import pytest
+from click.testing import CliRunner
+
+from ehr_tokenize import inspection
+from ehr_tokenize.cli import main
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tracking.config import load_config
+from ehr_tracking.errors import UserError
+
+
+@pytest.fixture
+def tokens(write_meds, cohort, tmp_path):
+    rows = cohort(40)
+    meds = write_meds(
+        [r for s in rows for r in s],
+        splits={s: ["train", "train", "tuning"][s % 3] for s in range(40)},
+        descriptions={"GENDER//F": "female"},
+    )
+    out = tmp_path / "tokens"
+    done = CliRunner().invoke(
+        main, ["--meds", str(meds), "--out", str(out), "-s", "numeric.min_values=5"]
+    )
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[1].startswith("train: 27 subjects, ")
+    return out
+
+
+def test_inspect_counts_what_is_there(tokens, cohort):
+    found = inspection.inspect(tokens)
+    sizes = [len(s) for s in cohort(40)]
+    assert [(r["split"], r["subjects"]) for r in found.splits] == [("train", 27), ("tuning", 13)]
+    assert sum(r["events"] for r in found.splits) == sum(sizes)
+    assert sum(r["tokens"] for r in found.splits) == sum(sizes) + 40
+    assert max(r["longest"] for r in found.splits) == max(sizes) + 1
+    assert sum(r["subjects"] for r in found.lengths) == 40
+    assert found.splits[0]["unknown"] == "0.00%"
+    assert [r["kind"] for r in found.vocabulary] == ["special", "code", "value"]
+    assert sum(r["train events"] for r in found.vocabulary) == found.splits[0]["events"]
+    shown = CliRunner().invoke(main, ["inspect", str(tokens)])
+    assert shown.exit_code == 0
+    assert "vocabulary used" in shown.output
+
+
+def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(
+        main, ["inspect", str(tokens), "--subject", "4", "--html", str(page)]
+    )
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert len(lines) == 1 + 1 + len(cohort(40)[4]) + 1  # header, [BOS], events, what was written
+    assert lines[2].split() == ["always", "known", "0", "0", "GENDER//F", "female"]
+    assert "MEDS_BIRTH" in page.read_text()
+    with pytest.raises(UserError, match="has no subject 99"):
+        inspection.timeline(tokens, 99)
+    missing = CliRunner().invoke(main, ["inspect", str(tmp_path)])
+    assert missing.exit_code == 2
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["inspect"], ["synth"]])
+def test_help_has_an_example(command):
+    shown = CliRunner().invoke(main, [*command, "--help"])
+    assert shown.exit_code == 0
+    assert "Example: ehr-tokenize" in shown.output
+
+
+def test_both_paths_are_needed(tmp_path):
+    assert CliRunner().invoke(main, ["--meds", str(tmp_path)]).exit_code == 2
+    assert "Usage" in CliRunner().invoke(main, []).output
+
+
+def test_the_defaults_are_a_config():
+    assert load_config(TokenizeConfig) == TokenizeConfig()

@@ -1,0 +1,114 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ehr_tokenize.config import Joint, Visits
+from ehr_tokenize.events import DAY_US, STATIC, Events
+from ehr_tokenize.sequences import lay_out
+from ehr_tokenize.timeline import ages, visits
+
+BIRTH, START, LAB = range(3)
+
+
+def events(*subjects):
+    """Each subject: [(day or None, code), ...]."""
+    rows = [row for subject in subjects for row in subject]
+    return Events(
+        subject_id=np.arange(len(subjects)),
+        offsets=np.cumsum([0, *map(len, subjects)]),
+        time=np.array([STATIC if d is None else round(d * DAY_US) for d, _ in rows], np.int64),
+        code=np.array([c for _, c in rows], np.uint32),
+        value=np.full(len(rows), np.nan, np.float32),
+    )
+
+
+def run(e, gap_days=1.0):
+    birth, start = e.code == BIRTH, e.code == START
+    ordinal, begins = visits(e, birth, start, gap_days)
+    return ages(e, birth), ordinal, begins
+
+
+def test_a_hand_worked_record():
+    one = [(None, LAB), (0, BIRTH), (100, LAB), (100, START), (100.5, LAB), (101, START),
+           (103, LAB), (103, START), (103, START)]  # fmt: skip
+    two = [(50, LAB), (50.5, LAB), (60, LAB)]  # no birth, no start code
+    age, ordinal, begins = run(events(one, two))
+    assert age.tolist() == [0, 0, 100, 100, 100.5, 101, 103, 103, 103, 0, 0.5, 10]
+    assert ordinal.tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 3, 1, 1, 2]
+    assert np.flatnonzero(begins).tolist() == [2, 5, 6, 9, 11]
+
+
+def test_without_a_gap_rule_only_start_codes_begin_later_visits():
+    _, ordinal, _ = run(events([(0, LAB), (900, LAB), (901, START)]), gap_days=None)
+    assert ordinal.tolist() == [1, 1, 2]
+
+
+def test_events_before_a_recorded_birth_count_from_the_first():
+    age, _, _ = run(events([(10, LAB), (12, LAB), (20, BIRTH), (25, LAB), (30, BIRTH)]))
+    assert age.tolist() == [0, 2, 0, 5, 10]
+
+
+def test_ordinals_stop_at_the_largest_that_fits():
+    e = events([(i, START) for i in range(70_000)])
+    _, ordinal, _ = run(e)
+    assert ordinal[-1] == 65_535
+    assert ordinal[65_533] == 65_534
+
+
+def test_both_layouts_of_a_hand_worked_record():
+    e = events([(None, LAB), (0, BIRTH), (100, START), (200, START), (200, LAB)], [(5, LAB)])
+    age, visit, begins = run(e)
+    token = np.array([7, 8, 9, 9, 10, 10], np.uint32)
+    joint = lay_out(e, token, age, visit, begins, Joint())
+    assert joint.token.tolist() == [5, 7, 8, 9, 9, 10, 5, 10]
+    assert joint.offsets.tolist() == [0, 6, 8]
+    assert joint.segment is None
+    both = lay_out(e, token, age, visit, begins, Visits())
+    days = np.where(both.time == STATIC, -1, both.time // DAY_US)
+    assert both.token.tolist() == [2, 7, 8, 9, 3, 9, 10, 2, 10]
+    assert days.tolist() == [-1, -1, 0, 100, 200, 200, 200, -1, 5]
+    assert both.age.tolist() == [0, 0, 0, 100, 200, 200, 200, 0, 0]
+    assert both.visit.tolist() == [0, 0, 0, 1, 1, 2, 2, 0, 1]
+    assert both.segment.tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0]
+
+
+record = st.lists(
+    st.tuples(st.one_of(st.none(), st.integers(0, 6)), st.sampled_from([BIRTH, START, LAB])),
+    min_size=1,
+    max_size=25,
+).map(lambda rows: sorted(rows, key=lambda r: -1 if r[0] is None else r[0]))
+
+
+@given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), st.booleans())
+def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, with_visits):
+    scheme = Visits() if with_visits else Joint()
+
+    def tokens(e):
+        age, visit, begins = run(e)
+        return lay_out(e, 7 + e.code, age, visit, begins, scheme)
+
+    kept = [[r for r in s if r[0] is None or r[0] <= day] for s in subjects]
+    kept_subjects = [i for i, s in enumerate(kept) if s]
+    whole = tokens(events(*subjects))
+    cut = tokens(events(*(kept[i] for i in kept_subjects)))
+    for row, subject in enumerate(kept_subjects):
+        a, b = whole.offsets[subject], whole.offsets[subject + 1]
+        c, d = cut.offsets[row], cut.offsets[row + 1]
+        visible = a + np.searchsorted(whole.time[a:b], day * DAY_US, side="right")
+        for name in ("token", "time", "age", "visit", *(["segment"] if with_visits else [])):
+            assert np.array_equal(getattr(whole, name)[a:visible], getattr(cut, name)[c:d])
+
+
+@given(st.lists(record, min_size=1, max_size=4), st.booleans())
+def test_one_token_an_event_in_the_order_of_the_events(subjects, with_visits):
+    e = events(*subjects)
+    age, visit, begins = run(e)
+    made = lay_out(e, 7 + e.code, age, visit, begins, Visits() if with_visits else Joint())
+    event = made.token >= 7
+    assert made.token[event].tolist() == (7 + e.code).tolist()
+    assert made.time[event].tolist() == e.time.tolist()
+    assert (made.age >= 0).all()
+    for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True):
+        assert made.token[a] == (2 if with_visits else 5)
+        assert (made.time[a + 1 : b] >= made.time[a : b - 1]).all()
+        assert (np.diff(made.visit[a:b].astype(int)) >= 0).all()
