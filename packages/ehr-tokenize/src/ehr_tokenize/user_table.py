@@ -63,7 +63,9 @@ def _csv(path: Path, key: str, value: str) -> Iterator[tuple[int, str, str]]:
             if not cells:
                 continue
             if len(cells) <= max(at):
-                raise UserError(f"{path} row {reader.line_num}: {len(cells)} columns, need {max(at) + 1}")
+                raise UserError(
+                    f"{path} row {reader.line_num}: {len(cells)} columns, need {max(at) + 1}"
+                )
             yield reader.line_num, cells[at[0]], cells[at[1]]
     except csv.Error as e:
         raise UserError(f"{path} row {reader.line_num}: not CSV: {e}") from None
@@ -73,7 +75,9 @@ def _parquet(path: Path, key: str, value: str) -> Iterator[tuple[int, str, str]]
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(e).split())})") from None
+        raise UserError(
+            f"{path}: not a readable Parquet file ({' '.join(str(e).split())})"
+        ) from None
     for name in (key, value):
         kind = table.schema.field(_position(path, table.column_names, name)).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

@@ -178,6 +178,21 @@ RESULTS = Contract(
         Column("seconds", "double", "Wall time of fitting and predicting."),
     ),
 )
+NARRATIVES = Contract(
+    "narratives",
+    1,
+    "`{task}/narratives.parquet`: one row a label, by subject and prediction time; labels as in "
+    "`labels/1`.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("split", "string", "train, tuning or held_out."),
+        Column("text", "string", "What was known at the prediction time less the gap."),
+        *LABELS.columns[2:],
+        Column("events", "int64", "Events that the text tells, demographics apart."),
+        Column("truncated", "int64", "Older events left out to stay within the limit."),
+    ),
+)
 RUN = Contract(
     "run",
     1,
@@ -185,5 +200,8 @@ RUN = Contract(
     "`checkpoints/` (each a `checkpoint/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
 )
 
-CONTRACTS = {c.name: c for c in (TOKENS, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)}
+CONTRACTS = {
+    c.name: c
+    for c in (TOKENS, NARRATIVES, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)
+}
 """Every contract that this version knows, by name."""

@@ -1,0 +1,150 @@
+"""The events of labelled subjects, some subjects at a time, in the order of their ids.
+
+Files of a data set may hold subjects in any order, and a file or a subject's text values may be
+large. So rows are first dealt out to one scratch folder a range of subjects, each batch as it is
+read; then each range is small enough to be held whole, and what is made of it depends neither on
+the number of files nor on their order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ehr_tokenize.meds import Dataset, from_table, row_problems, runs
+from ehr_tracking.errors import UserError
+
+_BATCH_ROWS = 1 << 18
+_BUCKET_ROWS = 1 << 20
+_OPTIONAL = ("text_value", "unit")
+_TEXT = ("string", "large_string", "string_view", "null")
+SCHEMA = pl.Schema(
+    {
+        "subject_id": pl.Int64(),
+        "time": pl.Datetime("us"),
+        "code": pl.String(),
+        "numeric_value": pl.Float32(),
+        "text_value": pl.String(),
+        "unit": pl.String(),
+    }
+)
+
+
+class Buckets:
+    """N labelled subjects, cut into ranges of ids."""
+
+    def __init__(self, dataset: Dataset, last: pl.DataFrame, scratch: Path) -> None:
+        """Deal the rows out.
+
+        Args:
+            dataset: Opened.
+            last: subject_id and `last`, the last time that any of the subject's prediction times can
+                see; sorted by subject, one row each.
+            scratch: Empty directory.
+
+        Raises:
+            UserError: If rows break MEDS, a labelled subject is in two places, or is in none.
+        """
+        self.subject_id: npt.NDArray[np.int64] = last["subject_id"].to_numpy()
+        rows = sum(pq.read_metadata(path).num_rows for path in dataset.files)
+        n = min(max(1, -(-rows // _BUCKET_ROWS)), max(1, len(self.subject_id)))
+        self._bounds = np.linspace(0, len(self.subject_id), n + 1).astype(np.int64)
+        self._scratch, self._last, self._parts = scratch, last, 0
+        where: dict[int, Path] = {}
+        for path in tqdm(dataset.files, "reading", disable=None):
+            self._deal(path, where)
+        absent = np.setdiff1d(self.subject_id, np.fromiter(where, np.int64, len(where)))
+        if len(absent):
+            raise UserError(
+                f"the labels name {len(absent):,} subjects that {dataset.root} does not have, the "
+                f"first {absent[0]}; were they made from other data?"
+            )
+
+    def __len__(self) -> int:
+        """Number of ranges."""
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """The events of one range after the other, by subject, else in the order of their file."""
+        for i in range(len(self)):
+            parts = [pl.read_ipc(p, memory_map=False) for p in sorted(self._folder(i).glob("*"))]
+            events = pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
+            yield events.sort("subject_id", maintain_order=True)
+
+    def _folder(self, bucket: int) -> Path:
+        return self._scratch / f"{bucket:06d}"
+
+    def _deal(self, path: Path, where: dict[int, Path]) -> None:
+        before: tuple[int, int] | None = None
+        for row, table in _tables(path):
+            batch = replace(from_table(table, path), row=row)
+            for problem in row_problems(batch, before):
+                raise UserError(str(problem))
+            at = runs(batch)
+            if before is not None and before[0] == batch.subject_id[0]:
+                at = at[1:]
+            at = at[np.isin(batch.subject_id[at], self.subject_id)]
+            for subject, start in zip(batch.subject_id[at].tolist(), at.tolist(), strict=True):
+                if subject in where:
+                    raise UserError(_spread(subject, where[subject], path, row + start))
+                where[subject] = path
+            before = int(batch.subject_id[-1]), int(batch.time[-1])
+            self._write(table)
+
+    def _write(self, table: pa.Table) -> None:
+        """Keep what a prediction time of the subject can see, each row in the folder of its range."""
+        seen = (
+            _frame(table)
+            .join(self._last, on="subject_id", how="inner", maintain_order="left")
+            .filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("last")))
+            .drop("last")
+        )
+        at = np.searchsorted(self.subject_id, seen["subject_id"].to_numpy())
+        bucket = np.searchsorted(self._bounds, at, side="right") - 1
+        for i in np.unique(bucket).tolist():
+            folder = self._folder(i)
+            folder.mkdir(exist_ok=True)
+            seen.filter(pl.Series(bucket == i)).write_ipc(folder / f"{self._parts:08d}.arrow")
+        self._parts += 1
+
+
+def _tables(path: Path) -> Iterator[tuple[int, pa.Table]]:
+    """Row in the file, counted from 0, and the rows from there."""
+    row = 0
+    try:
+        with pq.ParquetFile(path, read_dictionary=["code"]) as file:
+            found = {f.name: str(f.type) for f in file.schema_arrow}
+            for name in _OPTIONAL:
+                if found.get(name, "string") not in _TEXT:
+                    raise UserError(f"{path}: column {name} is {found[name]}, expected string")
+            for record in file.iter_batches(_BATCH_ROWS, columns=[n for n in SCHEMA if n in found]):
+                if len(record):
+                    yield row, pa.Table.from_batches([record])
+                row += len(record)
+    except (pa.ArrowException, OSError) as e:
+        line = " ".join(str(e).split())[:200]
+        raise UserError(f"{path}: damaged after row {row}: {line}") from None
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    """All columns of `SCHEMA`; those that the file does not have are null."""
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in SCHEMA.items()
+    )
+
+
+def _spread(subject: int, first: Path, path: Path, row: int) -> str:
+    if first != path:
+        return f"subject {subject} is in two files: {first} and {path}; each needs one file"
+    return (
+        f"{path} row {row}: subject {subject} begins again after other subjects; the rows of a "
+        "subject must be contiguous"
+    )

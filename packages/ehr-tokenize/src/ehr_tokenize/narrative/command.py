@@ -1,0 +1,43 @@
+"""`ehr-tokenize narrate`."""
+
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--meds", type=_PATH, required=True, help="MEDS 0.4 data set.")
+@click.option(
+    "--labels",
+    type=_PATH,
+    required=True,
+    help="Subjects and prediction times: labels/1, or <task>/**/*.parquet as MEDS labels.",
+)
+@click.option("--out", type=_PATH, required=True, help="Data set of texts to write.")
+@click.option("-c", "--config", type=_PATH, help="YAML file of NarrateConfig.")
+@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.option("--overwrite", is_flag=True, help="Replace a data set of texts that is there.")
+def narrate(
+    meds: Path,
+    labels: Path,
+    out: Path,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Tell each labelled record up to its prediction time, as text for a language model.
+
+    Demographics come first, then events in order of time. Nothing after the prediction time is
+    told; with gap_days, nothing from (prediction time - gap) on, for cases and controls alike.
+
+    Example: ehr-tokenize narrate --meds demo/meds --labels demo/labels --out demo/text -s gap_days=30
+    """
+    from ehr_tokenize.narrative.config import NarrateConfig
+    from ehr_tokenize.narrative.driver import narrate as write
+    from ehr_tracking.config import load_config
+
+    settings = load_config(NarrateConfig, config, overrides)
+    done = write(meds, labels, out, settings, overwrite=overwrite)
+    click.echo("\n".join(done.lines()))

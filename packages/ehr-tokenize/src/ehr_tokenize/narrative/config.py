@@ -1,0 +1,79 @@
+"""How a record is told."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
+    return pattern
+
+
+def _unit_regex(pattern: str) -> str:
+    if "unit" not in re.compile(_regex(pattern)).groupindex:
+        raise ValueError(f"{pattern!r} has no group (?P<unit>...)")
+    return pattern
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+UnitRegex = Annotated[str, AfterValidator(_unit_regex)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Lookup:
+    """A table of terms that wins over codes.parquet."""
+
+    table: Path
+    """CSV or Parquet with the columns `code` and `term`, relative to the working directory."""
+    prefix: str = ""
+    """Written before each code of the table, e.g. `LAB//`; compared exactly."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NarrateConfig:
+    """All of `ehr-tokenize narrate`; the defaults run."""
+
+    gap_days: float = Field(default=0.0, ge=0, le=36_525)
+    """With a gap, events before (prediction time - gap) only; without, up to and including it."""
+    separator: str = Field(default=", ", min_length=1)
+    """Between two pieces of text."""
+    dates: Literal["none", "relative", "absolute"] = "none"
+    """Before the first event of a day: nothing, `12 days before:`, or `2150-01-31:`."""
+    max_words: int | None = Field(default=None, ge=1)
+    """Leave out the oldest events until no more words remain; demographics always stay."""
+    max_characters: int | None = Field(default=None, ge=1)
+    """The same in characters; with both, both hold."""
+    lookups: tuple[Lookup, ...] = ()
+    """In order of precedence, before codes.parquet."""
+    prefixes: dict[str, str] = Field(default_factory=dict)
+    """How the beginning of a code is said, e.g. `{INSURANCE: insurance}`; added to `terms.PREFIXES`.
+    One that is in neither is left out."""
+    demographics: tuple[Regex, ...] = (
+        r"^(?i:GENDER|SEX|RACE|ETHNICITY)(/|$)",
+        r"^(?i:MARITAL_STATUS|LANGUAGE|INSURANCE)(/|$)",
+    )
+    """Searched in a code: told first and never left out, like static events. Of those with a time,
+    the last that is visible counts."""
+    exclude: tuple[Regex, ...] = ()
+    """Searched in a code: not told."""
+    unit_codes: tuple[UnitRegex, ...] = (
+        r"^(?>(?:LAB|VITAL|MEASUREMENT)(?://(?:LOINC|RESULT))?)//[^/]+//(?P<unit>/?[^/]+(?:/[^/]+)*)$",
+        r"^SUBJECT_FLUID_OUTPUT//[^/]+//(?P<unit>[^/]+)$",
+        r"^SUBJECT_WEIGHT_AT_INFUSION//(?P<unit>[^/]+)$",
+    )
+    """Searched in a code: its group `unit` is the unit, not part of what is measured."""
+    no_unit: tuple[str, ...] = ("UNK", "N/A", "")
+    """What stands for an absent unit."""
+    text_values: bool = True
+    """Tell `text_value` where there is no `numeric_value`; a clinical note is one too."""
+    seed: int = 0
+    """Of the split by hash, where the data set names no splits."""

@@ -1,0 +1,243 @@
+"""From a MEDS data set and labels to a sealed data set of texts."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ehr_tokenize import __version__
+from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, open_dataset, read_codes, read_splits
+from ehr_tokenize.narrative.buckets import Buckets
+from ehr_tokenize.narrative.config import NarrateConfig
+from ehr_tokenize.narrative.labels import KEY, VALUES, read_labels
+from ehr_tokenize.narrative.records import records
+from ehr_tokenize.narrative.terms import Terms
+from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
+from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import NARRATIVES
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
+
+_FILE = "narratives.parquet"
+_SCRATCH = ".scratch"
+_GROUP_ROWS = 1024
+"""Texts in memory at a time, and in a row group."""
+_ARROW = {
+    "subject_id": pa.int64(),
+    "prediction_time": pa.timestamp("us"),
+    "split": pa.string(),
+    "text": pa.string(),
+    "boolean_value": pa.bool_(),
+    "integer_value": pa.int64(),
+    "float_value": pa.float32(),
+    "categorical_value": pa.string(),
+    "events": pa.int64(),
+    "truncated": pa.int64(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """What was written of one task."""
+
+    task: str
+    rows: int
+    events: int
+    """Told, over all rows."""
+    truncated: int
+    """Rows from which the oldest events were left out."""
+    empty: int
+    """Rows of which nothing was known at their prediction time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `narrate` wrote."""
+
+    out: Path
+    tasks: tuple[TaskSummary, ...]
+    unknown: tuple[str, ...]
+    """Codes without a term, told by themselves."""
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        total = sum(t.rows for t in self.tasks)
+        lines = [f"{self.out}: {total:,} narratives"]
+        for t in self.tasks:
+            mean = t.events / t.rows if t.rows else 0.0
+            lines.append(
+                f"{t.task}: {t.rows:,} narratives, {mean:.1f} events each, "
+                f"{t.truncated:,} cut to the limit, {t.empty:,} of subjects with nothing known yet"
+            )
+        if self.unknown:
+            lines.append(
+                f"{len(self.unknown):,} codes have no term and are told as they are, such as "
+                f"{', '.join(self.unknown[:3])}"
+            )
+        return lines
+
+
+def narrate(
+    meds: Path,
+    labels: Path,
+    out: Path,
+    config: NarrateConfig | None = None,
+    *,
+    overwrite: bool = False,
+) -> Summary:
+    """Write `narratives/1`: for each row of the labels, what was known then, as text.
+
+    The result depends on subjects, labels, metadata and config alone, not on how subjects are
+    spread over files; what happens after a cut-off changes no byte of its row.
+
+    Args:
+        meds: MEDS 0.4 data set; about a million rows of it are in memory at a time.
+        labels: A `labels/1` artifact, `<task>/**/*.parquet`, one task, or one file.
+        out: The artifact.
+        config: Defaults where None.
+        overwrite: Replace an artifact that is there.
+
+    Raises:
+        UserError: If the data set breaks MEDS, lacks a labelled subject, a lookup table cannot be
+            read, or `out` is taken.
+        ContractError: If the labels cannot be read, or one has no prediction time.
+    """
+    config = config or NarrateConfig()
+    refuse_existing(out, overwrite=overwrite)
+    if out.resolve().is_relative_to(meds.resolve()):
+        raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
+    tasks = read_labels(labels)
+    dataset, terms = open_dataset(meds), Terms(read_codes(meds), config)
+    keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
+    split = _splits(meds, keys, config.seed)
+    inputs = {
+        "meds": raw_source(meds, contract=CONTRACT),
+        "labels": raw_source(labels, contract="meds-labels/0.4"),
+    }
+    for i, lookup in enumerate(config.lookups):
+        inputs[f"lookup-{i}"] = raw_source(lookup.table, contract="table")
+    with new_artifact(out, overwrite=overwrite) as directory:
+        scratch = directory / _SCRATCH
+        scratch.mkdir()
+        buckets = Buckets(dataset, _last_seen(keys, config), scratch)
+        with _Writers(directory, tasks) as writers:
+            told = chain.from_iterable(
+                records(events, terms, config) for events in tqdm(buckets, "writing", disable=None)
+            )
+            for made in _made(keys, told, config):
+                writers.write(made.join(split, on="subject_id", maintain_order="left"))
+        shutil.rmtree(scratch)
+        seal(
+            directory,
+            NARRATIVES,
+            producer=f"ehr-tokenize {__version__}",
+            config=_portable(config),
+            seed=config.seed,
+            inputs=inputs,
+            rows={f"{t.task}/{_FILE}": t.rows for t in writers.summaries()},
+        )
+    return Summary(out, writers.summaries(), tuple(sorted(terms.unknown)))
+
+
+class _Writers:
+    """One file a task, filled in the order of subjects."""
+
+    def __init__(self, directory: Path, tasks: Mapping[str, pl.DataFrame]) -> None:
+        self._tasks, self._files, self._schemas = tasks, {}, {}
+        self._counts = {name: np.zeros(4, np.int64) for name in tasks}
+        for name, table in tasks.items():
+            (directory / name).mkdir()
+            absent = set(VALUES) - set(table.columns)
+            schema = pa.schema([(c, t) for c, t in _ARROW.items() if c not in absent])
+            self._schemas[name] = schema
+            self._files[name] = pq.ParquetWriter(
+                directory / name / _FILE, schema, compression="zstd", use_dictionary=["split"]
+            )
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def write(self, made: pl.DataFrame) -> None:
+        """Append, to each task that asks for them, texts with the labels of the task."""
+        for name, table in self._tasks.items():
+            rows = made.join(table, on=list(KEY), how="inner", maintain_order="left")
+            if not rows.height:
+                continue
+            schema = self._schemas[name]
+            self._files[name].write_table(rows.select(schema.names).to_arrow().cast(schema))
+            self._counts[name] += np.array(
+                [
+                    rows.height,
+                    rows["events"].sum(),
+                    (rows["truncated"] > 0).sum(),
+                    (rows["text"] == "").sum(),
+                ]
+            )
+
+    def summaries(self) -> tuple[TaskSummary, ...]:
+        """One a task."""
+        return tuple(TaskSummary(name, *map(int, c)) for name, c in self._counts.items())
+
+
+def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:
+    subjects = keys["subject_id"].unique().sort()
+    index = assign_splits(subjects.to_numpy(), read_splits(meds), seed)
+    return pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index.tolist()]})
+
+
+def _last_seen(keys: pl.DataFrame, config: NarrateConfig) -> pl.DataFrame:
+    latest = keys.group_by("subject_id").agg(pl.col("prediction_time").max()).sort("subject_id")
+    times = latest["prediction_time"].cast(pl.Int64).to_list()
+    last = pl.Series("last", [cutoff(t, config.gap_days) for t in times], pl.Int64)
+    return latest.select("subject_id", last.cast(pl.Datetime("us")))
+
+
+def _made(
+    keys: pl.DataFrame, told: Iterator[tuple[int, Record]], config: NarrateConfig
+) -> Iterator[pl.DataFrame]:
+    """Texts of the keys (sorted by subject), some at a time."""
+    rows: list[tuple[int, int, str, int, int]] = []
+    empty = Record(None, [], [], np.zeros(0, np.int64), [])
+    subject, record = next(told, (None, empty))
+    times = keys["prediction_time"].cast(pl.Int64).to_list()
+    for asked, time in zip(keys["subject_id"].to_list(), times, strict=True):
+        while subject is not None and subject < asked:
+            subject, record = next(told, (None, empty))
+        made = narrate_record(record if subject == asked else empty, time, config)
+        rows.append((asked, time, made.text, made.events, made.truncated))
+        if len(rows) == _GROUP_ROWS:
+            yield _table(rows)
+            rows = []
+    if rows:
+        yield _table(rows)
+
+
+def _table(rows: list[tuple[int, int, str, int, int]]) -> pl.DataFrame:
+    schema = {
+        "subject_id": pl.Int64,
+        "time": pl.Int64,
+        "text": pl.String,
+        "events": pl.Int64,
+        "truncated": pl.Int64,
+    }
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    return frame.with_columns(prediction_time=pl.col("time").cast(pl.Datetime("us")))
+
+
+def _portable(config: NarrateConfig) -> dict[str, Any]:
+    """As plain values; tables by name alone, since a manifest holds no path (inputs have their hash)."""
+    named = tuple(dataclasses.replace(x, table=Path(x.table.name)) for x in config.lookups)
+    return to_dict(dataclasses.replace(config, lookups=named))

@@ -1,0 +1,98 @@
+"""MEDS rows -> what can be told of each subject."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from ehr_tokenize.events import STATIC
+from ehr_tokenize.narrative.config import NarrateConfig
+from ehr_tokenize.narrative.terms import Terms
+from ehr_tokenize.narrative.text import Record, say_value
+
+
+def records(
+    events: pl.DataFrame, terms: Terms, config: NarrateConfig
+) -> Iterator[tuple[int, Record]]:
+    """Subject by subject, from rows sorted by subject."""
+    events = _said(events, terms, config).filter(~pl.col("excluded"))
+    subject = events["subject_id"].to_numpy()
+    bounds = [0, *(np.flatnonzero(np.diff(subject)) + 1).tolist(), len(subject)]
+    for a, b in pairwise(bounds):
+        if a < b:
+            yield int(subject[a]), _record(events[a:b])
+
+
+def _record(rows: pl.DataFrame) -> Record:
+    time: npt.NDArray[np.int64] = rows["time"].to_numpy()
+    static, birth = time == STATIC, rows["birth"].to_numpy()
+    first = rows["demographic"].is_not_null().to_numpy() & ~static & ~birth
+    rest = ~(static | birth | first)
+    born = time[birth & ~static]
+    ahead = rows.filter(first).select("time", "demographic", "text")
+    return Record(
+        birth=int(born[0]) if len(born) else None,
+        statics=rows["text"].filter(static & ~birth).to_list(),
+        demographics=ahead.rows(),
+        time=time[rest],
+        text=rows["text"].filter(rest).to_list(),
+    )
+
+
+def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig) -> pl.DataFrame:
+    """[E] subject, time, text and kind of each event."""
+    codes = events["code"].unique(maintain_order=True)
+    phrases = terms.phrases(codes.to_list())
+    said = pl.DataFrame(
+        {
+            "code": codes,
+            "phrase": [p.text for p in phrases],
+            "code_unit": [p.unit for p in phrases],
+            "birth": [p.birth for p in phrases],
+            "excluded": [p.excluded for p in phrases],
+            "demographic": pl.Series([p.demographic for p in phrases], dtype=pl.String),
+        },
+        schema_overrides={
+            "phrase": pl.String,
+            "code_unit": pl.String,
+            "birth": pl.Boolean,
+            "excluded": pl.Boolean,
+        },
+    )
+    blank = pl.lit("")
+    unit = _squeezed("unit")
+    unit = pl.when(unit.is_in(config.no_unit)).then(blank).otherwise(unit)
+    unit = pl.when(unit == "").then(pl.col("code_unit")).otherwise(unit)
+    spoken = _squeezed("text_value") if config.text_values else blank
+    value = pl.coalesce("number", spoken)
+    return (
+        events.join(said, on="code", how="left", maintain_order="left")
+        .join(_numbers(events), on="numeric_value", how="left", maintain_order="left")
+        .select(
+            "subject_id",
+            pl.col("time").cast(pl.Int64).fill_null(int(STATIC)),
+            "birth",
+            "excluded",
+            "demographic",
+            # a unit belongs to a value: "Glucose 5.4 mmol/L", but "Glucose" where there is none
+            text=pl.concat_str(
+                "phrase",
+                pl.when(value == "").then(blank).otherwise(pl.lit(" ") + value),
+                pl.when((value == "") | (unit == "")).then(blank).otherwise(pl.lit(" ") + unit),
+            ),
+        )
+    )
+
+
+def _squeezed(column: str) -> pl.Expr:
+    """Text on one line, empty where there is none."""
+    return pl.col(column).fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _numbers(events: pl.DataFrame) -> pl.DataFrame:
+    """Each value that occurs -> its text; NaN is no value."""
+    values = events["numeric_value"].drop_nulls().drop_nans().unique()
+    number = pl.Series("number", [say_value(v) for v in values.to_list()], pl.String)
+    return pl.DataFrame([values, number])
