@@ -1,14 +1,16 @@
-"""`ehr-models`."""
+"""`ehr-models`. Configs are imported where they are used: pydantic takes its time over them."""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 import ehr_models
-from ehr_models.config import CONFIGS, ModelConfig
 from ehr_models.presets import OBJECTIVES, SIZES
-from ehr_tracking.config import load_config, to_dict
 from ehr_tracking.errors import Group, UserError
+
+if TYPE_CHECKING:
+    from ehr_models.config import ModelConfig
 
 VOCAB_SIZE = click.option(
     "--vocab-size", type=click.IntRange(min=1), default=1000, show_default=True, help="Tokens."
@@ -68,6 +70,7 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     config = _preset(name, overrides)
     from ehr_models.describe import count_parameters
     from ehr_models.registry import architecture
+    from ehr_tracking.config import to_dict
 
     resolved = architecture(config, vocab_size).to_diff_dict()
     counts = count_parameters(config, vocab_size)
@@ -80,7 +83,10 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
         click.echo(f"  {part:<12}{count:>16,}")
 
 
-def _preset(name: str, overrides: tuple[str, ...]) -> ModelConfig:
+def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
+    from ehr_models.config import CONFIGS
+    from ehr_tracking.config import load_config
+
     kind, _, size = name.partition("-")
     if size not in SIZES.get(kind, {}):
         known = ", ".join(f"{k}-{s}" for k, sizes in SIZES.items() for s in sizes)

@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
 
-Objective = Literal["mlm", "clm"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -1,8 +1,8 @@
 """The sizes of each kind, as published where they are published; without torch."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from ehr_models.config import Objective
+Objective = Literal["mlm", "clm"]
 
 
 class Size(NamedTuple):

@@ -25,13 +25,13 @@ from ehr_models.behrt import (
     BehrtForSequenceClassification,
     BehrtModel,
 )
-from ehr_models.config import ModelConfig, Objective
+from ehr_models.config import ModelConfig
 from ehr_models.pooled import (
     BertForPooledClassification,
     GPT2ForPooledClassification,
     LlamaForPooledClassification,
 )
-from ehr_models.presets import BEHRT_ORIGINAL, OBJECTIVES, SIZES, Size
+from ehr_models.presets import BEHRT_ORIGINAL, OBJECTIVES, SIZES, Objective, Size
 from ehr_models.tokens import PAD
 from ehr_tracking.config import ConfigError
 

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from ehr_models.batch import pack
+from ehr_models.heads import hidden_states
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_the_fused_kernel_isolates_and_agrees(model, records, spans, batch):
+    """In bf16: near the fp32 states, and each span as if it were alone."""
+    exact = hidden_states(model, batch)
+    model.cuda()
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        together = hidden_states(model, batch.to("cuda")).float()
+        alone = torch.cat(
+            [hidden_states(model, pack(records, [s]).to("cuda")).float() for s in spans]
+        )
+    scale = exact.abs().mean()
+    assert (together.cpu() - exact).abs().mean() < 0.05 * scale
+    assert (together - alone).abs().mean() < 0.02 * scale
+
+
+def test_fp32_on_a_gpu_equals_the_cpu(model, batch):
+    exact = hidden_states(model, batch)
+    got = hidden_states(model.cuda(), batch.to("cuda"))
+    assert (got.cpu() - exact).abs().max() < 1e-3
+    got.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
