@@ -3,9 +3,9 @@
 import json
 import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+import meds
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -189,7 +189,7 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
         "dataset_version": json.dumps(to_dict(config), sort_keys=True),
         "etl_name": "ehr-tokenize",
         "etl_version": ehr_tokenize.__version__,
-        "meds_version": version("meds"),
+        "meds_version": meds.__version__,
     }
     (metadata / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
