@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import meds
@@ -170,8 +171,7 @@ def _write_block(directory: Path, block: int, ids: Ints, rows: Rows, config: Syn
 
 
 def _write_metadata(directory: Path, config: SynthConfig) -> None:
-    metadata = directory / "metadata"
-    metadata.mkdir()
+    (directory / "metadata").mkdir()
     code, description, parents = zip(*codes.code_table(), strict=True)
     table = pa.table(
         {
@@ -180,25 +180,27 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
             "parent_codes": pa.array(parents, pa.list_(pa.string())),
         }
     )
-    pq.write_table(table, metadata / "codes.parquet")
+    pq.write_table(table, directory / meds.code_metadata_filepath)
     ids = np.arange(1, config.num_patients + 1)
     splits = pa.table({"subject_id": ids, "split": _splits(ids, config)})
-    pq.write_table(splits, metadata / "subject_splits.parquet")
+    pq.write_table(splits, directory / meds.subject_splits_filepath)
     about = {
         "dataset_name": NAME,
         "dataset_version": json.dumps(to_dict(config), sort_keys=True),
         "etl_name": "ehr-tokenize",
         "etl_version": ehr_tokenize.__version__,
-        "meds_version": meds.__version__,
+        "meds_version": version("meds"),
     }
-    (metadata / "dataset.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (directory / meds.dataset_metadata_filepath).write_text(
+        json.dumps(about, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _refuse_existing(out: Path, *, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        found = json.loads((out / "metadata" / "dataset.json").read_bytes())
+        found = json.loads((out / meds.dataset_metadata_filepath).read_bytes())
         ours = found["dataset_name"] == NAME
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
