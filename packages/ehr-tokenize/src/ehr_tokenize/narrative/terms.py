@@ -42,6 +42,8 @@ PREFIXES = {
 """How the beginning of a code is said where it tells something that the rest does not. The longest
 counts; one that is not here is left out: `ICD10CM//I10` is told as what I10 means."""
 SEXES = {"F": "female", "M": "male"}
+_SAYS_NOTHING = {"", "?", "n/a", "na", "none", "null", "other", "unk", "unknown"}
+"""A rest that is told with its beginning only: `SMOKING//UNKNOWN`, not a bare "UNKNOWN"."""
 _SEX = re.compile(r"^(?i:GENDER|SEX)/+(?P<sex>[FM])$")
 _BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
 
@@ -102,8 +104,9 @@ class Terms:
         if term is None:
             self.unknown.add(code)
             rest = bare[len(begin) :]
-            # with nothing said of its beginning, a code without a rest stands for itself
-            term = _readable(rest) or ("" if said else _readable(bare))
+            term = _readable(rest)
+            if not said and term.lower() in _SAYS_NOTHING:
+                term = _readable(bare)
         return _joined(said, term) or "(empty code)"
 
     def _beginning(self, code: str) -> str:
