@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import meds
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from meds import schema as meds
 from tqdm import tqdm
 
 import ehr_tokenize
