@@ -185,8 +185,24 @@ def test_attention_dropout_is_applied_in_training_only(make_model, batch):
     assert not torch.equal(first, plain)
 
 
-def test_a_packed_batch_builds_no_mask():
-    assert attention.packed_mask(q_length=5, kv_length=5) is None
+@pytest.mark.parametrize("how", ["sdpa", "eager"])
+def test_an_implementation_that_knows_no_spans_fails(model, batch, how):
+    """Rather than let subjects see each other."""
+    model.set_attn_implementation(how)
+    with pytest.raises(RuntimeError):
+        hidden_states(model, batch)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_positions_alone_isolate_too(make_model, batch, name):
+    """transformers' own way of packing causal models holds under our implementation."""
+    model = make_model(name)
+    with torch.no_grad():
+        out = model.base_model(
+            input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False
+        )
+        packed = hidden_states(model, batch)
+    assert (out.last_hidden_state[0] - packed).abs().max() < 1e-5
 
 
 def test_generation_with_a_cache_equals_plain_attention(make_model):

@@ -26,6 +26,15 @@ SHORT = 1024
 """Spans up to here train faster with fp32 attention on a CPU, whatever the type of the rest."""
 
 
+def no_mask(device: torch.device) -> Tensor:
+    """What to pass as `attention_mask` with a packed batch.
+
+    Architectures hand a mask of four dimensions through as it is, so none is built; and since this
+    one fits nothing, an attention implementation that does not know of spans fails on it.
+    """
+    return torch.empty(0, 0, 0, 0, dtype=torch.bool, device=device)
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -41,7 +50,7 @@ def packed_attention(
         query: [1, H, T, D] packed, or [B, H, L, D] padded.
         key: The same with G heads.
         value: The same with G heads.
-        attention_mask: Of a padded batch only.
+        attention_mask: Of a padded batch; for a packed one `no_mask`.
         **kwargs: `dropout`, `scaling`, and for a packed batch `cu_seq_lens_q` [S + 1] int32 and
             `max_length_q`, the longest span.
 
@@ -63,22 +72,6 @@ def packed_attention(
         # measured: the bf16 backward kernel takes 1.3 to 3 times as long, casts included
         query, key, value = query.float(), key.float(), value.float()
     return _by_span(query, key, value, cu_seqlens, dropout, scaling, causal).to(dtype), None
-
-
-def packed_mask(
-    *,
-    q_length: int,
-    kv_length: int,
-    attention_mask: Tensor | None = None,
-    **kwargs: Any,  # noqa: ANN401 -- transformers' own arguments
-) -> Tensor | None:
-    """No mask for a packed batch; that of scaled dot product attention for anything else."""
-    if attention_mask is None and q_length == kv_length:
-        return None
-    mask: Tensor | None = sdpa_mask(
-        q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs
-    )
-    return mask
 
 
 def _lower(*tensors: Tensor) -> list[Tensor]:
@@ -143,4 +136,4 @@ def _varlen(
 
 
 AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, packed_mask)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for whatever is not packed

@@ -71,7 +71,8 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
         inputs: Role -> source.
         training_state: Writes what training needs to go on into the directory it is given.
     """
-    model.config.auto_map = _auto_map(model)
+    if _remote_code(model):
+        model.config.auto_map = _auto_map(model)
     with _quiet():
         model.save_pretrained(directory)
     for module in _remote_code(model):
@@ -160,7 +161,6 @@ def _remote_code(model: PreTrainedModel) -> list[Any]:
 
 
 def _auto_map(model: PreTrainedModel) -> dict[str, str]:
-    name = type(model).__name__
     if model.config.model_type == "behrt":
         return {
             "AutoConfig": "behrt.BehrtConfig",
@@ -168,9 +168,7 @@ def _auto_map(model: PreTrainedModel) -> dict[str, str]:
             "AutoModelForMaskedLM": "behrt.BehrtForMaskedLM",
             "AutoModelForSequenceClassification": "behrt.BehrtForSequenceClassification",
         }
-    if type(model) in CLASSIFIERS.values():
-        return {"AutoModelForSequenceClassification": f"pooled.{name}"}
-    return {}
+    return {"AutoModelForSequenceClassification": f"pooled.{type(model).__name__}"}
 
 
 _CLASSES: dict[str, tuple[type[PreTrainedModel], Task]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ehr_models import pooled
-from ehr_models.attention import NAME
+from ehr_models.attention import NAME, no_mask
 from ehr_models.batch import PackedBatch
 from ehr_models.registry import CLASSIFIERS
 from ehr_tracking.config import ConfigError
@@ -38,6 +38,7 @@ def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     out = model.base_model(
         **{name: value[None] for name, value in inputs.items()},
         **options,
+        attention_mask=no_mask(batch.input_ids.device),
         cu_seq_lens_q=batch.cu_seqlens,
         max_length_q=batch.max_length,
     )
