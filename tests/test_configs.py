@@ -6,11 +6,17 @@ import pytest
 
 from ehr_eval.config import EhrshotConfig
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tracking.config import load_config
 from ehr_train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SCHEMA = {"tokenize": TokenizeConfig, "train": TrainConfig, "eval": EhrshotConfig}
+SCHEMA = {
+    "tokenize": TokenizeConfig,
+    "narrate": NarrateConfig,
+    "train": TrainConfig,
+    "eval": EhrshotConfig,
+}
 RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
 
 

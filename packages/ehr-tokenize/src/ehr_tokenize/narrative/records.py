@@ -1,10 +1,8 @@
 """MEDS rows -> what can be told of each subject."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from ehr_tokenize.events import STATIC
@@ -17,28 +15,27 @@ def records(
     events: pl.DataFrame, terms: Terms, config: NarrateConfig
 ) -> Iterator[tuple[int, Record]]:
     """Subject by subject, from rows sorted by subject."""
-    events = _said(events, terms, config).filter(~pl.col("excluded"))
-    subject = events["subject_id"].to_numpy()
-    bounds = [0, *(np.flatnonzero(np.diff(subject)) + 1).tolist(), len(subject)]
-    for a, b in pairwise(bounds):
-        if a < b:
-            yield int(subject[a]), _record(events[a:b])
+    said = _said(events, terms, config).filter(~pl.col("excluded"))
+    static, kind = pl.col("time") == STATIC, pl.col("demographic")
+    birth = said.filter(pl.col("birth") & ~static)
+    told = said.filter(~pl.col("birth"))
+    statics, ahead = told.filter(static), told.filter(~static, kind.is_not_null())
+    rest = told.filter(~static, kind.is_null())
+
+    subjects = said["subject_id"].unique().sort()
+    bounds = [_bounds(part, subjects) for part in (birth, statics, ahead, rest)]
+    born, time = birth["time"].to_list(), rest["time"].to_numpy()
+    always, text = statics["text"].to_list(), rest["text"].to_list()
+    early = ahead.select("time", "demographic", "text").rows()
+    for i, subject in enumerate(subjects.to_list()):
+        b, s, a, r = (slice(x[i], x[i + 1]) for x in bounds)
+        yield subject, Record(next(iter(born[b]), None), always[s], early[a], time[r], text[r])
 
 
-def _record(rows: pl.DataFrame) -> Record:
-    time: npt.NDArray[np.int64] = rows["time"].to_numpy()
-    static, birth = time == STATIC, rows["birth"].to_numpy()
-    first = rows["demographic"].is_not_null().to_numpy() & ~static & ~birth
-    rest = ~(static | birth | first)
-    born = time[birth & ~static]
-    ahead = rows.filter(first).select("time", "demographic", "text")
-    return Record(
-        birth=int(born[0]) if len(born) else None,
-        statics=rows["text"].filter(static & ~birth).to_list(),
-        demographics=ahead.rows(),
-        time=time[rest],
-        text=rows["text"].filter(rest).to_list(),
-    )
+def _bounds(part: pl.DataFrame, subjects: pl.Series) -> list[int]:
+    """Where the rows of each subject begin, and the end."""
+    found: list[int] = np.searchsorted(part["subject_id"], subjects).tolist()
+    return [*found, part.height]
 
 
 def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig) -> pl.DataFrame:

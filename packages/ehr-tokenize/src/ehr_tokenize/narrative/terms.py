@@ -10,14 +10,7 @@ from ehr_tokenize.vocabulary import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
 
 PREFIXES = {
-    "ADMISSION": "admission",
     "DRG": "DRG",
-    "ED_OUT": "emergency department out",
-    "ED_REGISTRATION": "emergency department registration",
-    "HOSPITAL_ADMISSION": "hospital admission",
-    "HOSPITAL_DISCHARGE": "hospital discharge",
-    "ICU_ADMISSION": "intensive care admission",
-    "ICU_DISCHARGE": "intensive care discharge",
     "INFUSION_END": "infusion end",
     "INFUSION_START": "infusion start",
     "INSURANCE": "insurance",
@@ -27,20 +20,31 @@ PREFIXES = {
     "MARITAL_STATUS": "marital status",
     "MEDICATION//START": "medication start",
     "MEDICATION//STOP": "medication stop",
-    "MEDS_BIRTH": "birth",
-    "MEDS_DEATH": "death",
     "PROCEDURE//END": "procedure end",
     "PROCEDURE//START": "procedure start",
     "RACE": "race",
-    "REGISTRATION": "registration",
     "SUBJECT_WEIGHT_AT_INFUSION": "weight",
+}
+"""How the beginning of a code is said where it tells something that the rest, or the term of the
+whole code, does not. The longest counts; one that is in no table is left out: `ICD10CM//I10` is told
+as what I10 means."""
+EVENTS = {
+    "ADMISSION": "admission",
+    "ED_OUT": "emergency department out",
+    "ED_REGISTRATION": "emergency department registration",
+    "HOSPITAL_ADMISSION": "hospital admission",
+    "HOSPITAL_DISCHARGE": "hospital discharge",
+    "ICU_ADMISSION": "intensive care admission",
+    "ICU_DISCHARGE": "intensive care discharge",
+    "MEDS_BIRTH": "birth",
+    "MEDS_DEATH": "death",
+    "REGISTRATION": "registration",
     "TRANSFER_TO": "transfer to",
     "VISIT": "visit",
     "VISIT_END": "visit end",
     "VISIT_START": "visit start",
 }
-"""How the beginning of a code is said where it tells something that the rest does not. The longest
-counts; one that is not here is left out: `ICD10CM//I10` is told as what I10 means."""
+"""The same for beginnings that a term of the whole code says itself; said where there is none."""
 SEXES = {"F": "female", "M": "male"}
 _SAYS_NOTHING = {"", "?", "n/a", "na", "none", "null", "other", "unk", "unknown"}
 """A rest that is told with its beginning only: `SMOKING//UNKNOWN`, not a bare "UNKNOWN"."""
@@ -103,6 +107,7 @@ class Terms:
         said = self._prefixes.get(begin, "")
         if term is None:
             self.unknown.add(code)
+            said = said or EVENTS.get(begin, "")
             rest = bare[len(begin) :]
             term = _readable(rest)
             if not said and term.lower() in _SAYS_NOTHING:
@@ -113,8 +118,9 @@ class Terms:
         """The longest known beginning, else what stands before the first `//`."""
         parts = code.split("//")
         for n in range(len(parts), 0, -1):
-            if "//".join(parts[:n]) in self._prefixes:
-                return "//".join(parts[:n])
+            begin = "//".join(parts[:n])
+            if begin in self._prefixes or begin in EVENTS:
+                return begin
         return parts[0] if len(parts) > 1 else ""
 
     def _term(self, code: str) -> str | None:

@@ -5,6 +5,7 @@ Times are microseconds since 1970. T events of one subject.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,7 @@ def age_years(birth: int, at: int) -> int:
         >>> age_years(day("1980-03-01"), day("2020-02-29")), age_years(day("1980-02-29"), day("2020-02-29"))
         (39, 40)
     """
-    (year, month, day), (year_at, month_at, day_at) = _civil(birth), _civil(at)
+    (year, month, day), (year_at, month_at, day_at) = _civil(birth // DAY_US), _civil(at // DAY_US)
     return year_at - year - ((month_at, day_at) < (month, day))
 
 
@@ -184,8 +185,10 @@ def _words(text: str) -> int:
     return len(text.split())
 
 
-def _civil(time: int) -> tuple[int, int, int]:
-    day = np.datetime64(time // DAY_US, "D")
+@lru_cache(maxsize=1 << 16)
+def _civil(days: int) -> tuple[int, int, int]:
+    """Year, month and day of a day since 1970, the latter two counted from 0."""
+    day = np.datetime64(days, "D")
     month, year = day.astype("M8[M]"), day.astype("M8[Y]")
     return (
         int(year.astype(np.int64)) + 1970,
