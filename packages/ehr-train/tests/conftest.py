@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
 from ehr_models.tokens import BOS, SPECIALS
@@ -73,6 +74,16 @@ def random_subjects(first: int, n: int, seed: int, longest: int = 60) -> list[di
             }
         )
     return subjects
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Threads that wait for each other are slow where cores are shared with other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """Where a run stands, and the state of its optimizer: all that a killed run needs to go on."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -67,20 +65,3 @@ def load_state(
         optimizer.state[parameters[name]][part] = value
     text = check_file(checkpoint, manifest, f"{TRAINING_STATE}/{_STATE}").read_text("utf-8")
     return State(**json.loads(text))
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys by which two configs differ.
-
-    Examples:
-        >>> differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3})
-        ['a.c: 2 -> 4', 'd: 3 -> None', 'e: None -> 3']
-    """
-    differences = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            differences += differing_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            differences.append(f"{prefix}{key}: {before} -> {after}")
-    return differences

@@ -1,8 +1,12 @@
-"""`train`: from a token set and a config to a sealed run directory."""
+"""`train`: from a token set and a config to a sealed run directory.
+
+What pulls in transformers is imported where it is used: a process that only launches others shall
+not wait for it.
+"""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +26,7 @@ from ehr_train.config import Classification, TrainConfig
 from ehr_train.job import PRODUCER, Job
 from ehr_train.labels import read_labels, refuse_unknown
 from ehr_train.outputs import write_report
-from ehr_train.resume import differing_keys
 from ehr_train.speed import resolve_precision
-from ehr_train.worker import work
 
 
 def train(  # noqa: PLR0913 -- what the command's options say
@@ -77,6 +79,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
             _write_start(out, resolved)
         _prepare(job)
         if nproc == 1:
+            from ehr_train.worker import work
+
             work(job)
         else:
             parallel.launch("ehr_train.worker", job.spec(), nproc, device)
@@ -134,6 +138,23 @@ def _refuse_changes(job: Job, config: TrainConfig) -> None:
         raise UserError(
             f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
         )
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys by which two configs differ.
+
+    Examples:
+        >>> differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3})
+        ['a.c: 2 -> 4', 'd: 3 -> None', 'e: None -> 3']
+    """
+    differences = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            differences += differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            differences.append(f"{prefix}{key}: {before} -> {after}")
+    return differences
 
 
 @contextmanager

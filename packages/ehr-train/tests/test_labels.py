@@ -1,0 +1,85 @@
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ehr_models.tokens import open_tokens, read_split
+from ehr_tracking.contracts import ContractError
+from ehr_train.labels import label_examples, read_labels, refuse_unknown
+
+from .conftest import write_tokens
+
+DAY = 86_400_000_000
+
+
+def write_labels(path, subjects, days, values, **extra):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = pa.array([None if d is None else int(d * DAY) for d in days], pa.timestamp("us"))
+    table = pa.table(
+        {
+            "subject_id": pa.array(subjects, pa.int64()),
+            "prediction_time": times,
+            "boolean_value": pa.array([bool(v) for v in values]),
+            **extra,
+        }
+    )
+    pq.write_table(table, path)
+    return path.parent
+
+
+@pytest.fixture
+def two(tmp_path):
+    subjects = [
+        {"subject_id": 5, "token": [5, 7, 8, 9, 10], "time": [None, None, 1, 2, 2]},
+        {"subject_id": 3, "token": [5, 8, 8], "time": [None, 1, 4]},
+    ]
+    return write_tokens(tmp_path / "t", {"train": subjects[:1], "tuning": subjects[1:]})
+
+
+def test_a_prediction_time_is_itself_visible_and_nothing_after_it(two, tmp_path):
+    labels = write_labels(
+        tmp_path / "l" / "0.parquet", [5, 5, 3, 5, 5], [2, 1.5, 9, 0, 1.99], [1, 0, 1, 0, 1]
+    )
+    train = label_examples(read_labels(labels), read_split(open_tokens(two), "train"))
+    assert train.visible.tolist() == [5, 3, 2, 3]
+    assert train.label.tolist() == [1, 0, 0, 1]
+    tuning = label_examples(read_labels(labels), read_split(open_tokens(two), "tuning"))
+    assert tuning.visible.tolist() == [3]
+    assert tuning.tokens.subject_id[tuning.subject].tolist() == [3]
+
+
+def test_all_null_value_columns_of_any_type_are_left_out(tmp_path):
+    labels = write_labels(
+        tmp_path / "l" / "a" / "0.parquet",
+        [1, 2],
+        [1, 2],
+        [True, False],
+        integer_value=pa.nulls(2, pa.null()),
+        float_value=pa.nulls(2, pa.string()),
+    )
+    table = read_labels(labels)
+    assert table.column_names == ["subject_id", "prediction_time", "boolean_value"]
+    assert table["boolean_value"].to_pylist() == [True, False]
+    assert table["prediction_time"][0].as_py() == datetime(1970, 1, 2)
+
+
+def test_labels_of_unknown_subjects_are_refused_by_number_and_first(two, tmp_path):
+    labels = write_labels(tmp_path / "l" / "0.parquet", [5, 77, 3, 78, 77], [9] * 5, [1] * 5)
+    with pytest.raises(ContractError, match=r"2 labelled subjects are not in .*, the first is 77"):
+        refuse_unknown(read_labels(labels), open_tokens(two), where=labels)
+
+
+def test_what_is_wrong_with_a_label_file_is_said(tmp_path):
+    with pytest.raises(ContractError, match="holds no label file"):
+        read_labels(tmp_path)
+    labels = write_labels(tmp_path / "l" / "0.parquet", [1, 2], [1, None], [True, True])
+    with pytest.raises(ContractError, match=r"0\.parquet, row 1: prediction_time is null"):
+        read_labels(labels)
+    pq.write_table(pa.table({"subject_id": np.array([1])}), tmp_path / "l" / "0.parquet")
+    with pytest.raises(ContractError, match="column prediction_time is missing"):
+        read_labels(labels)
+    (tmp_path / "l" / "0.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(ContractError, match=r"0\.parquet cannot be read as Parquet"):
+        read_labels(labels)

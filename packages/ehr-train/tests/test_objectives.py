@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+
+from ehr_models import registry
+from ehr_models.batch import Span, newest
+from ehr_models.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens, read_split
+from ehr_train import objectives
+from ehr_train.config import CLM, MLM
+from ehr_train.objectives import Asker, Learner, mask_tokens, next_token_rows
+from ehr_train.sampler import Window, whole_records
+
+from .conftest import CODES, tiny_config
+
+V = 1000
+
+
+def mask(ids, span, objective=MLM(), epoch=0):
+    return mask_tokens(ids, span, (5, epoch, span * 11, np.arange(len(ids))), objective, V)
+
+
+def test_targets_are_a_fifth_and_shown_as_mask_other_or_same_in_80_10_10():
+    ids = np.random.default_rng(0).integers(len(SPECIALS), V, 200_000)
+    span = np.repeat(np.arange(2_000), 100)
+    rows, shown = mask(ids, span)
+    assert len(rows) == 40_000  # exactly a fifth of each span
+    masked = shown[rows] == MASK
+    kept = shown[rows] == ids[rows]
+    other = ~masked & ~kept
+    # three standard errors of a share of 40,000
+    assert abs(masked.mean() - 0.8) < 0.006
+    assert abs(kept.mean() - 0.1) < 0.005
+    assert abs(other.mean() - 0.1) < 0.005
+    assert shown[rows][other].min() == len(SPECIALS)
+    assert shown[rows][other].max() == V - 1
+    untouched = np.delete(np.arange(len(ids)), rows)
+    np.testing.assert_array_equal(shown[untouched], ids[untouched])
+    # every position of a span is a target as often as any other
+    by_position = np.bincount(rows % 100, minlength=100)
+    assert 320 < by_position.min() < 400 < by_position.max() < 480
+
+
+def test_specials_are_neither_targets_nor_replacements():
+    ids = np.tile(np.arange(14), 3_000)  # half specials
+    rows, shown = mask(ids, np.repeat(np.arange(3_000), 14))
+    assert ids[rows].min() >= len(SPECIALS)
+    changed = shown[rows]
+    assert set(changed[changed < len(SPECIALS)]) == {MASK}
+    specials = ids < len(SPECIALS)
+    np.testing.assert_array_equal(shown[specials], ids[specials])
+
+
+def test_every_span_with_an_ordinary_token_has_a_target_and_the_cap_holds():
+    ids = np.array([BOS, 9, BOS, UNK, BOS, *range(10, 60)])
+    span = np.array([0, 0, 1, 1, *[2] * 51])
+    rows, _ = mask(ids, span, MLM(mask=0.5, max_masked=7))
+    assert np.bincount(span[rows], minlength=3).tolist() == [1, 0, 7]
+    assert len(mask(ids[:1], span[:1])[0]) == 0
+
+
+def test_masks_change_with_the_epoch_and_with_nothing_else(tokens):
+    examples = whole_records(read_split(open_tokens(tokens), "train"))
+    asker = Asker(MLM(), examples, len(SPECIALS) + CODES, seed=1)
+    windows = [
+        Window(e, newest(examples.tokens, e, int(examples.visible[e]), 32)) for e in range(8)
+    ]
+    together = asker.ask(windows, epoch=0)
+    shown = together.batch.input_ids.split([w.span.length for w in windows])
+    for alone, part in zip(reversed(windows), reversed(shown), strict=True):
+        assert torch.equal(asker.ask([alone], epoch=0).batch.input_ids, part)
+    other = asker.ask(windows, epoch=1)
+    assert not torch.equal(other.rows, together.rows)
+    assert len(other.rows) == len(together.rows)
+
+
+def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
+    times = [STATIC, STATIC, 1, 2, 3, 4, STATIC, 5, 6]
+    tokens = Tokens(
+        subject_id=np.array([1, 2]),
+        offsets=np.array([0, 6, 9]),
+        token=np.array([BOS, 7, 8, 9, 10, PAD, BOS, 11, 12], np.uint16),
+        time=np.array(times),
+        age=np.zeros(9, np.float32),
+        visit=np.zeros(9, np.uint16),
+        segment=np.zeros(9, np.uint8),
+    )
+    windows = [Window(0, Span(0, 6)), Window(0, Span(3, 5, 0)), Window(1, Span(6, 9))]
+    question = Asker(CLM(), whole_records(tokens), 13, 0).ask(windows, 0)
+    assert question.batch.input_ids.tolist() == [BOS, 7, 8, 9, 10, PAD, BOS, 9, 10, BOS, 11, 12]
+    # 7 -> 8, 8 -> 9, 9 -> 10; behind the pin only 9 -> 10; BOS -> 11, 11 -> 12
+    assert question.rows.tolist() == [1, 2, 3, 7, 9, 10]
+    assert question.answers.tolist() == [8, 9, 10, 10, 11, 12]
+    index, span = objectives.flat_index(windows)
+    ids = tokens.token[index].astype(np.int64)
+    assert next_token_rows(ids, index, span, tokens).tolist() == question.rows.tolist()
+
+
+@pytest.mark.parametrize("kind", ["mlm", "clm"])
+def test_the_loss_of_a_pack_is_the_sum_of_the_losses_alone(tokens, kind):
+    token_set = open_tokens(tokens)
+    examples = whole_records(read_split(token_set, "train"))
+    config = tiny_config(kind)
+    torch.manual_seed(0)
+    learner = Learner(registry.build(config.model, token_set.vocab_size, kind))
+    asker = Asker(config.objective, examples, token_set.vocab_size, 0)
+    windows = [
+        Window(e, newest(examples.tokens, e, int(examples.visible[e]), 32)) for e in range(9)
+    ]
+    packed, _ = learner(asker.ask(windows, 0))
+    packed.backward()
+    gradient = [p.grad.clone() for p in learner.parameters()]
+    learner.zero_grad()
+    alone = [learner(asker.ask([w], 0))[0] for w in windows]
+    sum(alone).backward()
+    assert packed.item() == pytest.approx(sum(x.item() for x in alone), rel=1e-6)
+    for p, g in zip(learner.parameters(), gradient, strict=True):
+        torch.testing.assert_close(p.grad, g, atol=2e-4, rtol=1e-4)
+    # the loss of one window hears nothing of its neighbours
+    first, _ = learner(asker.ask([windows[0], windows[5]], 0))
+    assert first.item() == pytest.approx(alone[0].item() + alone[5].item(), rel=1e-6)
+
+
+def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatch):
+    token_set = open_tokens(tokens)
+    examples = whole_records(read_split(token_set, "train"))
+    config = tiny_config("clm")
+    model = registry.build(config.model, token_set.vocab_size, "clm").eval()
+    asker = Asker(config.objective, examples, token_set.vocab_size, 0)
+    windows = [Window(e, newest(examples.tokens, e, 3, 32)) for e in range(30)]
+    question = asker.ask(windows, 0)
+    found = []
+    for most in (2**25, 7 * model.config.vocab_size):
+        monkeypatch.setattr(objectives, "_LOGITS", most)
+        model.zero_grad()
+        loss, right = Learner(model).eval()(question)
+        loss.backward()
+        found.append((loss.detach(), right, model.lm_head.weight.grad.clone()))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_answers_of_padding_columns_do_not_exist(tokens):
+    token_set = open_tokens(tokens)
+    model = registry.build(tiny_config("clm").model, token_set.vocab_size, "clm")
+    states = torch.zeros(2, model.config.hidden_size)
+    loss, _ = objectives.token_loss(model, states, torch.tensor([8, 9]))
+    # all-zero states make every real token equally likely
+    assert loss.item() == pytest.approx(2 * np.log(token_set.vocab_size), rel=1e-6)

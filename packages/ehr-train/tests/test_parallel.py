@@ -1,0 +1,120 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ehr_tracking.config import to_dict
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import verify
+from ehr_tracking.runs import read_log
+from ehr_train.config import DataConfig, OptimConfig
+from ehr_train.run import train
+
+from .conftest import tiny_config
+from .test_resume import lines, outcome
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+
+def children(pid):
+    path = f"/proc/{pid}/task/{pid}/children"
+    with open(path) as f:
+        return [int(c) for c in f.read().split()]
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def config():
+    # 15 windows of 20 steps: at times one process has a single window and the other none
+    return tiny_config(
+        optim=OptimConfig(lr=3e-3, steps=20),
+        data=DataConfig(context=32, batch_tokens=200, micro_tokens=64),
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tokens, tmp_path_factory, config):
+    return train(tokens, tmp_path_factory.mktemp("two") / "run", config, nproc=2)
+
+
+def test_two_processes_learn_what_one_learns(tokens, tmp_path, config, two):
+    one = train(tokens, tmp_path / "one", config)
+    a, b = read_log(one / "metrics.jsonl"), read_log(two / "metrics.jsonl")
+    assert len(a) == len(b) == 20
+    for x, y in zip(a, b, strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
+        assert x.get("val_loss") == (y.get("val_loss") and pytest.approx(y["val_loss"], abs=1e-5))
+        assert (x["targets"], x["tokens"]) == (y["targets"], y["tokens"])
+    assert verify(two) == []
+
+
+def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two, monkeypatch):
+    run, killed = tmp_path / "run", []
+
+    def kill():
+        while lines(run) < 8:
+            time.sleep(0.001)
+        for child in children(os.getpid()):
+            with open(f"/proc/{child}/cmdline") as f:
+                if "ehr_train.worker" in f.read():
+                    killed.append(child)
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(UserError, match=r"process \d was killed.*--resume"):
+        train(tokens, run, config, nproc=2, resume=True)
+    thread.join()
+    assert 8 <= lines(run) < 20
+    assert not any(map(is_running, killed))
+    train(tokens, run, config, nproc=2, resume=True)
+    assert outcome(run) == outcome(two)
+
+
+def test_workers_end_when_the_launcher_is_killed(tokens, tmp_path):
+    config = to_dict(tiny_config(optim=OptimConfig(steps=100_000)))
+    code = (
+        "import sys, json; from pathlib import Path\n"
+        "from ehr_tracking.config import validate; from ehr_train.config import TrainConfig\n"
+        "from ehr_train.run import train\n"
+        "train(Path(sys.argv[1]), Path(sys.argv[2]),"
+        " validate(TrainConfig, json.loads(sys.argv[3]), where=''), nproc=2)\n"
+    )
+    import json
+
+    run = tmp_path / "run"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, str(tokens), str(run), json.dumps(config)]
+    )
+    while lines(run) < 3:
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    workers = children(launcher.pid)
+    assert len(workers) >= 2
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlive their launcher"
+        time.sleep(0.05)
+
+
+def test_a_workers_refusal_reaches_the_caller_as_one_line(tokens, tmp_path, config, capfd):
+    from ehr_train.config import CLM
+
+    bad = tiny_config(objective=CLM())
+    with pytest.raises(UserError, match="^model kind behrt cannot be pretrained with objective"):
+        train(tokens, tmp_path / "run", bad, nproc=2)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not (tmp_path / "run").exists()

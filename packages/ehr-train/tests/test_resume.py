@@ -1,0 +1,122 @@
+import multiprocessing
+import random
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+
+from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import sha256, verify
+from ehr_train.config import OptimConfig
+from ehr_train.run import train
+
+from .conftest import tiny_config, write_tokens
+
+
+def outcome(run):
+    """Hashes of all that must be reproduced: weights, optimizer, position, log, and who is best."""
+    store = CheckpointStore(run / "checkpoints")
+    return {
+        "latest": sha256(store.latest() / "manifest.json"),  # lists every file with its hash
+        "best": sha256(store.best() / "manifest.json"),
+        "log": sha256(run / "metrics.jsonl"),
+    }
+
+
+def lines(run):
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_at(step, run, *args, **kwargs):
+    """Train in a process of its own and kill it without warning once it has logged `step` steps."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=train, args=args, kwargs=kwargs
+    )
+    process.start()
+    while lines(run) < step and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(random.random() * 0.03)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = tiny_config(optim=OptimConfig(lr=3e-3, steps=40))
+    return replace(config, model=replace(config.model, dropout=0.1, layers=3))
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_bit_identical(tokens, tmp_path, config):
+    whole = train(tokens, tmp_path / "whole", config)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["ehr_train.worker"])
+    run = tmp_path / "killed"
+    codes = []
+    for step in (2, 7, 15, 16, 24, 33, 39):
+        codes.append(kill_at(step, run, tokens, run, config, resume=True))
+        assert not (run / "manifest.json").exists() or codes[-1] == 0
+    assert codes.count(-9) >= 5
+    train(tokens, run, config, resume=True)
+    assert outcome(run) == outcome(whole)
+    assert verify(run) == []
+
+
+def test_a_run_that_died_while_writing_its_report_is_finished(tokens, tmp_path, config):
+    run = train(tokens, tmp_path / "run", config)
+    before = outcome(run)
+    (run / "manifest.json").unlink()
+    (run / "report.html").unlink()
+    train(tokens, run, config, resume=True)
+    assert outcome(run) == before
+    assert verify(run) == []
+    sealed = sha256(run / "manifest.json")
+    train(tokens, run, config, resume=True)  # complete: nothing to do
+    assert sha256(run / "manifest.json") == sealed
+
+
+def test_a_torn_log_and_steps_after_the_checkpoint_are_dropped(tokens, tmp_path, config):
+    run = train(tokens, tmp_path / "run", config)
+    before = outcome(run)
+    (run / "manifest.json").unlink()
+    store = CheckpointStore(run / "checkpoints")
+    shutil.rmtree(store.directory / "step-00000040")
+    pointers = store.directory / "pointers.json"
+    kept = sorted(p.name for p in store.directory.glob("step-*"))[-1]
+    pointers.write_text(f'{{"latest": "{kept}", "best": "{kept}", "scores": {{"{kept}": null}}}}')
+    with (run / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 41, "lo')
+    train(tokens, run, config, resume=True)
+    assert outcome(run)["latest"] == before["latest"]
+    assert outcome(run)["log"] == before["log"]
+
+
+def test_what_was_begun_otherwise_is_not_resumed(tokens, tmp_path, config):
+    run = train(tokens, tmp_path / "run", config)
+    other_tokens = write_tokens(
+        tmp_path / "t", {"train": [{"subject_id": 1, "token": [5, 7, 8], "time": [None, 1, 2]}]}
+    )
+    changed = replace(config, seed=4, optim=replace(config.optim, lr=1.0))
+    for finished in (True, False):
+        if not finished:
+            (run / "manifest.json").unlink()
+        with pytest.raises(UserError, match=r"optim\.lr: 0\.003 -> 1\.0; seed: 0 -> 4$"):
+            train(tokens, run, changed, resume=True)
+        with pytest.raises(UserError, match="tokens: another one"):
+            train(other_tokens, run, config, resume=True)
+    with pytest.raises(UserError, match=r"unfinished run; pass --resume to go on or --overwrite"):
+        train(tokens, run, config)
+    before = outcome(run)
+    train(tokens, run, replace(config, precision="auto"), resume=True)  # auto is what it was
+    assert outcome(run) == before
+    (run / "manifest.json").unlink()
+    train(tokens, run, changed, overwrite=True)
+    assert outcome(run) != before
+
+
+def test_resuming_nothing_begins(tokens, tmp_path):
+    run = train(tokens, tmp_path / "run", tiny_config(), resume=True)
+    assert lines(run) == 12
