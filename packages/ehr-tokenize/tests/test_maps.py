@@ -1,5 +1,9 @@
 """Code maps: tables worked by hand, and what holds of any."""
 
+import csv
+import io
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +19,7 @@ from ehr_tokenize.maps import (
     cut_icd10,
     resolve,
 )
+from ehr_tokenize.user_table import read_pairs
 from ehr_tracking.config import ConfigError, to_dict, validate
 from ehr_tracking.errors import UserError
 
@@ -228,3 +233,30 @@ def test_the_same_code_becomes_the_same_wherever_it_stands(codes, chain):
     together = apply_maps(codes, chain).codes
     assert together == [apply_maps([c], chain).codes[0] for c in codes]
     assert apply_maps(codes[::-1], chain).codes == together[::-1]
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("tables") / "t.csv"
+
+
+@given(st.lists(st.tuples(cells, cells), max_size=8), st.sampled_from(["", "\ufeff"]))
+def test_what_a_csv_writer_wrote_is_read_as_it_was(scratch: Path, pairs, bom):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+    writer.writerows([("note", "to", "from"), *(("x", value, key) for key, value in pairs)])
+    scratch.write_bytes((bom + text.getvalue()).encode())
+    assert [(p.key, p.value) for p in read_pairs(scratch, "from", "to")] == pairs
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"from,to\n"]))
+def test_any_bytes_are_a_table_or_one_clear_line(scratch: Path, data, header):
+    scratch.write_bytes(header + data)
+    try:
+        assert all(p.key and p.value for p in read_pairs(scratch, "from", "to"))
+    except UserError as e:
+        assert str(e).startswith(str(scratch))
+        assert "\n" not in str(e)

@@ -241,6 +241,22 @@ def test_a_subject_in_two_places_is_refused(write_meds, tmp_path):
     refused(write_meds, tmp_path, labels, events, match=r"row 2: subject 1 begins again")
 
 
+@pytest.mark.parametrize(
+    ("unit", "told"), [(pl.Categorical, "A 3 mg"), (pl.Int64, "A 3"), (None, "A 3")]
+)
+def test_a_unit_column_counts_if_it_is_text(write_meds, tmp_path, unit, told):
+    events = frame(rows(1, [("2020-01-01", "A", 3.0, None, "mg")]))
+    strict = unit != pl.Int64
+    events = (
+        events.with_columns(pl.col("unit").cast(unit, strict=strict))
+        if unit
+        else events.drop("unit")
+    )
+    labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
+    narrate(write_meds(events), labels, tmp_path / "out")
+    assert texts(tmp_path / "out") == [told]
+
+
 def test_rows_out_of_order_are_refused(write_meds, tmp_path):
     labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
     events = rows(1, [("2020-01-02", "A"), ("2020-01-01", "B")])
