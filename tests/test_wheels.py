@@ -17,16 +17,107 @@ COMMAND = {"ehr-tracking": "ehr-track"}
 USES = {
     "ehr-tracking": """
 from pathlib import Path
-from ehr_tracking.contracts import LABELS
-from ehr_tracking.manifest import load_manifest, new_artifact, seal, verify
+from ehr_tracking.checkpoints import CheckpointStore, resolve
+from ehr_tracking.contracts import CHECKPOINT, LABELS
+from ehr_tracking.lineage import lineage_lines
+from ehr_tracking.manifest import load_manifest, new_artifact, seal, source, verify
+from ehr_tracking.report import html_page, text_table
+from ehr_tracking.runs import RunLog, environment, read_log
+
 with new_artifact(Path("sealed")) as partial:
     (partial / "a.txt").write_text("a")
     seal(partial, LABELS, producer="me 1", config={"n": 1})
 assert verify(Path("sealed")) == []
 assert load_manifest(Path("sealed")).files["a.txt"].bytes == 1
+store = CheckpointStore(Path("run/checkpoints"))
+with store.save(1, score=0.5) as partial:
+    seal(partial, CHECKPOINT, producer="me 1", config={}, inputs={"x": source(Path("sealed"))})
+assert resolve(Path("run")).name == "step-00000001"
+assert "labels/1" in lineage_lines(resolve(Path("run")), [Path()])[1]
+RunLog(Path("log.jsonl")).append({"step": 1})
+assert read_log(Path("log.jsonl")) == [{"step": 1}]
+assert environment()["packages"]["ehr-tracking"] == "0.1.0"
+assert "a" in html_page("t", [text_table([{"a": 1}])])
+""",
+    "ehr-tokenize": """
+from pathlib import Path
+from ehr_tokenize.check import check
+from ehr_tokenize.config import NumericConfig, TokenizeConfig
+from ehr_tokenize.driver import tokenize
+from ehr_tokenize.inspection import inspect, timeline
+from ehr_tokenize.synthetic.cohort import synthesize
+from ehr_tokenize.synthetic.config import SynthConfig
+from ehr_tokenize.tokenizer import Tokenizer
+
+synthesize(Path("meds"), SynthConfig(num_patients=150))
+assert not check(Path("meds")).refused
+summary = tokenize(Path("meds"), Path("tokens"), TokenizeConfig(numeric=NumericConfig(n_bins=5)))
+assert summary.lines()
+assert Tokenizer.load(Path("tokens")).tokens[0].text == "[PAD]"
+assert inspect(Path("tokens")) and timeline(Path("tokens"), 1)
+""",
+    "ehr-models": """
+from pathlib import Path
+import torch
+from ehr_models.batch import newest, pack
+from ehr_models.config import BehrtModelConfig
+from ehr_models.describe import count_parameters
+from ehr_models.heads import build_classifier, classify, hidden_states, pool, token_logits
+from ehr_models.registry import build, presets
+from ehr_models.tokens import open_tokens, read_split
+
+data = open_tokens(Path("tokens"))
+train = read_split(data, "train")
+model = build(BehrtModelConfig(size="tiny"), data.vocab_size, "mlm")
+lengths = (train.offsets[1:] - train.offsets[:-1]).tolist()
+batch = pack(train, [newest(train, i, lengths[i], 64) for i in range(3)])
+states = hidden_states(model, batch)
+assert token_logits(model, states[:2]).shape == (2, data.vocab_size)
+assert pool(states, batch.cu_seqlens, "mean").shape == (3, 64)
+assert classify(build_classifier(model, 1, "mean"), batch).shape == (3, 1)
+assert "behrt" in presets()
+assert count_parameters(BehrtModelConfig(size="tiny"), 100)
+""",
+    "ehr-train": """
+from pathlib import Path
+from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
+from ehr_models.config import BehrtModelConfig
+from ehr_models.tokens import open_tokens
+from ehr_train.config import DataConfig, OptimConfig, TrainConfig
+from ehr_train.run import train
+
+config = TrainConfig(
+    model=BehrtModelConfig(size="tiny"),
+    data=DataConfig(context=64, batch_tokens=512, micro_tokens=512),
+    optim=OptimConfig(steps=2),
+)
+run = train(Path("tokens"), Path("runs/behrt"), config, device="cpu")
+loaded = load_checkpoint(Path("runs/behrt"), task="mlm")
+require_same_vocabulary(loaded, open_tokens(Path("tokens")))
+""",
+    "ehr-eval": """
+from pathlib import Path
+from ehr_eval.config import EhrshotConfig, LogisticRegressionConfig
+from ehr_eval.counts import count_features
+from ehr_eval.ehrshot import run_ehrshot
+from ehr_eval.features import extract_features
+from ehr_eval.labels import make_labels, read_labels, require_known
+from ehr_tracking.manifest import verify
+
+make_labels(Path("meds"), Path("labels"))
+assert read_labels(Path("labels"))
+extract_features(Path("runs/behrt"), Path("tokens"), Path("labels"), Path("features/behrt"))
+count_features(Path("meds"), Path("labels"), Path("features/counts"))
+config = EhrshotConfig(
+    ks=(1, -1), replicates=1, bootstraps=10, heads={"lr": LogisticRegressionConfig(c=(1.0,))}
+)
+features = {name: Path("features") / name for name in ("behrt", "counts")}
+run_ehrshot(Path("labels"), features, Path("results"), config)
+assert verify(Path("results")) == []
+assert Path("results/report.html").stat().st_size > 10_000
 """,
 }
-ORDER = ("ehr-tracking",)
+"""What another project does with an installed wheel; each goes on from the files of those before."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +151,7 @@ def install(name: str, dist: Path, env: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("wheels")
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", USES)
 def test_a_wheel_works_alone(name: str, wheels: Path, work: Path, tmp_path: Path) -> None:
     programs = install(name, wheels, tmp_path / "env")
     command = programs / COMMAND.get(name, name)
@@ -69,7 +160,11 @@ def test_a_wheel_works_alone(name: str, wheels: Path, work: Path, tmp_path: Path
     frozen = subprocess.run(
         [UV, "pip", "freeze", "--python", programs / "python"], capture_output=True, text=True, check=True
     ).stdout  # fmt: skip
-    ours = {line.split("==")[0].split(" @")[0] for line in frozen.splitlines() if line.startswith("ehr-")}
+    ours = {
+        line.split("==")[0].split(" @")[0]
+        for line in frozen.splitlines()
+        if line.startswith("ehr-")
+    }
     assert ours == {name} | SIBLINGS[name]
     script = work / f"{name}.py"
     script.write_text(USES[name])

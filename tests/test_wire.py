@@ -100,5 +100,3 @@ def test_new_subjects_are_tokenised_with_the_vocabulary_of_a_checkpoint(
     )  # fmt: skip
     files = [load_manifest(d).files for d in (work / "tokens", tmp_path / "again")]
     assert files[0] == files[1]
-
-
