@@ -38,6 +38,22 @@ def test_logistic_regression_is_scikit_learns_grid_chosen_on_tuning():
     np.testing.assert_allclose(fitted.probability, scores[best][1], atol=1e-6)
 
 
+@pytest.mark.parametrize(("c", "atol"), [(1e-4, 1e-6), (1.0, 1e-3), (100.0, 1e-2)])
+def test_few_rows_of_many_features_fit_as_all_features_would(c, atol):
+    rng = np.random.default_rng(0)
+    x = sparse.csr_matrix(rng.poisson(0.1, (24, 400)).astype(np.float32))
+    x = sparse.vstack([x, x[:6]]).tocsr()  # oversampled rows: the Gram matrix is singular
+    y = np.r_[np.arange(24) % 3 == 0, np.arange(6) % 3 == 0]
+    new = sparse.csr_matrix(rng.poisson(0.1, (50, 400)).astype(np.float32))
+    found = fit_predict(LogisticRegressionConfig(c=(c,)), (x, y), (x, y), new)
+    scaler = MaxAbsScaler().fit(x.astype(np.float64))
+    model = LogisticRegression(C=c, max_iter=10_000, tol=1e-10)
+    model.fit(scaler.transform(x.astype(np.float64)), y)
+    expected = model.predict_proba(scaler.transform(new.astype(np.float64)))[:, 1]
+    np.testing.assert_allclose(found.probability, expected, atol=atol)  # L-BFGS stops early
+    assert roc_auc_score(expected > np.median(expected), found.probability) > 0.999
+
+
 def test_trees_are_lightgbms_own():
     (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
     head = LightGBMConfig(learning_rate=(0.1,), max_depth=(3,), num_leaves=(10,))

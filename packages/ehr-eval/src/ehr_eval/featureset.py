@@ -5,6 +5,7 @@ n rows, d features.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from ehr_eval import __version__
-from ehr_eval.heads import Matrix
 from ehr_eval.labels import KEY
 from ehr_tracking.contracts import FEATURES, ContractError
 from ehr_tracking.manifest import Manifest, check_file, read_manifest
+
+Matrix: TypeAlias = "npt.NDArray[np.floating[Any]] | sparse.csr_matrix"
+"""[n, d], dense or CSR."""
 
 _INDEX = pa.schema(
     {
