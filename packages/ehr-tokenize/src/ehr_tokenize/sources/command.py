@@ -1,0 +1,83 @@
+"""`ehr-tokenize from`: other forms of health records to MEDS."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ehr_tracking.errors import Group
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group("from", cls=Group)
+def from_() -> None:
+    """Turn another form of health records into a MEDS data set.
+
+    Example: ehr-tokenize from mimic mimic-iv-demo-2.2 --out demo/mimic
+    """
+
+
+def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """The arguments and options that all sources share."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        for option in reversed(
+            (
+                click.argument("source", type=_PATH),
+                click.option("--out", type=_PATH, required=True, help="MEDS directory to write."),
+                click.option("-c", "--config", type=_PATH, help="YAML file of settings."),
+                click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                             help="Override one setting."),
+                click.option("--overwrite", is_flag=True,
+                             help="Replace a data set that ehr-tokenize wrote."),
+            )
+        ):  # fmt: skip
+            function = option(function)
+        return from_.command(name)(function)
+
+    return decorate
+
+
+@_command("mimic")
+def mimic(
+    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+) -> None:
+    """Read MIMIC-IV as released: a directory with hosp/ and icu/, CSV or csv.gz.
+
+    A table that is missing is named and gone on without. Laboratory results are stamped with the
+    time at which they were known; -s labs.time=draw takes that of the specimen.
+
+    Example: ehr-tokenize from mimic mimic-iv-demo-2.2 --out demo/mimic
+    """
+    from ehr_tokenize.sources.config import MimicConfig
+    from ehr_tokenize.sources.mimic import from_mimic
+
+    _run(from_mimic, MimicConfig, source, out, config, overrides, overwrite)
+
+
+@_command("events")
+def events(
+    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+) -> None:
+    """Read a flat table of events: CSV, TSV, JSON lines or Parquet, or a folder of its parts.
+
+    The settings say which column holds what; configs/sources/events.yaml explains them.
+
+    Example: ehr-tokenize from events labs.csv --out labs -c configs/sources/events.yaml
+    """
+    from ehr_tokenize.sources.config import EventsConfig
+    from ehr_tokenize.sources.events import from_events
+
+    _run(from_events, EventsConfig, source, out, config, overrides, overwrite)
+
+
+def _run(
+    read: Callable[..., Any], settings: type, source: Path, out: Path, config: Path | None,
+    overrides: tuple[str, ...], overwrite: bool,
+) -> None:  # fmt: skip
+    from ehr_tracking.config import load_config
+
+    done = read(source, out, load_config(settings, config, overrides), overwrite=overwrite)
+    click.echo("\n".join(done.lines()))

@@ -1,0 +1,248 @@
+"""Read a source's table piece by piece: CSV, TSV, JSON lines or Parquet, compressed or not.
+
+Cells of CSV and JSON arrive as text, so that no leading zero is lost; those of Parquet keep their
+types. Memory is bounded by the piece, whatever the size of the file, also under gzip.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ehr_tracking.errors import UserError
+
+COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
+DELIMITED = (".csv", ".tsv", ".txt")
+JSON_LINES = (".jsonl", ".ndjson")
+_BLOCK = 16 << 20
+_ROWS = 1 << 18
+_HEADER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive rows of a table."""
+
+    path: Path
+    row: int
+    """Of the first; the first row after the header is 1."""
+    frame: pl.DataFrame
+    """Its columns have the names that were asked for, whatever their case in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a text file is written."""
+
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+
+
+def kind(path: Path) -> str:
+    """The suffix that says how a file is written, without that of its compression.
+
+    Examples:
+        >>> kind(Path("labevents.CSV.gz")), kind(Path("person.parquet"))
+        ('.csv', '.parquet')
+    """
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
+def is_table(path: Path) -> bool:
+    """Whether `pieces` can read a file, by its name."""
+    return path.is_file() and kind(path) in (*DELIMITED, *JSON_LINES, ".parquet")
+
+
+def parts(path: Path) -> list[Path]:
+    """A file as it is, or the files of a folder in the order of their names.
+
+    Raises:
+        UserError: If there is nothing to read, or it is no kind of table that we know.
+    """
+    if path.is_dir():
+        found = sorted(
+            p for p in path.iterdir() if is_table(p) and not p.name.startswith((".", "_"))
+        )
+        if not found:
+            raise UserError(f"{path}: no CSV, TSV, JSON lines or Parquet file in it")
+        return found
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or directory")
+    if not is_table(path):
+        raise UserError(f"{path}: not a CSV, TSV, JSON lines (.jsonl) or Parquet file by its name")
+    return [path]
+
+
+def pieces(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), dialect: Dialect | None = None
+) -> Iterator[Piece]:
+    """The rows of one file, with the named columns.
+
+    Args:
+        path: `.csv`, `.tsv`, `.jsonl` (each also compressed) or `.parquet`.
+        columns: Must be there; a name matches exactly, else in any letter case.
+        optional: Are filled with nulls where missing.
+        dialect: Of a text file.
+
+    Raises:
+        UserError: If the file is damaged, or a column is missing or there twice.
+    """
+    dialect = dialect or Dialect()
+    form = kind(path)
+    try:
+        if form == ".parquet":
+            yield from _parquet(path, columns, optional)
+        elif form in JSON_LINES:
+            yield from _json_lines(path, columns, optional)
+        else:
+            yield from _delimited(path, columns, optional, dialect)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as e:
+        if isinstance(e, PermissionError):
+            raise
+        raise UserError(f"{path}: {_reason(e)}") from None
+
+
+def match_columns(
+    path: Path, names: Sequence[str], columns: Sequence[str], optional: Sequence[str]
+) -> dict[str, str]:
+    """Wanted name -> name in the file.
+
+    Raises:
+        UserError: If a column is missing, or there twice.
+    """
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold().strip(), []).append(name)
+    found = {}
+    for wanted in dict.fromkeys((*columns, *optional)):
+        exact = [n for n in names if n == wanted]
+        hits = exact or folded.get(wanted.casefold(), [])
+        if len(hits) > 1:
+            raise UserError(f"{path}: column {wanted} is there {len(hits)} times")
+        if hits:
+            found[wanted] = hits[0]
+        elif wanted in columns:
+            raise UserError(f"{path}: column {wanted} is missing; it has {', '.join(names)}")
+    return found
+
+
+def _delimited(
+    path: Path, columns: Sequence[str], optional: Sequence[str], dialect: Dialect
+) -> Iterator[Piece]:
+    delimiter = dialect.delimiter or ("\t" if kind(path) == ".tsv" else ",")
+    names = _header(path, delimiter, dialect.encoding)
+    found = match_columns(path, names, columns, optional)
+    with pa.input_stream(str(path), compression="detect") as stream:
+        reader = pyarrow.csv.open_csv(
+            stream,
+            # one thread, so that a broken row is told by its number
+            read_options=pyarrow.csv.ReadOptions(
+                block_size=_BLOCK, encoding=dialect.encoding, use_threads=False
+            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=list(found.values()),
+                column_types=dict.fromkeys(found.values(), pa.large_string()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        row = 1
+        for batch in reader:
+            yield Piece(path, row, _select(pl.DataFrame(batch), found, optional))
+            row += len(batch)
+
+
+def _header(path: Path, delimiter: str, encoding: str) -> list[str]:
+    with pa.input_stream(str(path), compression="detect") as stream:
+        head = stream.read(_HEADER)
+    try:
+        text = head.decode(encoding, errors="ignore" if len(head) == _HEADER else "strict")
+    except UnicodeDecodeError:
+        # the header itself may still be sound; the reader will name the column that is not
+        text = head.decode(encoding, errors="replace")
+    except LookupError:
+        raise UserError(f"{path}: {encoding} is no encoding that Python knows") from None
+    first = next(csv.reader(io.StringIO(text.removeprefix("\ufeff")), delimiter=delimiter), None)
+    if not first:
+        raise UserError(f"{path} is empty: a header is needed")
+    return first
+
+
+def _json_lines(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Piece]:
+    with pa.input_stream(str(path), compression="detect") as stream:
+        lines = io.TextIOWrapper(stream, encoding="utf-8")
+        row = 1
+        while block := list(islice(lines, _ROWS)):
+            objects = [_object(path, row + i, line) for i, line in enumerate(block)]
+            found: dict[str, str] = {}
+            for wanted in dict.fromkeys((*columns, *optional)):
+                if wanted in optional or any(wanted in o for o in objects):
+                    found[wanted] = wanted
+                else:
+                    raise UserError(
+                        f"{path}: key {wanted} is in none of rows {row} to {row + len(block) - 1}"
+                    )
+            data = {
+                name: [_cell(path, row + i, name, o) for i, o in enumerate(objects)]
+                for name in found
+            }
+            yield Piece(path, row, pl.DataFrame(data, schema=dict.fromkeys(found, pl.String)))
+            row += len(block)
+
+
+def _object(path: Path, row: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise UserError(f"{path} row {row}: not JSON") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} row {row}: not a JSON object")
+    return value
+
+
+def _cell(path: Path, row: int, name: str, record: dict[str, Any]) -> str | None:
+    value = record.get(name)
+    if isinstance(value, list | dict):
+        raise UserError(f"{path} row {row}, column {name}: a nested value, expected text or number")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None or value == "" else str(value)
+
+
+def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Piece]:
+    with pq.ParquetFile(path) as file:
+        found = match_columns(path, file.schema_arrow.names, columns, optional)
+        row = 1
+        for batch in file.iter_batches(_ROWS, columns=list(found.values())):
+            yield Piece(path, row, _select(pl.DataFrame(batch), found, optional))
+            row += len(batch)
+
+
+def _select(frame: pl.DataFrame, found: dict[str, str], optional: Sequence[str]) -> pl.DataFrame:
+    missing = [n for n in optional if n not in found]
+    return frame.select(
+        *(pl.col(there).alias(wanted) for wanted, there in found.items()),
+        *(pl.lit(None, pl.String).alias(n) for n in missing),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What a reader says, in one line, without the cells that it quotes."""
+    text = " ".join(str(error).split())
+    if "Expected" in text and "columns, got" in text:
+        head, _, tail = text.partition("columns, got ")
+        text = f"{head}columns, got {tail.split(':')[0]}"
+    return text[:200]
