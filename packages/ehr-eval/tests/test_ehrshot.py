@@ -312,3 +312,14 @@ def test_selected_hyperparameters_are_told(results):
         "max_depth": 3,
         "num_leaves": 10,
     }
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    index = pl.read_parquet(features["model"] / "index.parquet")
+    matrix = np.zeros((index.height, 2))
+    matrix[3, 1] = np.nan
+    rows = index.select("subject_id", "prediction_time", "split").rows()
+    features["model"] = toys.features(tmp_path / "diverged", rows, matrix)
+    with pytest.raises(ContractError, match="holds NaN"):
+        run_ehrshot(labels, features, tmp_path / "results", SMALL)

@@ -76,9 +76,7 @@ class EhrshotConfig:
     """Draws of the shots; the seed of a draw is its number."""
     replicates_all: int = Field(default=5, ge=1)
     """The same for k = -1, where the rows are always all rows and only their order is drawn."""
-    heads: dict[str, HeadConfig] = Field(
-        default_factory=_both_heads, min_length=1
-    )
+    heads: dict[str, HeadConfig] = Field(default_factory=_both_heads, min_length=1)
     bootstraps: int = Field(default=1000, ge=0)
     """Resamples of the held-out patients; 0 gives no intervals."""
     baseline: str = "counts"

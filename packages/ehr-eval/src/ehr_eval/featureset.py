@@ -71,8 +71,8 @@ def read_features(directory: Path) -> FeatureSet:
     """Open the features of one model.
 
     Raises:
-        ContractError: If they are unfinished, changed, of another contract, or contradict
-            themselves.
+        ContractError: If they are unfinished, changed, of another contract, contradict themselves, or
+            hold a value that is no finite number.
     """
     manifest = read_manifest(directory, FEATURES, reader=f"ehr-eval {__version__}")
     path = check_file(directory, manifest, "index.parquet")
@@ -86,6 +86,11 @@ def read_features(directory: Path) -> FeatureSet:
         raise ContractError(
             f"{path} names {index.height} rows, which are not rows 0..{matrix.shape[0] - 1} of "
             "features.safetensors one by one"
+        )
+    stored = matrix.data if sparse.issparse(matrix) else matrix
+    if not np.isfinite(stored).all():
+        raise ContractError(
+            f"{directory / 'features.safetensors'} holds NaN or infinite values; did the model diverge?"
         )
     return FeatureSet(directory=directory, manifest=manifest, matrix=matrix, index=index)
 
