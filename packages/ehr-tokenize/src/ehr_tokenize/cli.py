@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 import ehr_tokenize
+from ehr_tokenize.narrative.command import narrate
+from ehr_tokenize.sources.command import from_
 from ehr_tokenize.synthetic.command import synth
 from ehr_tracking.errors import Failure, Group
 
@@ -94,4 +96,6 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
         click.echo(f"wrote {html}")
 
 
+main.add_command(narrate)
 main.add_command(synth)
+main.add_command(from_)
