@@ -1,6 +1,7 @@
 """The cells of a piece as times, integers, numbers and text; what does not fit is named by its place."""
 
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from functools import partial
 
 import polars as pl
@@ -33,6 +34,8 @@ class Cells:
     formats: tuple[str, ...] = ISO
     day_columns: frozenset[str] = frozenset()
     """Columns that hold a day even where they show a time of day."""
+    midnight_is_day: bool = False
+    """Whether 00:00:00 means that only the day is known."""
     _times: dict[str, pl.Series] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -98,9 +101,11 @@ class Cells:
         """
         if name not in self._times:
             raw = self.piece.frame[name]
-            self._times[name] = (
-                self._from_text(name) if raw.dtype == pl.String else self._typed(name)
-            )
+            time = self._from_text(name) if raw.dtype == pl.String else self._typed(name)
+            if self.midnight_is_day:
+                midnight = (time == time.dt.truncate("1d")).fill_null(False)
+                time = time.zip_with(~midnight, self._place(time))
+            self._times[name] = time
         return self._times[name]
 
     def _typed(self, name: str) -> pl.Series:
@@ -143,6 +148,16 @@ class Cells:
         bad = (raw.is_not_null() & parsed.is_null()).arg_max() or 0
         place = f"{self.piece.path} row {self.piece.row + bad}, column {name}"
         raise UserError(f"{place}: {raw[bad]!r} is not {expected}")
+
+
+def at_day(day: date, days: Days) -> datetime:
+    """When an event is put of which only the day is known.
+
+    Examples:
+        >>> at_day(date(2020, 1, 15), "end").isoformat()
+        '2020-01-15T23:59:59'
+    """
+    return datetime.combine(day, time() if days == "start" else time(23, 59, 59))
 
 
 def _parse(raw: pl.Series, pattern: str) -> pl.Series:

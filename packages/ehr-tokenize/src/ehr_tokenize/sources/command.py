@@ -57,6 +57,22 @@ def mimic(
     _run(from_mimic, MimicConfig, source, out, config, overrides, overwrite)
 
 
+@_command("omop")
+def omop(
+    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+) -> None:
+    """Read an OMOP CDM 5.3 or 5.4: a directory with CSV or Parquet files, or folders of their parts.
+
+    Concepts become vocabulary/code; letter case of files and columns does not matter.
+
+    Example: ehr-tokenize from omop my-cdm --out demo/omop
+    """
+    from ehr_tokenize.sources.config import OmopConfig
+    from ehr_tokenize.sources.omop import from_omop
+
+    _run(from_omop, OmopConfig, source, out, config, overrides, overwrite)
+
+
 @_command("events")
 def events(
     source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
@@ -71,6 +87,20 @@ def events(
     from ehr_tokenize.sources.events import from_events
 
     _run(from_events, EventsConfig, source, out, config, overrides, overwrite)
+
+
+@_command("patients-json")
+def patients_json(
+    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+) -> None:
+    """Read patients with diagnoses and prescriptions from one JSON file.
+
+    Example: ehr-tokenize from patients-json synthetic_patients.json --out demo/patients
+    """
+    from ehr_tokenize.sources.config import PatientsJsonConfig
+    from ehr_tokenize.sources.patients_json import from_patients_json
+
+    _run(from_patients_json, PatientsJsonConfig, source, out, config, overrides, overwrite)
 
 
 def _run(

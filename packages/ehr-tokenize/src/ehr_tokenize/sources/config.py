@@ -67,6 +67,8 @@ class OmopConfig:
     unit: Literal["column", "code"] = "column"
     """Write the unit beside the value, or as the last part of the code as well."""
     days: Days = "end"
+    midnight: Literal["day", "time"] = "day"
+    """Whether 00:00:00 in a datetime means that only the day is known, as is custom in OMOP."""
     without: tuple[str, ...] = ()
     """Tables to leave out, e.g. `[observation]`."""
     write: WriteConfig = Field(default_factory=WriteConfig)

@@ -44,7 +44,10 @@ class Dialect:
     """How a text file is written."""
 
     delimiter: str | None = None
+    """None: a tab in .tsv files, and in others whose header has tabs but no comma; else a comma."""
     encoding: str = "utf-8"
+    quotes: bool = True
+    """Whether a cell may stand in double quotes."""
 
 
 def kind(path: Path) -> str:
@@ -138,11 +141,24 @@ def match_columns(
     return found
 
 
+def column_names(path: Path, dialect: Dialect | None = None) -> list[str]:
+    """The columns of a delimited or Parquet file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        if kind(path) == ".parquet":
+            return list(pq.read_schema(path).names)
+        return _header(path, dialect or Dialect())[0]
+    except (pa.ArrowException, OSError, EOFError) as e:
+        raise UserError(f"{path}: {_reason(e)}") from None
+
+
 def _delimited(
     path: Path, columns: Sequence[str], optional: Sequence[str], dialect: Dialect
 ) -> Iterator[Piece]:
-    delimiter = dialect.delimiter or ("\t" if kind(path) == ".tsv" else ",")
-    names = _header(path, delimiter, dialect.encoding)
+    names, delimiter = _header(path, dialect)
     found = match_columns(path, names, columns, optional)
     with pa.input_stream(str(path), compression="detect") as stream:
         reader = pyarrow.csv.open_csv(
@@ -151,7 +167,11 @@ def _delimited(
             read_options=pyarrow.csv.ReadOptions(
                 block_size=_BLOCK, encoding=dialect.encoding, use_threads=False
             ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if dialect.quotes else False,
+                newlines_in_values=dialect.quotes,
+            ),
             convert_options=pyarrow.csv.ConvertOptions(
                 include_columns=list(found.values()),
                 column_types=dict.fromkeys(found.values(), pa.large_string()),
@@ -165,20 +185,22 @@ def _delimited(
             row += len(batch)
 
 
-def _header(path: Path, delimiter: str, encoding: str) -> list[str]:
+def _header(path: Path, dialect: Dialect) -> tuple[list[str], str]:
+    """Names of the columns, and what stands between them."""
     with pa.input_stream(str(path), compression="detect") as stream:
         head = stream.read(_HEADER)
     try:
-        text = head.decode(encoding, errors="ignore" if len(head) == _HEADER else "strict")
-    except UnicodeDecodeError:
-        # the header itself may still be sound; the reader will name the column that is not
-        text = head.decode(encoding, errors="replace")
+        # a wrong byte further down is left to the reader, which will name its column
+        text = head.decode(dialect.encoding, errors="replace").removeprefix("\ufeff")
     except LookupError:
-        raise UserError(f"{path}: {encoding} is no encoding that Python knows") from None
-    first = next(csv.reader(io.StringIO(text.removeprefix("\ufeff")), delimiter=delimiter), None)
+        raise UserError(f"{path}: {dialect.encoding} is no encoding that Python knows") from None
+    line = text.partition("\n")[0]
+    tabs = kind(path) == ".tsv" or ("\t" in line and "," not in line)
+    delimiter = dialect.delimiter or ("\t" if tabs else ",")
+    first = next(csv.reader(io.StringIO(text), delimiter=delimiter), None)
     if not first:
         raise UserError(f"{path} is empty: a header is needed")
-    return first
+    return first, delimiter
 
 
 def _json_lines(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Piece]:

@@ -1,0 +1,153 @@
+# ruff: noqa: DTZ007 -- MEDS times have no zone
+"""Patients in JSON to MEDS and back."""
+
+import json
+from datetime import datetime
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ehr_tokenize.check import check
+from ehr_tokenize.cli import main
+from ehr_tokenize.sources.config import PatientsJsonConfig
+from ehr_tokenize.sources.patients_json import from_patients_json, to_patients_json
+from ehr_tokenize.sources.subjects import hashed
+
+PATIENTS = [
+    {
+        "patient_id": "P0001",
+        "birth_date": "1950-06-01",
+        "sex": "F",
+        "diagnoses": [
+            {"code": "I10", "date": "2020-02-20"},
+            {"code": "E11.65", "date": "2020-01-15"},
+        ],
+        "prescriptions": [{"code": "N02BE01", "date": "2020-01-16"}],
+    },
+    {
+        "patient_id": "2",
+        "diagnoses": [],
+        "prescriptions": [{"code": "A10BA02", "date": "2021-01-01"}],
+    },
+]
+CONFIG = PatientsJsonConfig()
+
+
+def write(path, patients):
+    path.write_text(json.dumps({"patients": patients}))
+    return path
+
+
+def test_rows_are_as_worked_out_by_hand(tmp_path):
+    result = CliRunner().invoke(
+        main,
+        [
+            "from",
+            "patients-json",
+            str(write(tmp_path / "p.json", PATIENTS)),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[:3] == [
+        "patients: 2 rows, 2 events",
+        "diagnoses: 2 rows, 2 events",
+        "prescriptions: 2 rows, 2 events",
+    ]
+    frames = [pl.read_parquet(p) for p in (tmp_path / "out").glob("data/*/*.parquet")]
+    got = (
+        pl.concat(frames)
+        .sort("subject_id", maintain_order=True)
+        .select("subject_id", "time", "code")
+    )
+    one, day = hashed("P0001"), "%Y-%m-%d"
+    assert got.rows() == [
+        (2, datetime.strptime("2021-01-01", day), "MEDICATION//ATC//A10BA02"),
+        (one, None, "GENDER//F"),
+        (one, datetime.strptime("1950-06-01", day), "MEDS_BIRTH"),
+        (one, datetime.strptime("2020-01-15", day), "DIAGNOSIS//ICD10CM//E11.65"),
+        (one, datetime.strptime("2020-01-16", day), "MEDICATION//ATC//N02BE01"),
+        (one, datetime.strptime("2020-02-20", day), "DIAGNOSIS//ICD10CM//I10"),
+    ]
+    assert not [f for f in check(tmp_path / "out").findings if f.check not in {"birth", "splits"}]
+
+
+DAYS = st.dates().map(lambda d: d.isoformat())
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {"code": st.from_regex(r"[A-Z][0-9]{2}(\.[0-9]{1,3})?", fullmatch=True), "date": DAYS}
+    ),
+    max_size=5,
+    unique_by=lambda e: (e["code"], e["date"]),
+)
+PATIENT = st.fixed_dictionaries(
+    {
+        "patient_id": st.from_regex(r"[A-Za-z0-9-]{1,12}", fullmatch=True),
+        "diagnoses": ENTRIES.filter(bool),
+        "prescriptions": ENTRIES,
+    },
+    optional={"birth_date": DAYS, "sex": st.sampled_from(["F", "M", "U"])},
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(PATIENT, min_size=1, max_size=6, unique_by=lambda p: p["patient_id"]))
+def test_patients_come_back(tmp_path_factory, patients):
+    folder = tmp_path_factory.mktemp("patients")
+    from_patients_json(write(folder / "p.json", patients), folder / "out", CONFIG)
+    assert to_patients_json(folder / "out", folder / "back.json") == len(patients)
+    back = json.loads((folder / "back.json").read_text())["patients"]
+    for patient in patients:
+        for name in ("diagnoses", "prescriptions"):
+            patient[name] = sorted(patient[name], key=lambda e: (e["date"], e["code"]))
+    assert back == sorted(patients, key=lambda p: p["patient_id"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "p.json: not JSON"),
+        ("[]", 'p.json: expected {"patients": [...]}'),
+        ('{"patients": [1]}', "patients[0]: not an object"),
+        ('{"patients": [{"diagnoses": []}]}', "patients[0]: patient_id is None, expected text"),
+        (
+            '{"patients": [{"patient_id": "a"}, {"patient_id": "a"}]}',
+            "patients[1]: patient_id 'a' is there twice",
+        ),
+        ('{"patients": [{"patient_id": "a", "diagnoses": {}}]}', "holds no event"),
+        (
+            '{"patients": [{"patient_id": "a", "diagnoses": 3}]}',
+            "patients[0].diagnoses: not a list",
+        ),
+        (
+            '{"patients": [{"patient_id": "a", "diagnoses": [{"code": "I10", "date": "2020-02-30"}]}]}',
+            "patients[0].diagnoses[0]: date is '2020-02-30', expected a date like 2020-01-15",
+        ),
+        (
+            '{"patients": [{"patient_id": "a", "prescriptions": [{"code": "", "date": "2020-02-03"}]}]}',
+            "patients[0].prescriptions[0]: code is '', expected text",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, content, message):
+    (tmp_path / "p.json").write_text(content)
+    command = ["from", "patients-json", str(tmp_path / "p.json"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"p.json"}
+
+
+def test_what_is_not_read_is_named(tmp_path):
+    patient = {
+        **PATIENTS[1],
+        "zip": "123",
+        "diagnoses": [{"code": "I10", "date": "2020-01-01", "by": "x"}],
+    }
+    done = from_patients_json(write(tmp_path / "p.json", [patient]), tmp_path / "out", CONFIG)
+    assert "not read: diagnoses.by, zip" in done.lines()
