@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from ehr_tokenize.cli import main
 from ehr_tokenize.synthetic import codes
-from ehr_tokenize.synthetic.cohort import draw_block, synthesize
+from ehr_tokenize.synthetic.block import draw_block
+from ehr_tokenize.synthetic.cohort import synthesize
 from ehr_tokenize.synthetic.conditions import CAUSES, COMPLAINTS, CONDITIONS, LABS
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import DAYS, simulate
@@ -104,12 +105,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(cohort, tm
 
 def test_blocks_are_independent_streams() -> None:
     config = SynthConfig(num_patients=4096, seed=0)
-    first, second = draw_block(config, 0), draw_block(config, 1)
+    first, second = draw_block(config, 0).rows, draw_block(config, 1).rows
     assert not np.array_equal(first.minute[:500], second.minute[:500])
 
 
 def test_visits_open_and_close_in_turn_and_nothing_follows_death() -> None:
-    rows = draw_block(SynthConfig(num_patients=SIZE, seed=1), 0)
+    rows = draw_block(SynthConfig(num_patients=SIZE, seed=1), 0).rows
     text = np.array(VOCABULARY)[rows.code]
     opens = np.char.startswith(text, "VISIT_START") | np.char.startswith(text, "HOSPITAL_ADMISSION")
     closes = np.char.startswith(text, "VISIT_END") | np.char.startswith(text, "HOSPITAL_DISCHARGE")
@@ -128,7 +129,7 @@ def test_visits_open_and_close_in_turn_and_nothing_follows_death() -> None:
 
 
 def test_a_drug_of_one_condition_follows_its_first_diagnosis() -> None:
-    rows = draw_block(SynthConfig(num_patients=SIZE, seed=1), 0)
+    rows = draw_block(SynthConfig(num_patients=SIZE, seed=1), 0).rows
     for name, drug in (("diabetes", "A10BA02"), ("depression", "N06AB06"), ("copd", "R03AC02")):
         condition = next(c for c in CONDITIONS if c.name == name)
         coded = np.isin(rows.code, [CODE_ID[codes.diagnosis(x)] for x in condition.stages])
@@ -232,7 +233,7 @@ def test_noise_spreads_laboratory_values_about_the_latent_level() -> None:
     potassium = CODE_ID["LAB//LOINC//2823-3//mmol/L"]
     spread = {}
     for noise in (0.0, 3.0):
-        rows = draw_block(SynthConfig(num_patients=SIZE, seed=2, noise=noise), 0)
+        rows = draw_block(SynthConfig(num_patients=SIZE, seed=2, noise=noise), 0).rows
         values = rows.value[rows.code == potassium]
         assert np.isfinite(values).all()
         spread[noise] = values.std()

@@ -1,10 +1,16 @@
-"""Writing a synthetic cohort as a MEDS data set, block of subjects by block."""
+"""Writing a synthetic cohort, block of subjects by block: as a MEDS data set or as JSON."""
 
 import json
+import multiprocessing
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from itertools import starmap
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,23 +20,17 @@ from tqdm import tqdm
 
 import ehr_tokenize
 from ehr_tokenize.meds import SPLITS, assign_splits
-from ehr_tokenize.synthetic import codes, records
-from ehr_tokenize.synthetic.conditions import RACES
+from ehr_tokenize.synthetic import codes, novel
+from ehr_tokenize.synthetic.block import BLOCK, STATIC, Block, draw_block, with_novel_codes
 from ehr_tokenize.synthetic.config import SynthConfig
-from ehr_tokenize.synthetic.course import DAYS, simulate
-from ehr_tokenize.synthetic.disease import Floats, Ints, sample_latent
-from ehr_tokenize.synthetic.records import CODE_ID, DAY, INSIDE, LAST, VOCABULARY, Rows
+from ehr_tokenize.synthetic.disease import Ints
+from ehr_tokenize.synthetic.patients import patients_json
+from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, Rows
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 
-BLOCK = 2048
-"""Subjects that are drawn together, each block from its own random stream."""
 NAME = "ehr-tokenize synthetic cohort"
-FIRST_ENTRY = int(np.datetime64("2008-01-01", "m").astype(np.int64))
-LAST_DAY = int(np.datetime64("2022-01-01", "m").astype(np.int64))
-STATIC = np.iinfo(np.int64).min
-"""Minute of a static event: before all others, and written as null."""
-
+T = TypeVar("T")
 SCHEMA = pa.schema(
     [
         pa.field("subject_id", pa.int64(), nullable=False),
@@ -52,127 +52,152 @@ class Summary:
     deaths: int
 
 
-def synthesize(out: Path, config: SynthConfig, *, overwrite: bool = False) -> Summary:
+def synthesize(
+    out: Path,
+    config: SynthConfig,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    risks: bool = False,
+) -> Summary:
     """Draw a cohort and write it as MEDS 0.4: `data/{split}/{block}.parquet` and `metadata/`.
 
     The generative model is stated in `docs/synthetic.md` and, by part, in `disease`, `course` and
-    `records`. Memory is bounded by one block of subjects; the same config gives the same bytes.
+    `records`. Memory is bounded by one block of subjects a worker; the same config gives the same
+    bytes, whatever the number of workers.
 
     Args:
         out: The data set's directory.
         config: Size, seed and effects.
         overwrite: Replace a synthetic cohort that is there; never anything else.
+        workers: Processes.
+        risks: Write `labels/` and `risks/` as well; see `ehr_tokenize.synthetic.risks`.
 
     Raises:
         UserError: If `out` exists and may not be replaced.
     """
     _refuse_existing(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial_out = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial_out, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        events = deaths = 0
-        starts = range(0, config.num_patients, BLOCK)
-        for block, first in enumerate(tqdm(starts, desc="subjects", unit="block", disable=None)):
-            rows = draw_block(config, block)
-            ids = np.arange(first, min(first + BLOCK, config.num_patients)) + 1
-            _write_block(partial, block, ids, rows, config)
-            events += len(rows.code)
-            deaths += int((rows.code == CODE_ID[codes.DEATH]).sum())
-        _write_metadata(partial, config)
-        _move(partial, out)
+        partial_out.mkdir(parents=True)
+        write = partial(_write_block, partial_out, config)
+        counts = list(over(write, [(b,) for b in _blocks(config)], workers, "subjects"))
+        _write_metadata(partial_out, config)
+        if risks:
+            from ehr_tokenize.synthetic.risks import write_risks
+
+            write_risks(partial_out, config, workers=workers)
+        _move(partial_out, out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Summary(out, config.num_patients, events, len(VOCABULARY), deaths)
+        shutil.rmtree(partial_out, ignore_errors=True)
+    events, deaths = (sum(x) for x in zip(*counts, strict=True))
+    return Summary(out, config.num_patients, events, len(_code_rows(config)), deaths)
 
 
-def draw_block(config: SynthConfig, block: int) -> Rows:
-    """All events of one block of subjects, by subject and time, static ones first.
+def synthesize_json(
+    out: Path, config: SynthConfig, *, overwrite: bool = False, workers: int = 1
+) -> Summary:
+    """Draw a cohort and write its diagnoses and medication as one JSON file.
 
     Args:
-        config: Of the cohort.
-        block: Number of the block; it has subjects `block * BLOCK` to `(block + 1) * BLOCK`.
+        out: The file.
+        config: Size, seed and effects; the subjects are those of `synthesize`.
+        overwrite: Replace a file that is there.
+        workers: Processes.
+
+    Raises:
+        UserError: If `out` exists and may not be replaced.
     """
-    n = min(BLOCK, config.num_patients - block * BLOCK)
-    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(block,)))
-    male = rng.random(n) < 0.5
-    race = rng.choice(len(RACES), size=n, p=list(RACES.values()))
-    entry_age = np.clip(52 + 17 * rng.standard_normal(n), 18, 90)
-    entry = FIRST_ENTRY + rng.integers(0, 5 * 365 * DAY, size=n)
-    birth = (entry - np.rint(entry_age * DAYS * DAY).astype(np.int64)) // DAY * DAY
-    entry_age = (entry - birth) / (DAYS * DAY)
-    lost = np.full(n, np.inf)
-    if config.dropout_rate > 0:
-        lost = rng.exponential(1 / config.dropout_rate, size=n)
-    end_age = np.minimum((LAST_DAY - birth) / (DAYS * DAY), entry_age + lost)
-
-    latent = sample_latent(rng, male, config)
-    course = simulate(rng, latent, entry_age, end_age, config)
-    start = _minutes(birth[course.encounters.subject], course.encounters.age)
-    everyone = np.arange(n)
-    outside = np.setdiff1d(  # a death in hospital is written with its stay
-        np.flatnonzero(~np.isnan(course.death)),
-        course.encounters.subject[course.encounters.died],
-    )
-    dying = np.full(len(outside), CODE_ID[codes.DEATH])
-    gender = np.where(male, CODE_ID["GENDER//M"], CODE_ID["GENDER//F"])
-    races = np.array([CODE_ID[f"RACE//{x}"] for x in RACES])
-    static = np.full(n, STATIC)
-    rows = records.concatenate(
-        [
-            _plain(everyone, static, INSIDE, gender),
-            _plain(everyone, static, INSIDE, races[race]),
-            _plain(everyone, birth, INSIDE, np.full(n, CODE_ID[codes.BIRTH])),
-            records.write_record(rng, latent, course.encounters, start, config),
-            _plain(outside, _minutes(birth[outside], course.death[outside]), LAST, dying),
-        ]
-    )
-    order = np.lexsort((rows.code, rows.rank, rows.minute, rows.subject))
-    return Rows(*(getattr(rows, name)[order] for name in Rows.__dataclass_fields__))
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UserError(f"{out} exists; choose another path or pass --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial_out = out.with_name(f".{out.name}.partial")
+    events = 0
+    try:
+        with partial_out.open("w", encoding="utf-8") as f:
+            f.write('{"patients": [')
+            blocks = [(b,) for b in _blocks(config)]
+            write = partial(_block_json, config)
+            for k, text in enumerate(over(write, blocks, workers, "subjects")):
+                f.write((",\n" if k else "\n") + text)
+                events += text.count('"date"')
+            f.write("\n]}\n")
+        partial_out.replace(out)
+    finally:
+        partial_out.unlink(missing_ok=True)
+    return Summary(out, config.num_patients, events, len(_code_rows(config)), 0)
 
 
-def _plain(subject: Ints, minute: Ints, rank: int, code: Ints) -> Rows:
-    return Rows(subject, minute, np.full(len(subject), rank), code, np.full(len(subject), np.nan))
+def over(
+    function: Callable[..., T], arguments: Sequence[tuple[int, ...]], workers: int, unit: str
+) -> Iterator[T]:
+    """Apply a picklable function to each tuple of arguments, in order, with a bar."""
+    bar = partial(tqdm, desc=unit, unit="block", total=len(arguments), disable=None)
+    if workers == 1 or len(arguments) == 1:
+        yield from bar(starmap(function, arguments))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context) as pool:
+        yield from bar(pool.map(function, *zip(*arguments, strict=True)))
 
 
-def _minutes(birth: Ints, age: Floats) -> Ints:
-    """Minutes since 1970 at an age in years, rounded down so that order is kept."""
-    return birth + np.floor(age * (DAYS * DAY)).astype(np.int64)
+def _blocks(config: SynthConfig) -> range:
+    return range(-(-config.num_patients // BLOCK))
 
 
-def _splits(ids: Ints, config: SynthConfig) -> list[str]:
-    return [SPLITS[i] for i in assign_splits(ids, None, config.seed).tolist()]
+def splits_of(ids: Iterable[int], config: SynthConfig) -> list[str]:
+    """The split of each subject: 80/10/10 by a hash of seed and subject."""
+    return [SPLITS[i] for i in assign_splits(np.asarray(ids), None, config.seed).tolist()]
 
 
-def _write_block(directory: Path, block: int, ids: Ints, rows: Rows, config: SynthConfig) -> None:
-    """One file for each split that has subjects of this block."""
-    split = np.array(_splits(ids, config))
+def _block_json(config: SynthConfig, number: int) -> str:
+    block = draw_block(config, number)
+    return patients_json(block, with_novel_codes(block.rows, config, number))
+
+
+def _write_block(directory: Path, config: SynthConfig, number: int) -> tuple[int, int]:
+    """One file for each split that has subjects of this block; the events and deaths in it."""
+    block = draw_block(config, number)
+    rows = with_novel_codes(block.rows, config, number)
+    split = np.array(splits_of(block.ids, config))
+    names = pa.array(VOCABULARY + novel.NOVEL)
     for name in SPLITS:
         kept = (split == name)[rows.subject]
-        if not kept.any():
-            continue
-        time = rows.minute[kept]
-        known = time != STATIC
-        value = rows.value[kept]
-        code = pa.DictionaryArray.from_arrays(pa.array(rows.code[kept]), pa.array(VOCABULARY))
-        table = pa.table(
-            [
-                pa.array(ids[rows.subject[kept]]),
-                pa.array(np.where(known, time, 0) * 60_000_000, mask=~known).cast(
-                    pa.timestamp("us")
-                ),
-                code.cast(pa.string()),
-                pa.array(value.astype(np.float32), mask=np.isnan(value)),
-            ],
-            schema=SCHEMA,
-        )
-        (directory / "data" / name).mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, directory / "data" / name / f"{block}.parquet", compression="zstd")
+        if kept.any():
+            path = directory / "data" / name / f"{number}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(_table(block, rows, kept, names), path, compression="zstd")
+    return len(rows.code), int((rows.code == CODE_ID[codes.DEATH]).sum())
+
+
+def _table(block: Block, rows: Rows, kept: Ints, names: pa.Array) -> pa.Table:
+    time = rows.minute[kept]
+    known = time != STATIC
+    value = rows.value[kept]
+    time = pa.array(np.where(known, time, 0) * 60_000_000, mask=~known).cast(pa.timestamp("us"))
+    return pa.table(
+        [
+            pa.array(block.ids[rows.subject[kept]]),
+            time,
+            pa.DictionaryArray.from_arrays(pa.array(rows.code[kept]), names).cast(pa.string()),
+            pa.array(value.astype(np.float32), mask=np.isnan(value)),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _code_rows(config: SynthConfig) -> list[tuple[str, str | None, list[str]]]:
+    """(code, description, parents); a novel code has no description."""
+    rows: list[tuple[str, str | None, list[str]]] = [*codes.code_table()]
+    if config.novel_prob > 0:
+        rows += [(code, None, parents) for code, parents in novel.PARENTS.items()]
+    return sorted(rows, key=lambda row: row[0])
 
 
 def _write_metadata(directory: Path, config: SynthConfig) -> None:
     (directory / "metadata").mkdir()
-    code, description, parents = zip(*codes.code_table(), strict=True)
+    code, description, parents = zip(*_code_rows(config), strict=True)
     table = pa.table(
         {
             "code": pa.array(code, pa.string()),
@@ -182,7 +207,7 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
     )
     pq.write_table(table, directory / meds.code_metadata_filepath)
     ids = np.arange(1, config.num_patients + 1)
-    splits = pa.table({"subject_id": ids, "split": _splits(ids, config)})
+    splits = pa.table({"subject_id": ids, "split": splits_of(ids, config)})
     pq.write_table(splits, directory / meds.subject_splits_filepath)
     about = {
         "dataset_name": NAME,

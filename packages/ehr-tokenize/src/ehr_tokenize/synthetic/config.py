@@ -21,6 +21,8 @@ class SynthConfig:
 
     num_patients: Annotated[int, Field(ge=1, le=100_000_000)] = 1000
     seed: Annotated[int, Field(ge=0)] = 0
+    novel_prob: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a diagnosis or medication is written in a code that no table knows."""
     frailty_onset: Effect = 0.4
     """Log hazard ratio of each condition's onset for one standard deviation of frailty."""
     frailty_events: Effect = 0.3

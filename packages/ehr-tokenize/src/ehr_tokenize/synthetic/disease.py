@@ -15,7 +15,12 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+NAMES = [c.name for c in CONDITIONS]
 BURDEN = np.array([c.burden for c in CONDITIONS])
+RATE_SD = 0.4
+"""Of the logarithm of a condition's progression, beside frailty and order."""
+PROPENSITY_SD = 0.5
+"""Of the logarithm of the propensity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,17 @@ class Latent:
     """[N, C], age at onset; infinite where it never comes."""
     rate: Floats
     """[N, C], progression a year."""
+    propensity: Floats
+    """[N], a subject's own factor on the rate of outpatient visits."""
+
+    def take(self, subject: Ints) -> "Latent":
+        """The state of some subjects, in that order; one may come several times."""
+        return Latent(
+            self.frailty[subject],
+            self.onset[subject],
+            self.rate[subject],
+            self.propensity[subject],
+        )
 
     def severity(self, subject: Ints, age: Floats) -> Floats:
         """[K, C]: 0 before onset, then 1 - exp(-rate * years since onset).
@@ -46,7 +62,26 @@ class Latent:
 
 
 def sample_latent(rng: np.random.Generator, male: Bools, config: SynthConfig) -> Latent:
-    """Draw frailty, onsets and progression of each subject.
+    """Draw frailty, onsets, progression and propensity of each subject.
+
+    Args:
+        rng: Source of all randomness.
+        male: [N].
+        config: Effects.
+    """
+    n = len(male)
+    frailty = rng.standard_normal(n)
+    nothing = np.full((n, len(CONDITIONS)), np.inf)
+    unborn = Latent(frailty, nothing, np.ones_like(nothing), np.ones(n))
+    latent = draw_onsets(rng, unborn, male, np.zeros(n), config)
+    propensity = np.exp(PROPENSITY_SD * rng.standard_normal(n))
+    return Latent(frailty, latent.onset, latent.rate, propensity)
+
+
+def draw_onsets(
+    rng: np.random.Generator, latent: Latent, male: Bools, age: Floats, config: SynthConfig
+) -> Latent:
+    """Draw what comes after an age: onset and progression of the conditions not yet present.
 
     The onset of condition c has the hazard
     `hazard_c * d/da (a/60)**shape_c * exp(frailty_onset * z + male_c + sum of causes present)`.
@@ -55,27 +90,60 @@ def sample_latent(rng: np.random.Generator, male: Bools, config: SynthConfig) ->
 
     Args:
         rng: Source of all randomness.
+        latent: Conditions with an onset up to `age` stay as they are.
         male: [N].
+        age: [N], in years.
         config: Effects.
     """
     n = len(male)
-    names = [c.name for c in CONDITIONS]
-    frailty = rng.standard_normal(n)
-    onset = np.full((n, len(names)), np.inf)
-    rate = np.empty((n, len(names)))
+    onset, rate = latent.onset.copy(), latent.rate.copy()
     for j, condition in enumerate(CONDITIONS):
-        causes = [names.index(x) for x in condition.causes]
+        causes = [NAMES.index(x) for x in condition.causes]
         ratios = np.array(list(condition.causes.values()))
-        baseline = np.exp(config.frailty_onset * frailty + condition.male * male)
+        baseline = np.exp(config.frailty_onset * latent.frailty + condition.male * male)
         target = rng.exponential(size=n) / (condition.hazard * baseline)
-        onset[:, j] = _invert(target, onset[:, causes], ratios, condition.shape)
+        target += cumulative_hazard(age, onset[:, causes], ratios, condition.shape)
+        begun = onset[:, j] <= age
+        drawn = _invert(target, onset[:, causes], ratios, condition.shape)
+        onset[:, j] = np.where(begun, onset[:, j], drawn)
         before = (onset[:, causes] < onset[:, j : j + 1]).sum(axis=1)
-        rate[:, j] = condition.rate * np.exp(
-            config.frailty_events * frailty
+        pace = condition.rate * np.exp(
+            config.frailty_events * latent.frailty
             + config.order_effect * before
-            + 0.4 * rng.standard_normal(n)
+            + RATE_SD * rng.standard_normal(n)
         )
-    return Latent(frailty, onset, rate)
+        rate[:, j] = np.where(begun, rate[:, j], pace)
+    return Latent(latent.frailty, onset, rate, latent.propensity)
+
+
+def cumulative_hazard(age: Floats, causes: Floats, log_ratios: Floats, shape: float) -> Floats:
+    """The integral up to `age` of a Weibull hazard that steps up at each cause's onset.
+
+    Args:
+        age: [...], in years.
+        causes: [..., K] ages at onset; its leading dimensions and those of `age` broadcast.
+        log_ratios: [K].
+        shape: Of the Weibull baseline.
+
+    Returns:
+        [...], in units of the baseline's cumulative hazard at 60.
+
+    Examples:
+        >>> twice = np.log([2.0])  # with shape 1: rate 1/60 a year, 2/60 from the age of 30 on
+        >>> cumulative_hazard(np.array([15.0, 60.0]), np.array([30.0]), twice, 1.0).tolist()
+        [0.25, 1.5]
+    """
+    now = (age / 60) ** shape
+    order = np.argsort(causes, axis=-1)
+    starts = np.take_along_axis(causes, order, axis=-1)
+    total: Floats = now
+    step = np.ones(causes.shape[:-1])  # hazard ratio before the k-th cause
+    for k in range(causes.shape[-1]):
+        rise = step * np.expm1(log_ratios[order[..., k]])
+        begin = (np.minimum(starts[..., k], 1e6) / 60) ** shape
+        total = total + rise * np.maximum(now - begin, 0.0)
+        step = step + rise
+    return total
 
 
 def _invert(target: Floats, causes: Floats, log_ratios: Floats, shape: float) -> Floats:

@@ -24,15 +24,25 @@ from ehr_tokenize.synthetic.conditions import (
 )
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import Encounters
-from ehr_tokenize.synthetic.disease import Bools, Floats, Ints, Latent
+from ehr_tokenize.synthetic.disease import NAMES, Bools, Floats, Ints, Latent
 
-NAMES = [c.name for c in CONDITIONS]
 VOCABULARY = [row[0] for row in codes.code_table()]
 CODE_ID = {code: i for i, code in enumerate(VOCABULARY)}
 HOUR = 60
 DAY = 24 * HOUR
 MAX_PANELS = 21
 """Days of a stay on which blood is drawn; a longer stay is drawn on its first ones."""
+
+GIVEN = (0.55, 0.5, 0.5)
+"""Probability of each line of drugs where the stage asks for it."""
+NURSING_AT, NURSING_ACUTE = 3.0, 0.7
+"""Discharge to nursing has the odds exp(sum of severities + NURSING_ACUTE * q - NURSING_AT)."""
+CAUSE_SLOPE = 3.0
+"""Of the severity behind the cause of a stay, in its exponent."""
+DIALYSIS_FROM, DIALYSED = 0.8, 0.9
+"""Severity of kidney disease from which a stay has dialysis, and how often."""
+INTUBATION_FROM, INTUBATED = 1.8, 0.7
+"""Acute severity from which a stay has intubation, and how often."""
 
 # Order of events that share a minute: what opens a visit, what happens in it, what closes it, death
 OPEN, INSIDE, CLOSE, LAST = range(4)
@@ -90,13 +100,31 @@ def concatenate(parts: list[Rows]) -> Rows:
     )
 
 
+def coding_chance(severity: Floats, stay: Bools) -> Floats:
+    """Probability that a condition that is present is coded in an encounter."""
+    chance: Floats = np.where(stay, 0.15 + 0.75 * severity, 0.04 + 0.35 * severity)
+    return chance
+
+
+def elective_chance(acute: Floats) -> Floats:
+    """Probability that a stay is elective."""
+    chance: Floats = 0.3 / (1 + np.exp(2 * acute))
+    return chance
+
+
+def trend(progress: Floats, died: Bools) -> Floats:
+    """Factor on acute severity at a share of a stay: it falls to 30%, or rises by half to death."""
+    factor: Floats = np.where(died, 1 + 0.5 * progress, 1 - 0.7 * progress)
+    return factor
+
+
 def write_record(
     rng: np.random.Generator,
     latent: Latent,
     encounters: Encounters,
     start: Ints,
     config: SynthConfig,
-) -> Rows:
+) -> tuple[Rows, Floats]:
     """Turn encounters into coded events.
 
     Args:
@@ -105,6 +133,9 @@ def write_record(
         encounters: [E], by subject and time.
         start: [E], the minute at which each begins.
         config: `noise` is used here.
+
+    Returns:
+        The events, and each subject's usual level of each of `LABS`, [N, K], in deviations.
     """
     notes = _Notes(encounters.subject, start)
     severity = latent.severity(encounters.subject, encounters.age)
@@ -114,8 +145,9 @@ def write_record(
     _boundaries(rng, notes, encounters, severity, length)
     _drugs(rng, notes, encounters, severity, known)
     _procedures(rng, notes, encounters, severity, known)
-    _panels(rng, notes, latent, encounters, known, length, config)
-    return notes.rows()
+    usual = rng.standard_normal((len(latent.frailty), len(LABS)))
+    _panels(rng, notes, latent, usual, encounters, known, length, config)
+    return notes.rows(), usual
 
 
 def _boundaries(
@@ -124,11 +156,11 @@ def _boundaries(
     clinic, stay = np.flatnonzero(~e.stay), np.flatnonzero(e.stay)
     notes.add(clinic, 0, codes.VISIT_START, rank=OPEN)
     notes.add(clinic, length[clinic], codes.VISIT_END, rank=CLOSE)
-    elective = rng.random(len(stay)) < 0.3 / (1 + np.exp(2 * e.acute[stay]))
+    elective = rng.random(len(stay)) < elective_chance(e.acute[stay])
     notes.add(stay[elective], 0, codes.ELECTIVE, rank=OPEN)
     notes.add(stay[~elective], 0, codes.EMERGENCY, rank=OPEN)
-    frail = severity[stay].sum(axis=1) + 0.7 * e.acute[stay]
-    nursing = rng.random(len(stay)) < 1 / (1 + np.exp(3 - frail))
+    frail = severity[stay].sum(axis=1) + NURSING_ACUTE * e.acute[stay]
+    nursing = rng.random(len(stay)) < 1 / (1 + np.exp(NURSING_AT - frail))
     died = e.died[stay]
     for group, code in (
         (died, codes.DIED),
@@ -146,7 +178,7 @@ def _diagnoses(
 
     A stay codes them when it ends, a visit in its course; what brought the subject is coded early.
     """
-    chance = np.where(e.stay[:, None], 0.15 + 0.75 * severity, 0.04 + 0.35 * severity)
+    chance = coding_chance(severity, e.stay[:, None])
     coded = (severity > 0) & (rng.random(severity.shape) < chance)
     stage = np.minimum((severity * 3).astype(np.int64), 2)
     table = np.array([[CODE_ID[codes.diagnosis(c)] for c in x.stages] for x in CONDITIONS])
@@ -159,7 +191,7 @@ def _diagnoses(
         [
             cause.weight
             + cause.slope * e.acute[stay]
-            + (3 * severity[stay, NAMES.index(cause.condition)] if cause.condition else 0)
+            + (CAUSE_SLOPE * severity[stay, NAMES.index(cause.condition)] if cause.condition else 0)
             for cause in CAUSES
         ],
         axis=1,
@@ -196,7 +228,7 @@ def _drugs(
     stage = np.minimum((severity * 3).astype(np.int64), 2)
     seen: dict[str, Bools] = {}
     for line in range(3):
-        given = known & (stage >= line) & (rng.random(known.shape) < (0.55, 0.5, 0.5)[line])
+        given = known & (stage >= line) & (rng.random(known.shape) < GIVEN[line])
         for j, condition in enumerate(CONDITIONS):
             atc = condition.drugs[line]
             seen[atc] = seen.get(atc, np.zeros(len(known), bool)) | given[:, j]
@@ -226,7 +258,7 @@ def _procedures(
     notes.add(np.flatnonzero(~e.stay & long_visit), 55, codes.procedure("99214"))
     notes.add(np.flatnonzero(~e.stay & ~long_visit), 55, codes.procedure("99213"))
     notes.add(np.flatnonzero(e.stay), HOUR, codes.procedure("99223"))
-    dialysis = has("kidney_disease") & (severity[:, NAMES.index("kidney_disease")] > 0.8)
+    dialysis = has("kidney_disease") & (severity[:, NAMES.index("kidney_disease")] > DIALYSIS_FROM)
     for mask, chance, cpt in (
         (has("heart_failure") | has("atrial_fibrillation") | e.stay, 0.4, "93000"),
         (has("heart_failure"), 0.25, "93306"),
@@ -234,8 +266,8 @@ def _procedures(
         (e.stay, 0.5, "71046"),
         (has("cancer") & ~e.stay, 0.4, "96413"),
         (has("depression") & ~e.stay, 0.3, "90834"),
-        (e.stay & dialysis, 0.9, "90935"),
-        (e.stay & (e.acute > 1.8), 0.7, "31500"),
+        (e.stay & dialysis, DIALYSED, "90935"),
+        (e.stay & (e.acute > INTUBATION_FROM), INTUBATED, "31500"),
         (has("ischemic_heart_disease") & e.stay, 0.1, "92928"),
         (~e.stay, 0.08, "90686"),
     ):
@@ -247,6 +279,7 @@ def _panels(
     rng: np.random.Generator,
     notes: _Notes,
     latent: Latent,
+    usual: Floats,
     e: Encounters,
     known: Bools,
     length: Ints,
@@ -262,10 +295,8 @@ def _panels(
     day = np.arange(len(row)) - np.repeat(np.cumsum(panels) - panels, panels)
     offset = np.where(e.stay[row], 2 * HOUR + DAY * day, 15)
     progress = offset / length[row]
-    trend = np.where(e.died[row], 1 + 0.5 * progress, 1 - 0.7 * progress)
-    acute = e.acute[row] * trend
+    acute = e.acute[row] * trend(progress, e.died[row])
     severity = latent.severity(e.subject[row], e.age[row])
-    usual = rng.standard_normal((len(latent.frailty), len(LABS)))
     for k, (lab, code) in enumerate(zip(LABS, codes.measurements(), strict=True)):
         columns = [NAMES.index(x) for x in lab.loads]
         relevant = known[row][:, columns].any(axis=1)
