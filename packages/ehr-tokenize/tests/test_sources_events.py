@@ -135,6 +135,13 @@ def test_named_splits_and_text_ids(tmp_path):
         ].to_list() == [subject]
 
 
+def test_ids_that_a_spreadsheet_made_decimal_stay_integers(tmp_path):
+    source = table(tmp_path / "e.csv", ["17.0,2020-01-01,A", "18,2020-01-01,A"])
+    from_events(source, tmp_path / "out", WHAT)
+    assert sorted(read(tmp_path / "out")["subject_id"]) == [17, 18]
+    assert not (tmp_path / "out/metadata/source_subjects.parquet").exists()
+
+
 def test_repeated_events_are_kept_once_and_counted(tmp_path):
     source = table(tmp_path / "e.csv", ["1,2020-01-01,A", "1,2020-01-01,A", "1,2020-01-02,A"])
     done = from_events(source, tmp_path / "out", WHAT)
@@ -202,6 +209,7 @@ def test_value_and_text_in_one_column(tmp_path):
         ({"code": "{c"}, ["1,2020-01-01,A"], r"code template '\{c'"),
         ({"code": "{c!r}"}, ["1,2020-01-01,A"], r"write \{column\} or"),
         ({"value": "c"}, ["1,2020-01-01,2", "1,2020-01-01,A"], r"row 2, column c: 'A' is not a number"),
+        ({}, ["1,0000-01-01,A"], r"row 1, column t: '0000-01-01' is not a time in the years 1"),
         ({"static": "c"}, ["1,2020-01-01,maybe"], r"row 1, column c: 'maybe' is not true or false"),
         ({"split": "c"}, ["1,2020-01-01,test"], r"row 1, column c: split is 'test'"),
         ({"split": "c"}, ["1,2020-01-01,train", "1,2020-01-01,tuning"], r"row 2, column c: subject 1 is in two splits"),

@@ -102,6 +102,8 @@ class Cells:
         if name not in self._times:
             raw = self.piece.frame[name]
             time = self._from_text(name) if raw.dtype == pl.String else self._typed(name)
+            years = time.dt.year().is_between(1, 9999) | time.is_null()
+            self._refuse(name, raw, time.set(~years, None), "a time in the years 1 to 9999")
             if self.midnight_is_day:
                 midnight = (time == time.dt.truncate("1d")).fill_null(False)
                 time = time.zip_with(~midnight, self._place(time))

@@ -8,8 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
 
-EXTRA_TYPES = ("text", "integer", "number")
-_MEDS = ("subject_id", "time", "code", "numeric_value", "text_value", "unit")
+_TAKEN = ("subject_id", "time", "rank", "code", "numeric_value", "text_value", "unit", "")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -120,7 +119,7 @@ class EventsConfig:
     def _coherent(self) -> "EventsConfig":
         if self.time is None and (self.static or self.time_formats):
             raise ValueError("static and time_formats need time")
-        taken = sorted(set(self.extras) & set(_MEDS))
+        taken = sorted(set(self.extras) & set(_TAKEN))
         if taken:
             raise ValueError(f"extras.{taken[0]}: that column is made by the mapping itself")
         return self

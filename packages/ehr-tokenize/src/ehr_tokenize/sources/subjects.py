@@ -36,9 +36,9 @@ class Subjects:
         Raises:
             UserError: If two subjects get the same id.
         """
-        if cells.piece.frame[column].dtype.is_integer():
+        if cells.piece.frame[column].dtype.is_numeric():
             return cells.integer(column)
-        text = cells.text(column)
+        text = cells.text(column).str.replace(r"^(-?\d+)\.0+$", "${1}")  # 17.0, as pandas writes
         new = text.drop_nulls().unique().sort()
         ids = pl.DataFrame(
             {"name": new, "id": [self.id(name) for name in new]},
