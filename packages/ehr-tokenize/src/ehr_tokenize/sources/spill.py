@@ -9,14 +9,14 @@ import polars as pl
 import pyarrow as pa
 
 BUCKETS = 256
-_FLUSH = 1 << 20
+_FLUSH = 1 << 19
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 
 
 class Spill:
     """Takes events in any order and gives them back by bucket.
 
-    Every million events become one Arrow file with one record batch for each bucket that has any.
+    Every half million events become one Arrow file with one record batch for each bucket that has any.
 
     Args:
         directory: For its files; made when needed.
@@ -65,7 +65,7 @@ class Spill:
         """All events of some buckets, in no particular order."""
         batches = []
         for path, number, sizes in self._files:
-            with pa.memory_map(str(path)) as source:
+            with pa.OSFile(str(path)) as source:
                 reader = pa.ipc.open_file(source)
                 batches += [reader.get_batch(int(number[b])) for b in buckets if sizes[b]]
         return pl.DataFrame(pa.Table.from_batches(batches), schema=self._schema)

@@ -23,8 +23,8 @@ from ehr_tracking.errors import UserError
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
-_BLOCK = 16 << 20
-_ROWS = 1 << 18
+_BLOCK = 4 << 20
+_ROWS = 1 << 16
 _HEADER = 1 << 20
 
 

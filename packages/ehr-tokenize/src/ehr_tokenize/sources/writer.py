@@ -1,6 +1,6 @@
 """From frames of events, in any order, to a MEDS 0.4 directory, in bounded memory.
 
-Events are spilled to disk by a hash of the subject, one file for about a million of them with one
+Events are spilled to disk by a hash of the subject, one file for about half a million of them with one
 record batch for each bucket; then bucket after bucket is read back, sorted and written. Rows of a
 subject are ordered by (time, static ones first; birth first and death last, between them by rank of
 the event's kind; code; number; text; the extra columns in their order; null before any value), so
