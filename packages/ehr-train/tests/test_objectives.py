@@ -15,8 +15,8 @@ from .conftest import CODES, tiny_config
 V = 1000
 
 
-def mask(ids, span, objective=MLM(), epoch=0):
-    return mask_tokens(ids, span, (5, epoch, span * 11, np.arange(len(ids))), objective, V)
+def mask(ids, span, objective=None, epoch=0):
+    return mask_tokens(ids, span, (5, epoch, span * 11, np.arange(len(ids))), objective or MLM(), V)
 
 
 def test_targets_are_a_fifth_and_shown_as_mask_other_or_same_in_80_10_10():

@@ -1,9 +1,11 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
-from ehr_train.config import DataConfig, OptimConfig
+from ehr_train.config import CLM, DataConfig, OptimConfig
 from ehr_train.run import train
 
 from .conftest import tiny_config
@@ -21,15 +23,12 @@ pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
 def children(pid):
-    path = f"/proc/{pid}/task/{pid}/children"
-    with open(path) as f:
-        return [int(c) for c in f.read().split()]
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_running(pid):
     try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -65,10 +64,11 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     def kill():
         while lines(run) < 8:
             time.sleep(0.001)
-        for child in children(os.getpid()):
-            with open(f"/proc/{child}/cmdline") as f:
-                if "ehr_train.worker" in f.read():
-                    killed.append(child)
+        killed.extend(
+            child
+            for child in children(os.getpid())
+            if "ehr_train.worker" in Path(f"/proc/{child}/cmdline").read_text()
+        )
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -91,8 +91,6 @@ def test_workers_end_when_the_launcher_is_killed(tokens, tmp_path):
         "train(Path(sys.argv[1]), Path(sys.argv[2]),"
         " validate(TrainConfig, json.loads(sys.argv[3]), where=''), nproc=2)\n"
     )
-    import json
-
     run = tmp_path / "run"
     launcher = subprocess.Popen(
         [sys.executable, "-c", code, str(tokens), str(run), json.dumps(config)]
@@ -111,10 +109,8 @@ def test_workers_end_when_the_launcher_is_killed(tokens, tmp_path):
 
 
 def test_a_workers_refusal_reaches_the_caller_as_one_line(tokens, tmp_path, config, capfd):
-    from ehr_train.config import CLM
-
     bad = tiny_config(objective=CLM())
-    with pytest.raises(UserError, match="^model kind behrt cannot be pretrained with objective"):
+    with pytest.raises(UserError, match=r"^model kind behrt cannot be pretrained with objective"):
         train(tokens, tmp_path / "run", bad, nproc=2)
     assert "Traceback" not in "".join(capfd.readouterr())
     assert not (tmp_path / "run").exists()

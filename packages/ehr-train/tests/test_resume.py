@@ -56,10 +56,10 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tokens, tmp_path, confi
     multiprocessing.get_context("forkserver").set_forkserver_preload(["ehr_train.worker"])
     run = tmp_path / "killed"
     codes = []
-    for step in (2, 7, 15, 16, 24, 33, 39):
+    for step in (2, 9, 16, 25, 36):
         codes.append(kill_at(step, run, tokens, run, config, resume=True))
         assert not (run / "manifest.json").exists() or codes[-1] == 0
-    assert codes.count(-9) >= 5
+    assert codes.count(-9) >= 4
     train(tokens, run, config, resume=True)
     assert outcome(run) == outcome(whole)
     assert verify(run) == []
@@ -85,7 +85,7 @@ def test_a_torn_log_and_steps_after_the_checkpoint_are_dropped(tokens, tmp_path,
     store = CheckpointStore(run / "checkpoints")
     shutil.rmtree(store.directory / "step-00000040")
     pointers = store.directory / "pointers.json"
-    kept = sorted(p.name for p in store.directory.glob("step-*"))[-1]
+    kept = max(p.name for p in store.directory.glob("step-*"))
     pointers.write_text(f'{{"latest": "{kept}", "best": "{kept}", "scores": {{"{kept}": null}}}}')
     with (run / "metrics.jsonl").open("a") as f:
         f.write('{"step": 41, "lo')

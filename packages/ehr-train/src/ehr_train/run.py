@@ -76,7 +76,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
     with _directory(out, begun=begun):
         if not begun:
             resolved = replace(config, precision=resolve_precision(config.precision, device))
-            _write_start(out, resolved)
+            write_start(out, resolved)
         _prepare(job)
         if nproc == 1:
             from ehr_train.worker import work
@@ -176,7 +176,8 @@ def _directory(out: Path, *, begun: bool) -> Iterator[None]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_start(out: Path, config: TrainConfig) -> None:
+def write_start(out: Path, config: TrainConfig) -> None:
+    """Write the resolved config and the environment into a new run directory."""
     (out / "environment.json").write_text(
         json.dumps(environment(), indent=1) + "\n", encoding="utf-8"
     )

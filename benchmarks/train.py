@@ -1,0 +1,289 @@
+"""Real tokens per second: ours, packed, beside Hugging Face's Trainer on padded batches.
+
+    uv run python benchmarks/train.py [--quick]
+
+All train the same GPT-2 (no dropout) on the same records (log-normal lengths, median 120, cut to the
+context) in bf16, one contender after the other in a process of its own. Padding counts for nobody.
+Trainer runs as it comes, and once over batches grouped by length. A step of ours holds as many real
+tokens as one of Trainer's does on average. On a CPU every process has one thread, and figures are also
+given per CPU second, which other work on the machine disturbs less; on a GPU only wall time counts.
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder holds a tokenize.py, which is not the standard library's
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTEXT, VOCABULARY, BATCH = 1024, 4096, 16
+CONTENDERS = ("trainer padded", "trainer by length", "ours", "ours, 2 processes")
+WARMUP = 2
+"""Steps that are not counted."""
+
+
+def main() -> None:
+    """Measure, print a table, and end with one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="A smaller model and fewer steps.")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        print(json.dumps(measure(args.contender, args.data, quick=args.quick)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = write_tokens(Path(scratch) / "tokens")
+        figures = {name: in_own_process(name, data, quick=args.quick) for name in CONTENDERS}
+    report(figures, quick=args.quick)
+
+
+def report(figures: dict[str, dict[str, Any]], *, quick: bool) -> None:
+    """Print the table and the JSON."""
+    from ehr_tracking.report import text_table
+
+    key = "tokens_per_second" if _device() == "cuda" else "tokens_per_cpu_second"
+    ours = figures["ours"][key]
+    rows = [
+        {"contender": name, **found, "ours / it": found[key] and round(ours / found[key], 2)}
+        for name, found in figures.items()
+    ]
+    print(text_table(rows))
+    result = {
+        "benchmark": "train",
+        "quick": quick,
+        "device": _device(),
+        "figures": figures,
+        "ratio_padded": ours / figures["trainer padded"][key],
+        "ratio_by_length": ours / figures["trainer by length"][key],
+        "ratio_padded_wall": figures["ours"]["tokens_per_second"]
+        / figures["trainer padded"]["tokens_per_second"],
+        "speedup_2_processes": figures["ours, 2 processes"]["tokens_per_second"]
+        / figures["ours"]["tokens_per_second"],
+        "target_ratio_padded": 1.5,
+    }
+    print(json.dumps(result))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def records() -> list[np.ndarray]:
+    """The token ids of each record, [BOS] first."""
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(np.log(120), 1.0, 2_000)).astype(int).clip(8, CONTEXT)
+    chance = 1 / np.arange(1, VOCABULARY - 6)
+    ids = rng.choice(np.arange(7, VOCABULARY), int(lengths.sum()), p=chance / chance.sum())
+    ids[np.concatenate([[0], np.cumsum(lengths)[:-1]])] = 5
+    return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+def write_tokens(directory: Path) -> Path:
+    """The records as a token data set."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ehr_models.tokens import SPECIALS
+    from ehr_tracking.contracts import TOKENS
+    from ehr_tracking.manifest import seal
+
+    (directory / "train").mkdir(parents=True)
+    names = [*SPECIALS, *(f"C{i}" for i in range(len(SPECIALS), VOCABULARY))]
+    vocabulary = pa.table({"id": pa.array(range(VOCABULARY), pa.int32()), "token": names})
+    pq.write_table(vocabulary, directory / "vocab.parquet")
+    (directory / "tokenizer.json").write_text("{}")
+    rows = records()
+    times = [[None, *range(len(r) - 1)] for r in rows]
+    columns = {
+        "subject_id": pa.array(range(len(rows)), pa.int64()),
+        "token": pa.array(rows, pa.list_(pa.uint16())),
+        "time": pa.array(times, pa.list_(pa.timestamp("us"))),
+        "age": pa.array([np.zeros(len(r)) for r in rows], pa.list_(pa.float32())),
+        "visit": pa.array([np.zeros(len(r)) for r in rows], pa.list_(pa.uint16())),
+    }
+    pq.write_table(pa.table(columns), directory / "train" / "0.parquet")
+    seal(directory, TOKENS, producer="benchmark", config={})
+    return directory
+
+
+def in_own_process(contender: str, data: Path, *, quick: bool) -> dict[str, Any]:
+    """Run one contender apart from the others."""
+    command = [sys.executable, __file__, "--contender", contender, "--data", str(data)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    print(f"... {contender}", file=sys.stderr)
+    done = subprocess.run(
+        command + ["--quick"] * quick,
+        env=environment, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(contender: str, data: Path, *, quick: bool) -> dict[str, Any]:
+    """Train for some steps; tokens per second, wall and CPU, and the peak of memory."""
+    steps = (4 if quick else 12) * (10 if _device() == "cuda" else 1)
+    if contender == "ours, 2 processes":
+        return measure_two(data, 4 * steps, quick=quick)
+    laps = Laps()
+    if contender == "ours":
+        train_ours(data, steps, laps, quick=quick)
+    else:
+        train_theirs(steps, laps, grouped=contender == "trainer by length", quick=quick)
+    return laps.figures()
+
+
+class Laps:
+    """Time and real tokens of the steps after the warmup."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[int, float, float]] = []
+
+    def mark(self, tokens: int) -> None:
+        """A step ended; `tokens` have been trained on since the start."""
+        if _device() == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        self.marks.append((tokens, time.perf_counter(), time.process_time()))
+
+    def figures(self) -> dict[str, Any]:
+        """From the end of the warmup to the end."""
+        tokens, wall, cpu = (
+            b - a for a, b in zip(self.marks[WARMUP - 1], self.marks[-1], strict=True)
+        )
+        return {
+            "tokens": int(tokens),
+            "tokens_per_second": round(tokens / wall, 1),
+            "tokens_per_cpu_second": round(tokens / cpu, 1),
+            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+
+
+def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
+    """The same model, precision and tokens a step."""
+    from ehr_models.config import Gpt2ModelConfig
+    from ehr_train.config import CLM, DataConfig, OptimConfig, TrainConfig
+
+    mean = int(np.mean([len(r) for r in records()]))
+    return TrainConfig(
+        model=Gpt2ModelConfig(size="tiny" if quick else "small", dropout=0, attention_dropout=0),
+        objective=CLM(),
+        data=DataConfig(context=CONTEXT, batch_tokens=BATCH * mean, micro_tokens=8192),
+        optim=OptimConfig(lr=1e-4, epochs=50),
+        precision="bf16",
+    )
+
+
+def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
+    """The trainer's own steps, one process."""
+    from ehr_train import parallel
+    from ehr_train.job import Job
+    from ehr_train.loop import Trainer
+    from ehr_train.run import write_start
+    from ehr_train.sampler import Position
+
+    out = data.parent / "ours"
+    out.mkdir()
+    write_start(out, our_config(quick=quick))
+    parallel.keep_freed_memory()
+    trainer = Trainer(Job(tokens=data, out=out, init=None, labels=None, device=_device()))
+    tokens = 0
+    for _, (position, windows) in zip(
+        range(steps * 4 + WARMUP), trainer.sampler.steps(Position()), strict=False
+    ):
+        tokens += trainer.step(windows, position.epoch).tokens
+        laps.mark(tokens)
+
+
+def measure_two(data: Path, steps: int, *, quick: bool) -> dict[str, Any]:
+    """The whole command on two processes; its own log has the times."""
+    from dataclasses import replace
+
+    from ehr_tracking.runs import read_log
+    from ehr_train.config import OptimConfig
+    from ehr_train.run import train
+
+    config = our_config(quick=quick)
+    config = replace(config, optim=OptimConfig(lr=1e-4, steps=steps + WARMUP))
+    run = train(data, data.parent / "two", config, nproc=2)
+    laps = read_log(run / "timings.jsonl")[WARMUP:-1]  # the last one saves a checkpoint
+    seconds = sum(lap["seconds"] for lap in laps)
+    tokens = sum(lap["seconds"] * lap["tokens_per_second"] for lap in laps)
+    return {
+        "tokens": int(tokens),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "tokens_per_cpu_second": None,
+        "peak_mb": round(max(lap["memory_mb"] for lap in laps)),
+    }
+
+
+def train_theirs(steps: int, laps: Laps, *, grouped: bool, quick: bool) -> None:
+    """Hugging Face's Trainer."""
+    import torch
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    model = our_config(quick=quick).model
+    from ehr_models.presets import SIZES
+
+    size = SIZES["gpt2"][model.size]
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=size.hidden, n_layer=size.layers,
+        n_head=size.heads, n_inner=size.intermediate, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=5, eos_token_id=6,
+    )  # fmt: skip
+    seen = [0]
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(r["input_ids"]) for r in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            n = len(row["input_ids"])
+            ids[i, :n], mask[i, :n] = torch.as_tensor(row["input_ids"]), 1
+        seen.append(int(mask.sum()))
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": ids.masked_fill(mask == 0, -100),
+        }
+
+    class Mark(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+            laps.mark(sum(seen[: state.global_step + 1]))
+
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=steps + WARMUP,
+        bf16=True, use_cpu=_device() == "cpu", optim="adamw_torch_fused", learning_rate=1e-4,
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    rows = [{"input_ids": r.tolist()} for r in records()]
+    Trainer(
+        GPT2LMHeadModel._from_config(config, attn_implementation="sdpa"),
+        arguments,
+        data_collator=collate,
+        train_dataset=rows,
+        callbacks=[Mark()],
+    ).train()
+
+
+if __name__ == "__main__":
+    main()
