@@ -144,7 +144,11 @@ def test_a_code_that_looks_like_another_token(run, write_meds):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("scheme.kind=cehr", "'cehr'"),
+        ("scheme.kind=ethos", "'ethos'"),
+        ("scheme={kind: joint, time: hourly}", "scheme.joint.time"),
+        ("vocabulary.exclude=['[']", "'[' is no regular expression"),
+        ("delay={'(': 1}", "'(' is no regular expression"),
+        ("maps=[{from: ICD9//}]", "map from 'ICD9//': name its table, or give its entries"),
         ("scheme={kind: joint, width: 3}", "unknown key scheme.joint.width"),
         ("numeric.bins=3", "unknown key numeric.bins"),
         ("numeric.n_bins=0", "numeric.n_bins = 0"),

@@ -2,12 +2,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_tokenize.config import Joint, Visits
+from ehr_tokenize.config import Cehr, Joint, Timeline, TokenizeConfig, Visits
 from ehr_tokenize.events import DAY_US, STATIC, Events
-from ehr_tokenize.sequences import lay_out
+from ehr_tokenize.fit import fit
+from ehr_tokenize.sequences import sequences
 from ehr_tokenize.timeline import ages, visits
+from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.vocabulary import Token
+from ehr_tokenize.words import SPECIALS, Fitted
 
 BIRTH, START, LAB = range(3)
+CODES = ["MEDS_BIRTH", "ADMISSION", "LAB"]
 
 
 def events(*subjects):
@@ -55,17 +60,22 @@ def test_ordinals_stop_at_the_largest_that_fits():
     assert ordinal[65_533] == 65_534
 
 
+def lay_out(e, scheme):
+    """With rows 7, 8 and 9 of the vocabulary for the three codes."""
+    tokens = [*(Token(t, "special") for t in SPECIALS), *(Token(c, "code", c) for c in CODES)]
+    tokenizer = Tokenizer(TokenizeConfig(scheme=scheme), tokens, Fitted({}))
+    return sequences(e, tokenizer, tokenizer.bind(CODES))
+
+
 def test_both_layouts_of_a_hand_worked_record():
     e = events([(None, LAB), (0, BIRTH), (100, START), (200, START), (200, LAB)], [(5, LAB)])
-    age, visit, begins = run(e)
-    token = np.array([7, 8, 9, 9, 10, 10], np.uint32)
-    joint = lay_out(e, token, age, visit, begins, Joint())
-    assert joint.token.tolist() == [5, 7, 8, 9, 9, 10, 5, 10]
+    joint = lay_out(e, Joint())
+    assert joint.token.tolist() == [5, 9, 7, 8, 8, 9, 5, 9]
     assert joint.offsets.tolist() == [0, 6, 8]
     assert joint.segment is None
-    both = lay_out(e, token, age, visit, begins, Visits())
+    both = lay_out(e, Visits())
     days = np.where(both.time == STATIC, -1, both.time // DAY_US)
-    assert both.token.tolist() == [2, 7, 8, 9, 3, 9, 10, 2, 10]
+    assert both.token.tolist() == [2, 9, 7, 8, 3, 8, 9, 2, 9]
     assert days.tolist() == [-1, -1, 0, 100, 200, 200, 200, -1, 5]
     assert both.age.tolist() == [0, 0, 0, 100, 200, 200, 200, 0, 0]
     assert both.visit.tolist() == [0, 0, 0, 1, 1, 2, 2, 0, 1]
@@ -77,15 +87,16 @@ record = st.lists(
     min_size=1,
     max_size=25,
 ).map(lambda rows: sorted(rows, key=lambda r: -1 if r[0] is None else r[0]))
+schemes = st.sampled_from([Joint(), Visits(), Timeline(), Cehr(age=True)])
 
 
-@given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), st.booleans())
-def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, with_visits):
-    scheme = Visits() if with_visits else Joint()
+@given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), schemes, st.booleans())
+def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, scheme, delayed):
+    config = TokenizeConfig(scheme=scheme, delay={"LAB": 1.5} if delayed else {})
+    tokenizer = fit(lambda apply: [apply(events(*subjects))], CODES, {}, config)
 
     def tokens(e):
-        age, visit, begins = run(e)
-        return lay_out(e, 7 + e.code, age, visit, begins, scheme)
+        return sequences(e, tokenizer, tokenizer.bind(CODES))
 
     kept = [[r for r in s if r[0] is None or r[0] <= day] for s in subjects]
     kept_subjects = [i for i, s in enumerate(kept) if s]
@@ -94,21 +105,33 @@ def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, with
     for row, subject in enumerate(kept_subjects):
         a, b = whole.offsets[subject], whole.offsets[subject + 1]
         c, d = cut.offsets[row], cut.offsets[row + 1]
-        visible = a + np.searchsorted(whole.time[a:b], day * DAY_US, side="right")
-        for name in ("token", "time", "age", "visit", *(["segment"] if with_visits else [])):
-            assert np.array_equal(getattr(whole, name)[a:visible], getattr(cut, name)[c:d])
+        seen = np.searchsorted(whole.time[a:b], day * DAY_US, side="right")
+        known = np.searchsorted(cut.time[c:d], day * DAY_US, side="right")
+        assert known == (d - c if not delayed else known)
+        for name in (
+            "token",
+            "time",
+            "age",
+            "visit",
+            *(["segment"] if whole.segment is not None else []),
+        ):
+            assert np.array_equal(
+                getattr(whole, name)[a : a + seen], getattr(cut, name)[c : c + known]
+            )
 
 
-@given(st.lists(record, min_size=1, max_size=4), st.booleans())
-def test_one_token_an_event_in_the_order_of_the_events(subjects, with_visits):
+@given(st.lists(record, min_size=1, max_size=4), schemes)
+def test_every_event_has_its_token_in_the_order_of_the_events(subjects, scheme):
     e = events(*subjects)
-    age, visit, begins = run(e)
-    made = lay_out(e, 7 + e.code, age, visit, begins, Visits() if with_visits else Joint())
-    event = made.token >= 7
-    assert made.token[event].tolist() == (7 + e.code).tolist()
+    tokenizer = fit(lambda apply: [apply(e)], CODES, {}, TokenizeConfig(scheme=scheme))
+    made = sequences(e, tokenizer, tokenizer.bind(CODES))
+    told = [tokenizer.tokens[i].code for i in made.token]
+    event = np.array([code is not None for code in told])
+    assert [code for code in told if code] == [CODES[i] for i in e.code]
     assert made.time[event].tolist() == e.time.tolist()
     assert (made.age >= 0).all()
+    assert made.families.sum(axis=(0, 1)).tolist() == [len(e), 0, 0]
     for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True):
-        assert made.token[a] == (2 if with_visits else 5)
+        assert tokenizer.tokens[made.token[a]].text == scheme.lead
         assert (made.time[a + 1 : b] >= made.time[a : b - 1]).all()
         assert (np.diff(made.visit[a:b].astype(int)) >= 0).all()

@@ -230,7 +230,7 @@ def test_a_tokenizer_survives_its_own_files(write_meds, cohort, tmp_path):
     loaded.save(tmp_path)
     for name in ("tokenizer.json", "vocab.parquet"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    assert len(loaded.edges) == 3
+    assert len(loaded.fitted.edges) == 3
 
 
 def test_splits_by_hash_are_stable_and_follow_the_seed(write_meds, cohort, tmp_path):

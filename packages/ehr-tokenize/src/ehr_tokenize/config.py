@@ -2,49 +2,14 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from ehr_tokenize.maps import MapStep
 from ehr_tracking.config import STRICT
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Joint:
-    """`[BOS]`, static tokens, then one token an event; time is carried beside the tokens."""
-
-    kind: Literal["joint"] = "joint"
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Visits:
-    """`[CLS]`, static tokens, then events with `[SEP]` between visits and a segment that flips."""
-
-    kind: Literal["visits"] = "visits"
-
-
-Scheme = Annotated[Joint | Visits, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class NumericConfig:
-    """How numeric values become bins, per code, from the train split."""
-
-    n_bins: int = Field(default=10, ge=1, le=1000)
-    """Most bins a code can have; edges are quantiles. 1 keeps values out of the tokens."""
-    min_values: int = Field(default=20, ge=2)
-    """A code with fewer finite values in train gets no bins."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class VocabularyConfig:
-    """Which tokens are kept."""
-
-    min_count: int = Field(default=1, ge=1)
-    """Fewest events in train; a rarer token becomes [UNK]."""
-    max_size: int | None = Field(default=None, ge=8)
-    """Most rows, specials included; the most frequent tokens are kept."""
 
 
 def _regex(pattern: str) -> str:
@@ -55,11 +20,162 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
+Regex = Annotated[str, AfterValidator(_regex)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Parts:
+    """The parts that a scheme is made of; each can be set, whatever the scheme."""
+
+    lead: Literal["[BOS]", "[CLS]"] = "[BOS]"
+    """The first token of every subject."""
+    codes: Literal["whole", "hierarchy", "description"] = "whole"
+    """One token; the levels of its code system; the subwords of its description."""
+    values: Literal["joint", "shared", "none"] = "joint"
+    """In the token of the code (`CODE//Q3`); a token after it (`CODE`, `Q3`); left out."""
+    units: bool = False
+    """Bins per code and unit, which the token names with its bounds (`CODE || mg/dL || 1 - 2`)."""
+    text: bool = False
+    """One token per text value (`CODE || positive`) where an event has no number."""
+    visits: Literal["none", "sep", "start_end"] = "none"
+    """`[SEP]` between visits; or `[VS]` where one begins and `[VE]` where the next one does."""
+    time: Literal["none", "interval", "calendar"] = "none"
+    """Time tokens: 19 intervals between events; or days, weeks and months between visits."""
+    age: bool = False
+    """Two tokens for the age in years (tens, ones) before the first event after birth."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Joint(Parts):
+    """`[BOS]`, static tokens, then one token an event; time is carried beside the tokens."""
+
+    kind: Literal["joint"] = "joint"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Visits(Parts):
+    """`[CLS]`, static tokens, then events with `[SEP]` between visits and a segment that flips."""
+
+    kind: Literal["visits"] = "visits"
+    lead: Literal["[BOS]", "[CLS]"] = "[CLS]"
+    visits: Literal["none", "sep", "start_end"] = "sep"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Clmbr(Parts):
+    """CLMBR: `CODE`, `CODE || category` or `CODE//Q3`, units ignored, chosen by entropy."""
+
+    kind: Literal["clmbr"] = "clmbr"
+    text: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cookbook(Parts):
+    """All codes, a token per text value, and deciles per code and unit."""
+
+    kind: Literal["cookbook"] = "cookbook"
+    units: bool = True
+    text: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Desc(Parts):
+    """Descriptions of codes as subwords; values are left out."""
+
+    kind: Literal["desc"] = "desc"
+    codes: Literal["whole", "hierarchy", "description"] = "description"
+    values: Literal["joint", "shared", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Timeline(Parts):
+    """ETHOS-like: codes by their levels, shared quantile tokens, time intervals, age first."""
+
+    kind: Literal["timeline"] = "timeline"
+    codes: Literal["whole", "hierarchy", "description"] = "hierarchy"
+    values: Literal["joint", "shared", "none"] = "shared"
+    time: Literal["none", "interval", "calendar"] = "interval"
+    age: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Cehr(Parts):
+    """CEHR: `[VS]` visit `[VE]`, and day, week, month or long-term tokens between visits."""
+
+    kind: Literal["cehr"] = "cehr"
+    lead: Literal["[BOS]", "[CLS]"] = "[CLS]"
+    visits: Literal["none", "sep", "start_end"] = "start_end"
+    time: Literal["none", "interval", "calendar"] = "calendar"
+
+
+Scheme = Annotated[
+    Joint | Visits | Clmbr | Cookbook | Desc | Timeline | Cehr, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HierarchyConfig:
+    """Which codes are of a system with levels: what they begin with; the code itself follows."""
+
+    icd10cm: tuple[Regex, ...] = (
+        r"^(DIAGNOSIS//)?ICD10(CM)?/{1,2}",
+        r"^DIAGNOSIS//ICD//10//",
+    )
+    """First 3 characters, characters 4 to 6, the rest."""
+    icd10pcs: tuple[Regex, ...] = (
+        r"^(PROCEDURE//)?ICD10PCS/{1,2}",
+        r"^PROCEDURE//ICD//10//",
+    )
+    """One token a character."""
+    atc: tuple[Regex, ...] = (r"^(MEDICATION//)?ATC/{1,2}",)
+    """First 3 characters, the 4th, the rest."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SubwordConfig:
+    """How descriptions are cut into subwords."""
+
+    path: Path | None = None
+    """A `tokenizer.json` of the library tokenizers; None: WordPiece trained on train's codes."""
+    size: int = Field(default=4096, ge=100)
+    """Most subwords to train."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NumericConfig:
+    """How numeric values become bins, per code, from the train split."""
+
+    n_bins: int = Field(default=10, ge=1, le=1000)
+    """Most bins a code can have; edges are quantiles. 1 keeps values out of the tokens."""
+    min_values: int = Field(default=20, ge=2)
+    """A code with fewer finite values in train gets no bins."""
+    unit_column: str = "unit"
+    """Where `scheme.units` finds the unit of a value; data without it have none."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VocabularyConfig:
+    """Which tokens are kept."""
+
+    min_count: int = Field(default=1, ge=1)
+    """Fewest events in train; a rarer token becomes [UNK]."""
+    min_subjects: int = Field(default=1, ge=1)
+    """Fewest subjects in train: a token that fewer people have could identify them."""
+    max_size: int | None = Field(default=None, ge=8)
+    """Most rows, specials included; the tokens of highest rank are kept."""
+    rank: Literal["count", "entropy"] | None = None
+    """By events, or by the entropy of having the token at all; None: entropy for clmbr."""
+    exclude: tuple[Regex, ...] = ()
+    """Events whose code matches are left out, as if they were not in the data."""
+    roll_up: bool = False
+    """A code below `min_count` or `min_subjects` becomes its first parent in codes.parquet."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class VisitsConfig:
     """Where a visit begins, from what is known at that moment alone."""
 
-    start_codes: tuple[Annotated[str, AfterValidator(_regex)], ...] = (
+    start_codes: tuple[Regex, ...] = (
         r"^HOSPITAL_ADMISSION(//|$)",  # MIMIC-IV; a stay in intensive care is part of a visit
         r"^ED_REGISTRATION(//|$)",
         r"^Visit/",  # OMOP concept codes
@@ -87,6 +203,12 @@ class TokenizeConfig:
     numeric: NumericConfig = Field(default_factory=NumericConfig)
     vocabulary: VocabularyConfig = Field(default_factory=VocabularyConfig)
     visits: VisitsConfig = Field(default_factory=VisitsConfig)
+    hierarchy: HierarchyConfig = Field(default_factory=HierarchyConfig)
+    subwords: SubwordConfig = Field(default_factory=SubwordConfig)
+    maps: tuple[MapStep, ...] = ()
+    """Other codes for codes, before anything else."""
+    delay: dict[Regex, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Code pattern -> days after its time at which an event becomes known; the first that fits."""
     shard: ShardConfig = Field(default_factory=ShardConfig)
     seed: int = 0
     """Of the split by hash, where the data set names no splits."""
@@ -94,7 +216,16 @@ class TokenizeConfig:
     """With a tokenizer fitted before: refuse data of which a larger share of events is unknown."""
 
 
-FITTED = ("scheme", "numeric", "vocabulary", "visits")
+FITTED = (
+    "scheme",
+    "numeric",
+    "vocabulary",
+    "visits",
+    "hierarchy",
+    "subwords",
+    "maps",
+    "delay",
+)
 """The fields that belong to a fitted tokenizer; the others may differ from run to run."""
 
 

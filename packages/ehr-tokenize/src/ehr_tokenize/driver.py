@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +14,15 @@ from tqdm import tqdm
 
 from ehr_tokenize import __version__
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
+from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.events import Events, ranges
 from ehr_tokenize.fit import fit
+from ehr_tokenize.keys import Key
+from ehr_tokenize.maps import MapReport, apply_maps, resolve
 from ehr_tokenize.meds import (
     CONTRACT,
     SPLITS,
+    Extra,
     assign_splits,
     open_dataset,
     read_codes,
@@ -27,7 +31,7 @@ from ehr_tokenize.meds import (
 from ehr_tokenize.sequences import sequences
 from ehr_tokenize.table import EventTable
 from ehr_tokenize.tokenizer import TOKENIZER, VOCAB, Tokenizer
-from ehr_tokenize.vocabulary import UNK, CodeInfo
+from ehr_tokenize.vocabulary import CodeInfo
 from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import TOKENS
@@ -48,8 +52,11 @@ class SplitSummary:
     events: int
     tokens: int
     unknown: int
-    """Events that became [UNK]."""
+    """Events with an [UNK]."""
     shards: int
+    excluded: int = 0
+    """Events that `vocabulary.exclude` left out."""
+    families: tuple[Family, ...] = ()
 
     @property
     def unknown_share(self) -> float:
@@ -66,15 +73,18 @@ class Summary:
     splits: tuple[SplitSummary, ...]
     splits_by_hash: bool
     """Whether the data set named no splits."""
+    maps: tuple[MapReport, ...] = ()
 
     def lines(self) -> list[str]:
         """For a terminal."""
         how = "by hash" if self.splits_by_hash else "as named"
         return [
             f"{self.out}: {self.vocab_size:,} tokens in the vocabulary, splits {how}",
+            *(f"map {report.line()}" for report in self.maps),
             *(
                 f"{s.split}: {s.subjects:,} subjects, {s.events:,} events, {s.tokens:,} tokens, "
                 f"{s.unknown_share:.2%} unknown, {s.shards} shard{'s' * (s.shards > 1)}"
+                + (f", {s.excluded:,} events excluded" if s.excluded else "")
                 for s in self.splits
             ),
         ]
@@ -107,6 +117,7 @@ def tokenize(
             does not fit the given tokenizer, or `out` is taken.
     """
     config = config or TokenizeConfig()
+    config = replace(config, maps=resolve(config.maps))
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
@@ -125,7 +136,7 @@ def tokenize(
     with new_artifact(out, overwrite=overwrite) as directory:
         scratch = directory / _SCRATCH
         scratch.mkdir()
-        table = EventTable.ingest(dataset, scratch, workers=workers)
+        table = EventTable.ingest(dataset, scratch, workers=workers, extra=extra_columns(config))
         split = assign_splits(table.subject_id, named, config.seed)
         fitted = given or _fit(table, np.flatnonzero(split == 0), infos, config, workers)
         if given and tokenizer:
@@ -133,8 +144,10 @@ def tokenize(
                 shutil.copyfile(tokenizer / name, directory / name)
         else:
             fitted.save(directory)
-        job = _Job(table, fitted, config, directory)
+        config = with_fitted(config, fitted.config)
+        job = _Job(table, fitted, config, directory, infos)
         summaries = tuple(job.write(i, np.flatnonzero(split == i), workers) for i in range(3))
+        write_coverage(directory, {s.split: list(s.families) for s in summaries})
         if given:
             _refuse_foreign(summaries, config.max_unknown, f"{meds} and {tokenizer}")
         shutil.rmtree(scratch)
@@ -147,17 +160,24 @@ def tokenize(
             inputs=inputs,
             rows={VOCAB: len(fitted)} | job.rows,
         )
-    return Summary(out, len(fitted), tuple(s for s in summaries if s.subjects), named is None)
+    written = tuple(s for s in summaries if s.subjects)
+    return Summary(out, len(fitted), written, named is None, job.maps)
 
 
 class _Job:
     """Writes the shards of each split."""
 
     def __init__(
-        self, table: EventTable, fitted: Tokenizer, config: TokenizeConfig, directory: Path
+        self,
+        table: EventTable,
+        fitted: Tokenizer,
+        config: TokenizeConfig,
+        directory: Path,
+        infos: dict[str, CodeInfo],
     ) -> None:
         self.table, self.fitted, self.config, self.directory = table, fitted, config, directory
-        self.binding = fitted.bind(table.codes)
+        self.binding = fitted.bind(table.codes, infos)
+        self.maps = _map_reports(table, config)
         self.rows: dict[str, int] = {}
 
     def write(self, split: int, subjects: npt.NDArray[np.int64], workers: int) -> SplitSummary:
@@ -165,33 +185,62 @@ class _Job:
         limit = self.config.shard
         cuts = ranges(self.table.length[subjects], limit.subjects, limit.events)
 
-        def shard(i: int) -> tuple[int, int]:
-            counted = np.zeros(2, np.int64)
+        def shard(i: int) -> tuple[int, npt.NDArray[np.int64]]:
+            counted = _Counted(len(self.binding.families))
             name = shard_name(SPLITS[split], i)
             start, stop = cuts[i]
             groups = self._groups(subjects[start:stop], counted)
             self.rows[name] = write_shard(self.directory / name, groups)
-            return int(counted[0]), int(counted[1])
+            return counted.tokens, counted.families
 
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(shard, range(len(cuts)))
             counted = list(tqdm(done, f"writing {SPLITS[split]}", len(cuts), disable=None))
+        total = sum((f for _, f in counted), np.zeros((len(self.binding.families), 3), np.int64))
         return SplitSummary(
             split=SPLITS[split],
             subjects=len(subjects),
             events=int(self.table.length[subjects].sum()),
             tokens=sum(tokens for tokens, _ in counted),
-            unknown=sum(unknown for _, unknown in counted),
+            unknown=int(total[:, 1].sum()),
             shards=len(cuts),
+            excluded=int(total[:, 2].sum()),
+            families=tuple(families(self.binding.families, total)),
         )
 
-    def _groups(
-        self, subjects: npt.NDArray[np.int64], counted: npt.NDArray[np.int64]
-    ) -> Iterator[pa.Table]:
+    def _groups(self, subjects: npt.NDArray[np.int64], counted: "_Counted") -> Iterator[pa.Table]:
         for a, b in ranges(self.table.length[subjects], GROUP_SUBJECTS, GROUP_EVENTS):
             made = sequences(self.table.gather(subjects[a:b]), self.fitted, self.binding)
-            counted += np.array([len(made.token), np.count_nonzero(made.token == UNK)])
+            counted.tokens += len(made.token)
+            counted.families += made.families.sum(axis=0)
             yield to_table(made, len(self.fitted))
+
+
+class _Counted:
+    """What went into one shard."""
+
+    def __init__(self, n_families: int) -> None:
+        self.tokens = 0
+        self.families = np.zeros((n_families, 3), np.int64)
+
+
+def extra_columns(config: TokenizeConfig) -> Extra:
+    """Which columns beside the code tell events apart."""
+    return Extra(
+        unit=config.numeric.unit_column if config.scheme.units else None,
+        text="text_value" if config.scheme.text else None,
+    )
+
+
+def _map_reports(table: EventTable, config: TokenizeConfig) -> tuple[MapReport, ...]:
+    """What each map did, in events of the whole data set."""
+    if not config.maps:
+        return ()
+    events: dict[str, int] = {}
+    for key, count in zip(table.codes, table.code_counts().tolist(), strict=True):
+        code = Key.parse(key).code
+        events[code] = events.get(code, 0) + count
+    return apply_maps(list(events), config.maps, list(events.values())).report
 
 
 def shard_name(split: str, number: int) -> str:

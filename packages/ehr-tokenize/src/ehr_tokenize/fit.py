@@ -1,22 +1,31 @@
-"""Fit a tokenizer on the train split: values to bins, then (code, bin) pairs to a vocabulary.
+"""Fit a tokenizer on the train split: values to bins, then words to a vocabulary.
 
 Both passes add up what independent stretches of events give, so they can be run over shards in any
 order and by any number of workers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ehr_tokenize.binding import bind
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import Events
-from ehr_tokenize.numeric import Bins, Histogram, edges
+from ehr_tokenize.intake import Intake
+from ehr_tokenize.keys import Key
+from ehr_tokenize.numeric import Histogram, edges
+from ehr_tokenize.rollup import roll_up
+from ehr_tokenize.sequences import count_words
+from ehr_tokenize.spans import usual_seconds
+from ehr_tokenize.subwords import read_subwords, train_subwords
 from ehr_tokenize.tokenizer import Tokenizer
-from ehr_tokenize.vocabulary import CodeInfo, Count, build, count_slots
+from ehr_tokenize.vocabulary import NO_INFO, CodeInfo, Count, build
+from ehr_tokenize.words import SPANS, Fitted, Word
 
-Edges = Mapping[str, npt.NDArray[np.float32]]
 T = TypeVar("T")
 
 
@@ -41,17 +50,120 @@ def fit(
         infos: From codes.parquet.
         config: What to fit.
     """
-    histograms = list(parts(lambda e: Histogram.of(e.code, e.value)))
-    chosen = choose_edges(Histogram.merge(histograms), codes, config)
-    bins = bind_edges(chosen, codes)
-    n_slots = int(bins.slots[-1])
-    total = np.zeros((2, n_slots), np.int64)
-    for part in parts(lambda e: count_slots(e, bins.slot(e.code, e.value), n_slots)):
+    intake = Intake.of(codes, config)
+    found = list(parts(lambda e: observe(intake(e), config)))
+    fitted = learn(Observed.merge(found), intake.codes, infos, config)
+    binding, words = bind(codes, config, fitted, {})
+    total = np.zeros((3, len(words)), np.int64)
+    for part in parts(lambda e: count_words(e, config, binding, len(words))):
         total += part
+    return finish(counts(total, words), fitted, infos, config)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """What the first pass sees of some events, whose codes index one list of C codes."""
+
+    histogram: Histogram
+    carrier: npt.NDArray[np.int64]
+    """[2, P] distinct (code, subject id) pairs; none where nothing asks for them."""
+    events: npt.NDArray[np.int64]
+    """[C] of each code; empty where there are none after the last that occurs."""
+
+    @classmethod
+    def merge(cls, parts: Sequence[Self]) -> Self:
+        """Of the events of all parts together, which share no subject."""
+        longest = max((len(p.events) for p in parts), default=0)
+        events = np.zeros(longest, np.int64)
+        for part in parts:
+            events[: len(part.events)] += part.events
+        none = np.zeros((2, 0), np.int64)
+        return cls(
+            Histogram.merge([p.histogram for p in parts]),
+            np.concatenate([none, *(p.carrier for p in parts)], axis=1),
+            events,
+        )
+
+
+def observe(events: Events, config: TokenizeConfig) -> Observed:
+    """The first pass over whole subjects."""
+    carrier = np.zeros((2, 0), np.int64)
+    if config.vocabulary.roll_up:
+        n = len(events.subject_id)
+        pair = np.unique(events.code.astype(np.int64) * n + events.subject())
+        carrier = np.stack([pair // n, events.subject_id[pair % n]])
+    return Observed(Histogram.of(events.code, events.value), carrier, np.bincount(events.code))
+
+
+def learn(
+    observed: Observed,
+    codes: Sequence[str],
+    infos: Mapping[str, CodeInfo],
+    config: TokenizeConfig,
+) -> Fitted:
+    """Bin edges, roll-ups and subwords, from the first pass over all of train."""
+    edges = choose_edges(observed.histogram, codes, config)
+    rolled = _rolled(observed, codes, infos, config) if config.vocabulary.roll_up else {}
+    fitted = Fitted(
+        edges={k: e for k, e in edges.items() if Key.parse(k).code not in rolled}, rolled=rolled
+    )
+    if config.scheme.codes == "whole":
+        return fitted
+    present = {Key.parse(codes[i]).code for i in np.flatnonzero(observed.events).tolist()}
+    described = {c: d for c in present if (d := infos.get(c, NO_INFO).description)}
+    if config.scheme.codes == "hierarchy":
+        return replace(fitted, descriptions=described)
+    subwords = (
+        read_subwords(config.subwords.path)
+        if config.subwords.path
+        else train_subwords([described.get(c, c) for c in present], config.subwords.size)
+    )
+    return replace(fitted, subwords=subwords, descriptions=described)
+
+
+def _rolled(
+    observed: Observed,
+    codes: Sequence[str],
+    infos: Mapping[str, CodeInfo],
+    config: TokenizeConfig,
+) -> dict[str, str]:
+    """Units and texts of a code are rolled up together."""
+    events: dict[str, int] = {}
+    for i in np.flatnonzero(observed.events).tolist():
+        code = Key.parse(codes[i]).code
+        events[code] = events.get(code, 0) + int(observed.events[i])
+    number = {code: i for i, code in enumerate(events)}
+    lookup = np.array([number.get(Key.parse(c).code, -1) for c in codes], np.int64)
+    pairs = np.unique(np.stack([lookup[observed.carrier[0]], observed.carrier[1]]), axis=1)
+    cuts = np.searchsorted(pairs[0], np.arange(len(events) + 1))
+    subjects = {c: pairs[1, cuts[i] : cuts[i + 1]] for c, i in number.items()}
+    return roll_up(events, subjects, infos, config.vocabulary)
+
+
+def counts(total: npt.NDArray[np.int64], words: Sequence[Word]) -> list[Count]:
+    """The words that occur, from the counts of all."""
+    return [
+        Count(words[i], *(int(x) for x in total[:, i])) for i in np.flatnonzero(total[0]).tolist()
+    ]
+
+
+def finish(
+    found: Sequence[Count],
+    fitted: Fitted,
+    infos: Mapping[str, CodeInfo],
+    config: TokenizeConfig,
+) -> Tokenizer:
+    """The tokenizer, from the second pass over all of train."""
+    told = {c.word.text: c.seconds / c.events for c in found if c.word.kind == "time"}
+    usual = {s.text: usual_seconds(s) for s in SPANS[config.scheme.time]}
+    if config.subwords.path:  # its content goes with the tokenizer, its place on this disk does not
+        config = replace(
+            config, subwords=replace(config.subwords, path=Path(config.subwords.path.name))
+        )
     return Tokenizer(
         config=config,
-        tokens=build(counts(total, bins, codes), chosen, infos, config.vocabulary),
-        edges=chosen,
+        tokens=build(found, fitted.edges, infos, config),
+        fitted=replace(fitted, seconds=usual | told),
     )
 
 
@@ -66,20 +178,3 @@ def choose_edges(
         for code, at in zip(present.tolist(), where, strict=True)
     }
     return {code: found for code, found in chosen.items() if len(found)}
-
-
-def bind_edges(chosen: Edges, codes: Sequence[str]) -> Bins:
-    """Edges by code index."""
-    none = np.zeros(0, np.float32)
-    return Bins.of([chosen.get(code, none) for code in codes])
-
-
-def counts(total: npt.NDArray[np.int64], bins: Bins, codes: Sequence[str]) -> list[Count]:
-    """The (code, bin) pairs that occur, from the counts of their slots."""
-    slots = bins.slots
-    present = np.flatnonzero(total[0])
-    code = np.searchsorted(slots, present, side="right") - 1
-    return [
-        Count(codes[c], int(slot - slots[c]), int(total[0, slot]), int(total[1, slot]))
-        for c, slot in zip(code.tolist(), present.tolist(), strict=True)
-    ]

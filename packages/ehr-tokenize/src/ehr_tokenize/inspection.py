@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from ehr_tokenize import __version__
+from ehr_tokenize.coverage import Coverage, Family, read_coverage
+from ehr_tokenize.decode import say
 from ehr_tokenize.meds import SPLITS
 from ehr_tokenize.tokenizer import Tokenizer
-from ehr_tokenize.vocabulary import SPECIALS, UNK
+from ehr_tokenize.words import SPECIALS, UNK
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest
@@ -35,12 +37,13 @@ class Inspection:
     """Histogram of tokens per subject, over all splits."""
     top: Rows
     """The most frequent tokens of train."""
+    families: Rows
+    """One row a family of codes: share of its events that are unknown, per split."""
 
     def text(self) -> str:
         """For a terminal."""
-        parts = [
-            text_table(rows) for rows in (self.splits, self.vocabulary, self.lengths, self.top)
-        ]
+        tables = (self.splits, self.vocabulary, self.families, self.lengths, self.top)
+        parts = [text_table(rows) for rows in tables if rows]
         return f"{self.path}\n\n" + "\n\n".join(parts)
 
     def html(self, timeline: Rows | None = None) -> str:
@@ -48,6 +51,7 @@ class Inspection:
         sections = {
             "Splits": self.splits,
             "Vocabulary": self.vocabulary,
+            "Families of codes": self.families,
             "Tokens per subject": self.lengths,
             "Most frequent tokens": self.top,
             "Timeline": timeline or [],
@@ -65,6 +69,7 @@ def inspect(path: Path) -> Inspection:
     tokenizer = Tokenizer.load(_opened(path))
     special = np.array([t.kind == "special" and i != UNK for i, t in enumerate(tokenizer.tokens)])
     binned = np.array([t.bin is not None for t in tokenizer.tokens])
+    coverage = read_coverage(path)
     splits: Rows = []
     lengths: list[npt.NDArray[np.int64]] = []
     for split in SPLITS:
@@ -75,11 +80,13 @@ def inspect(path: Path) -> Inspection:
             length.append(np.diff(offsets))
         lengths.append(np.concatenate(length))
         if len(lengths[-1]):
-            splits.append(_split_row(split, lengths[-1], count, ~special, binned))
+            found = coverage.get(split, [])
+            splits.append(_split_row(split, lengths[-1], count, (~special, binned), found))
     return Inspection(
         path=path,
         splits=splits,
         vocabulary=_kinds(tokenizer),
+        families=_families(coverage),
         lengths=_histogram(np.concatenate(lengths)),
         top=[
             {"token": t.text, "events": t.count, "subjects": t.subjects,
@@ -106,7 +113,7 @@ def timeline(path: Path, subject: int) -> Rows:
                         "age in years": round(age / 365.25, 2),
                         "visit": visit,
                         "token": tokenizer.tokens[token].text,
-                        "description": tokenizer.tokens[token].info.description,
+                        "meaning": say(tokenizer.tokens[token]),
                     }
                     for token, time, age, visit in zip(
                         *(rows[0][c] for c in ("token", "time", "age", "visit")), strict=True
@@ -134,29 +141,51 @@ def _split_row(
     split: str,
     length: npt.NDArray[np.int64],
     count: npt.NDArray[np.int64],
-    event: npt.NDArray[np.bool_],
-    binned: npt.NDArray[np.bool_],
+    masks: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]],
+    coverage: list[Family],
 ) -> dict[str, object]:
-    events = max(1, int(count[event].sum()))
+    told, binned = masks
+    events = sum(f.events for f in coverage) or int(count[told].sum())
+    unknown = sum(f.unknown for f in coverage) if coverage else int(count[UNK])
     low, middle, high = np.quantile(length, [0.1, 0.5, 0.9])
     return {
         "split": split,
         "subjects": len(length),
-        "events": int(count[event].sum()),
+        "events": events,
         "tokens": int(count.sum()),
         "p10": int(low),
         "median": int(middle),
         "p90": int(high),
         "longest": int(length.max()),
-        "unknown": f"{count[UNK] / events:.2%}",
-        "binned": f"{count[binned].sum() / events:.2%}",
-        "vocabulary used": f"{np.count_nonzero(count[event]) / max(1, event.sum()):.1%}",
+        "unknown": f"{unknown / max(1, events):.2%}",
+        "binned": f"{count[binned].sum() / max(1, events):.2%}",
+        "vocabulary used": f"{np.count_nonzero(count[told]) / max(1, told.sum()):.1%}",
     }
+
+
+def _families(coverage: Coverage) -> Rows:
+    """Those with most events first."""
+    total: dict[str, int] = {}
+    by_split: dict[tuple[str, str], Family] = {}
+    for split, found in coverage.items():
+        for family in found:
+            total[family.name] = total.get(family.name, 0) + family.events
+            by_split[split, family.name] = family
+    rows: Rows = []
+    for name in sorted(total, key=lambda n: (-total[n], n)):
+        row: dict[str, object] = {"family": name, "events": total[name]}
+        for split in coverage:
+            found_here = by_split.get((split, name))
+            events = found_here.events if found_here else 0
+            share = f"{found_here.unknown / events:.2%}" if found_here and events else "-"
+            row[f"unknown in {split}"] = share
+        rows.append(row)
+    return rows
 
 
 def _kinds(tokenizer: Tokenizer) -> Rows:
     rows: Rows = []
-    for kind in ("special", "code", "value"):
+    for kind in dict.fromkeys(t.kind for t in tokenizer.tokens):
         tokens = [t for t in tokenizer.tokens if t.kind == kind]
         described = sum(t.info.description is not None for t in tokens)
         rows.append(

@@ -7,6 +7,7 @@ no string is made per row. Only the four columns that tokens need are read.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_tokenize.events import STATIC
+from ehr_tokenize.keys import Key, clean
 from ehr_tokenize.vocabulary import CodeInfo
 from ehr_tracking.errors import UserError
 
@@ -54,6 +56,16 @@ class Dataset:
     root: Path
     files: tuple[Path, ...]
     """`data/**/*.parquet` in the order of their paths; how subjects are spread is free."""
+
+
+class Extra(NamedTuple):
+    """Columns that go into what an event is of (`keys`); a file may lack them."""
+
+    unit: str | None = None
+    text: str | None = None
+
+
+NOTHING = Extra()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +123,7 @@ def schema_problem(path: Path) -> Problem | None:
     return None
 
 
-def batches(path: Path) -> Iterator[Batch]:
+def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
     """The rows of a file, about a million at a time.
 
     Raises:
@@ -120,21 +132,21 @@ def batches(path: Path) -> Iterator[Batch]:
     row = 0
     try:
         with pq.ParquetFile(path, read_dictionary=["code"]) as file:
-            names = [n for n in SCHEMA if n in file.schema_arrow.names]
+            names = [n for n in (*SCHEMA, *extra) if n in file.schema_arrow.names]
             for record in file.iter_batches(_BATCH_ROWS, columns=names):
-                yield _batch(path, row, record)
+                yield _batch(path, row, record, extra)
                 row += len(record)
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{path}: damaged after row {row}: {_line(e)}") from None
 
 
-def from_table(table: pa.Table, path: Path) -> Batch:
+def from_table(table: pa.Table, path: Path, extra: Extra = NOTHING) -> Batch:
     """The rows of a MEDS table in memory; `path` names it in messages."""
-    names = [n for n in SCHEMA if n in table.column_names]
+    names = [n for n in (*SCHEMA, *extra) if n in table.column_names]
     combined = table.select(names).combine_chunks()
     records = combined.to_batches(max_chunksize=max(1, len(combined)))
     record = records[0] if records else pa.RecordBatch.from_pylist([], schema=combined.schema)
-    return _batch(path, 0, record)
+    return _batch(path, 0, record, extra)
 
 
 def row_problems(batch: Batch, before: tuple[int, int] | None) -> list[Problem]:
@@ -252,7 +264,7 @@ def _hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64
     return hashed
 
 
-def _batch(path: Path, row: int, record: pa.RecordBatch) -> Batch:
+def _batch(path: Path, row: int, record: pa.RecordBatch, extra: Extra) -> Batch:
     subject, code = record.column("subject_id"), record.column("code")
     if not pa.types.is_dictionary(code.type):
         code = pc.dictionary_encode(code)
@@ -261,18 +273,61 @@ def _batch(path: Path, row: int, record: pa.RecordBatch) -> Batch:
         if "numeric_value" in record.schema.names
         else np.full(len(record), np.nan, np.float32)
     )
+    index = pc.fill_null(code.indices.cast(pa.int64()), -1).to_numpy()
+    codes = code.dictionary.to_pylist()
+    if any(name in record.schema.names for name in extra if name):
+        index, codes = _keys(record, index, codes, value, extra)
     return Batch(
         path=path,
         row=row,
         subject_id=pc.fill_null(subject, 0).to_numpy(),
         time=pc.fill_null(record.column("time").cast(pa.int64()), int(STATIC)).to_numpy(),
-        code=pc.fill_null(code.indices.cast(pa.int64()), -1).to_numpy(),
-        codes=code.dictionary.to_pylist(),
+        code=index,
+        codes=codes,
         value=value,
         null_subjects=pc.is_null(subject).to_numpy(zero_copy_only=False)
         if subject.null_count
         else None,
     )
+
+
+def _keys(
+    record: pa.RecordBatch,
+    code: npt.NDArray[np.int64],
+    codes: list[str],
+    value: npt.NDArray[np.float32],
+    extra: Extra,
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Numbers of the distinct (code, unit, text), and these; a text counts where no number is."""
+    number = ~np.isnan(value)
+    unit, units = _strings(record, extra.unit, number)
+    text, texts = _strings(record, extra.text, ~number)
+    wide = (code * len(units) + unit) * len(texts) + text
+    wide[code < 0] = -1
+    distinct, index = np.unique(wide, return_inverse=True)
+    rest, t = np.divmod(distinct, len(texts))
+    c, u = np.divmod(rest, len(units))
+    triples = zip(c.tolist(), u.tolist(), t.tolist(), strict=True)
+    keys = [str(Key(codes[i], units[j], texts[k])) for i, j, k in triples if i >= 0]
+    nulls = int(len(distinct) > 0 and distinct[0] < 0)
+    return index.reshape(-1) - nulls, keys
+
+
+def _strings(
+    record: pa.RecordBatch, name: str | None, where: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Per row the number of its cleaned text, 0 for none; and the texts."""
+    none = np.zeros(len(record), np.int64)
+    column = record.column(name) if name in record.schema.names else None
+    if column is None or not (pa.types.is_dictionary(column.type) or str(column.type) in _STRINGS):
+        return none, [""]
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column)
+    cleaned = [clean(str(s)) for s in column.dictionary.to_pylist()]
+    number = {s: i for i, s in enumerate(dict.fromkeys(["", *cleaned]))}
+    lookup = np.array([*(number[s] for s in cleaned), 0], np.int64)
+    index = lookup[pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy()]
+    return np.where(where, index, 0), list(number)
 
 
 def _rows(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int64]:

@@ -1,18 +1,20 @@
 """Events to tokens: a pure function of (events, fitted tokenizer), in flat array operations.
 
-N subjects, E events, T tokens.
+N subjects, E events, T tokens, F families of codes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.config import Scheme, Visits
+from ehr_tokenize.binding import Binding, Ids
+from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import STATIC, Events
+from ehr_tokenize.structure import Piece, Rows, pieces
 from ehr_tokenize.timeline import ages, visits
-from ehr_tokenize.tokenizer import Binding, Tokenizer
-from ehr_tokenize.vocabulary import BOS, CLS, SEP
+from ehr_tokenize.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,80 +35,158 @@ class Sequences:
     """[T] ordinal from 1, 0 outside any visit"""
     segment: npt.NDArray[np.uint8] | None
     """[T] 0/1; None where the scheme has none"""
+    families: npt.NDArray[np.int64]
+    """[N, F, 3] events of each subject by family: told, of these with an [UNK], and excluded."""
 
 
 def sequences(events: Events, tokenizer: Tokenizer, binding: Binding) -> Sequences:
-    """Tokenise whole subjects: one token an event, in the order of the events.
+    """Tokenise whole subjects, in the order of the events.
 
     Args:
         events: Whose codes index the list that `binding` was made for.
         tokenizer: Fitted.
         binding: `tokenizer.bind(codes)`.
     """
+    config, raw = tokenizer.config, events
+    events = binding.intake(raw)
     birth, start = binding.birth[events.code], binding.start[events.code]
     age = ages(events, birth)
-    visit, begins = visits(events, birth, start, tokenizer.config.visits.gap_days)
-    token = binding.token[binding.bins.slot(events.code, events.value)]
-    return lay_out(events, token, age, visit, begins, tokenizer.config.scheme)
+    visit, begins = visits(events, birth, start, config.visits.gap_days)
+    added = pieces(events, config.scheme, binding, birth, age, visit, begins)
+    slot = binding.bins.slot(events.code, events.value)
+    woven = weave(
+        events,
+        binding.spell(slot),
+        added,
+        age,
+        visit,
+        lead=int(binding.structure.lead[0]),
+        segments=config.scheme.visits != "none",
+    )
+    return replace(woven, families=_families(raw, binding, slot, events))
 
 
-def lay_out(
+def count_words(
+    events: Events, config: TokenizeConfig, binding: Binding, n_words: int
+) -> npt.NDArray[np.int64]:
+    """[3, n_words] how often whole subjects have each word, how many have it, seconds it told.
+
+    Args:
+        events: Whose codes index the list that `binding` was made for.
+        config: Scheme and visits.
+        binding: Whose tokens index the words.
+        n_words: How many there are.
+    """
+    events = binding.intake(events)
+    subject = events.subject()
+    added: list[Piece] = []
+    if config.scheme.visits != "none" or config.scheme.time != "none" or config.scheme.age:
+        birth, start = binding.birth[events.code], binding.start[events.code]
+        visit, begins = visits(events, birth, start, config.visits.gap_days)
+        added = pieces(events, config.scheme, binding, birth, ages(events, birth), visit, begins)
+    row, token = binding.spell(binding.bins.slot(events.code, events.value))
+    n = len(events.subject_id)
+    lead = np.repeat(binding.structure.lead, n)
+    all_tokens = np.concatenate([lead, token, *(p.token for p in added)])
+    of = [np.arange(n), subject if row is None else subject[row], *(subject[p.row] for p in added)]
+    pair = np.sort(np.concatenate(of) * n_words + all_tokens)
+    distinct = pair[np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]]
+    seconds = np.zeros(n_words, np.int64)
+    for piece in added:
+        if piece.seconds is not None:
+            np.add.at(seconds, piece.token, piece.seconds)
+    count = np.bincount(all_tokens, minlength=n_words)
+    return np.stack([count, np.bincount(distinct % n_words, minlength=n_words), seconds])
+
+
+def _families(
+    raw: Events, binding: Binding, slot: npt.NDArray[np.int64], events: Events
+) -> npt.NDArray[np.int64]:
+    n, f = len(raw.subject_id), len(binding.families)
+
+    def count(subject: Rows, code: Ids) -> npt.NDArray[np.int64]:
+        return np.bincount(subject * f + binding.family[code], minlength=n * f).reshape(n, f)
+
+    total = count(events.subject(), events.code)
+    missed = np.flatnonzero(binding.unknown()[slot])
+    unknown = count(events.subject()[missed], events.code[missed])
+    excluded = np.zeros_like(total)
+    if len(events) < len(raw):
+        excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
+    return np.stack([total, unknown, excluded], axis=2)
+
+
+def weave(
     events: Events,
-    token: npt.NDArray[np.uint32],
+    spelled: tuple[Rows | None, Ids],
+    added: Sequence[Piece],
     age: npt.NDArray[np.float32],
     visit: npt.NDArray[np.uint16],
-    begins: npt.NDArray[np.bool_],
-    scheme: Scheme,
+    *,
+    lead: int,
+    segments: bool,
 ) -> Sequences:
-    """Add the special tokens of a scheme.
-
-    `joint` puts [BOS] first. `visits` puts [CLS] first, and [SEP] where a later visit begins: it
-    closes the visit before, and is known when the next one starts. The last visit is left open,
-    since the end of the data is no event.
+    """Put the tokens of events and those that a scheme adds in one order.
 
     Args:
         events: E events.
-        token: [E]
+        spelled: Event and id of each token of an event; no events where there is one each.
+        added: Come before the tokens of their event, in this order.
         age: [E]
         visit: [E]
-        begins: [E] whether a visit begins there.
-        scheme: Which layout.
+        lead: First token of every subject.
+        segments: Whether to make them.
 
     Examples:
         >>> e = Events(np.array([7]), np.array([0, 3]), np.array([STATIC, 10, 20]),
         ...            np.zeros(3, np.uint32), np.zeros(3, np.float32))
-        >>> s = lay_out(e, np.array([8, 9, 9], np.uint32), np.array([0, 1, 2], np.float32),
-        ...             np.array([0, 1, 2], np.uint16), np.array([False, True, True]), Visits())
+        >>> sep = Piece(np.array([2]), np.array([3], np.uint32), closes=True)
+        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), [sep], np.zeros(3, np.float32),
+        ...           np.array([0, 1, 2], np.uint16), lead=2, segments=True)
         >>> s.token, s.visit, s.segment
         (array([2, 8, 9, 3, 9], dtype=uint32), array([0, 0, 1, 1, 2], dtype=uint16), array([0, 0, 0, 0, 1], dtype=uint8))
     """
-    with_visits = isinstance(scheme, Visits)
-    closes = np.flatnonzero(begins & (visit > 1)) if with_visits else np.zeros(0, np.int64)
-    # a token moves right by one [BOS]/[CLS] a subject so far, and by one a [SEP] so far
-    shift = np.zeros(len(events), np.int64)
-    shift[closes] = 1
-    closed = np.cumsum(shift)
-    at = np.arange(len(events)) + events.subject() + 1 + closed
-    offsets = events.offsets + np.arange(len(events.offsets))
-    offsets += np.concatenate([[0], closed])[events.offsets]
-    first, sep = offsets[:-1], at[closes] - 1
-
+    n, (row, token) = len(events), spelled
+    own = np.ones(n, np.int64) if row is None else np.bincount(row, minlength=n)
+    counts = [np.bincount(p.row, minlength=n) for p in added if len(p.row)]
+    added = [p for p in added if len(p.row)]
+    size = own + sum(counts)
+    total = np.concatenate([[0], np.cumsum(size)])
+    offsets = total[events.offsets] + np.arange(len(events.offsets))
+    at = total[:-1] + events.subject() + 1  # one [BOS]/[CLS] a subject so far
     source = np.zeros(offsets[-1], np.int64)  # [T] the event that each token comes from
-    source[at] = np.arange(len(events))
-    source[sep] = closes
-    token, time, age, visit = token[source], events.time[source], age[source], visit[source]
-    token[first], time[first], age[first], visit[first] = CLS if with_visits else BOS, STATIC, 0, 0
-    token[sep] = SEP
-    visit[sep] -= 1
+    out = np.full(offsets[-1], lead, np.uint32)
+    closing = []
+    for piece, count in zip(added, counts, strict=True):
+        where = at[piece.row] + _rank(piece.row, count)
+        source[where], out[where] = piece.row, piece.token
+        if piece.closes:
+            closing.append(where)
+        at += count
+    where = at if row is None else at[row] + _rank(row, own)
+    source[where] = np.arange(n) if row is None else row
+    out[where] = token
+
+    first = offsets[:-1]
+    time, age, visit = events.time[source], age[source], visit[source]
+    time[first], age[first], visit[first] = STATIC, 0, 0
+    for where in closing:
+        visit[where] -= 1
     return Sequences(
         subject_id=events.subject_id,
         offsets=offsets,
-        token=token,
+        token=out,
         time=time,
         age=age,
         visit=visit,
-        segment=_segment(visit) if with_visits else None,
+        segment=_segment(visit) if segments else None,
+        families=np.zeros((len(events.subject_id), 0, 3), np.int64),
     )
+
+
+def _rank(row: Rows, count: npt.NDArray[np.int64]) -> Rows:
+    """[K] how many entries before this one are of the same event; `row` ascends."""
+    return np.arange(len(row)) - (np.cumsum(count) - count)[row]
 
 
 def _segment(visit: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize.events import Events, gather_index
-from ehr_tokenize.meds import Batch, Dataset, batches, row_problems, runs
+from ehr_tokenize.meds import NOTHING, Batch, Dataset, Extra, batches, row_problems, runs
 from ehr_tracking.errors import UserError
 
 _COLUMNS = {"time": np.int64, "code": np.uint32, "value": np.float32}
@@ -61,7 +61,7 @@ class EventTable:
 
     scratch: Path
     codes: list[str]
-    """Which `Events.code` indexes; all codes of the data set."""
+    """Which `Events.code` indexes; all codes of the data set, with units and texts if asked for."""
     subject_id: npt.NDArray[np.int64]
     """[N]"""
     start: npt.NDArray[np.int64]
@@ -70,13 +70,16 @@ class EventTable:
     """[N] events"""
 
     @classmethod
-    def ingest(cls, dataset: Dataset, scratch: Path, *, workers: int = 1) -> Self:
+    def ingest(
+        cls, dataset: Dataset, scratch: Path, *, workers: int = 1, extra: Extra = NOTHING
+    ) -> Self:
         """Read every file once, check its order, and write its rows to `scratch`.
 
         Args:
             dataset: Opened.
             scratch: Empty directory.
             workers: Threads; reading and writing hold no lock on the interpreter.
+            extra: Further columns that tell codes apart.
 
         Raises:
             UserError: Naming file and row of a null code or subject, of rows out of order, and of a
@@ -87,7 +90,7 @@ class EventTable:
         book = CodeBook()
 
         def read(i: int) -> _Runs:
-            return _ingest_file(dataset.files[i], int(first[i]), scratch, book)
+            return _ingest_file(dataset.files[i], int(first[i]), scratch, book, extra)
 
         with ThreadPoolExecutor(workers) as pool:
             found = list(tqdm(pool.map(read, range(len(rows))), "reading", len(rows), disable=None))
@@ -120,10 +123,18 @@ class EventTable:
         offsets = np.concatenate([[0], np.cumsum(length)])
         return Events(self.subject_id[which], offsets, **column)
 
+    def code_counts(self) -> npt.NDArray[np.int64]:
+        """[C] events of each code."""
+        code = np.memmap(self.scratch / "code", _COLUMNS["code"], mode="r")
+        counts = np.zeros(len(self.codes), np.int64)
+        for start in range(0, len(code), 1 << 22):
+            counts += np.bincount(code[start : start + (1 << 22)], minlength=len(counts))
+        return counts
 
-def _ingest_file(path: Path, first: int, scratch: Path, book: CodeBook) -> _Runs:
+
+def _ingest_file(path: Path, first: int, scratch: Path, book: CodeBook, extra: Extra) -> _Runs:
     subjects, rows, before, n = [], [], None, 0
-    for batch in batches(path):
+    for batch in batches(path, extra):
         for problem in row_problems(batch, before):
             raise UserError(str(problem))
         if not len(batch.time):

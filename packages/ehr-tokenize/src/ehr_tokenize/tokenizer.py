@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
-from ehr_tokenize.numeric import Bins
-from ehr_tokenize.vocabulary import SPECIALS, UNK, CodeInfo, Token
+from ehr_tokenize.decode import DatedEvent, Teller, say
+from ehr_tokenize.vocabulary import CodeInfo, Token
+from ehr_tokenize.words import SPECIALS, Fitted
 from ehr_tracking.config import to_dict, validate
 from ehr_tracking.contracts import VOCABULARY_COLUMNS, Contract, ContractError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
@@ -41,20 +42,6 @@ _SCHEMA = pa.schema(
 )
 _FIELDS = ("kind", "code", "bin", "lower", "upper", "count", "subjects")
 """Of a `Token`, and columns of the table."""
-_BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Binding:
-    """A tokenizer applied to one list of C codes: lookups by code index."""
-
-    bins: Bins
-    token: npt.NDArray[np.uint32]
-    """[slots] row of the vocabulary, [UNK] for what is not in it."""
-    birth: npt.NDArray[np.bool_]
-    """[C]"""
-    start: npt.NDArray[np.bool_]
-    """[C] begins a visit"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,32 +51,52 @@ class Tokenizer:
     config: TokenizeConfig
     """Of which the fields in `config.FITTED` belong to the tokenizer."""
     tokens: Sequence[Token]
-    edges: Mapping[str, npt.NDArray[np.float32]]
-    """Inner bin edges of each code that has bins, ascending."""
+    fitted: Fitted
 
     def __len__(self) -> int:
         """Size of the vocabulary, specials included."""
         return len(self.tokens)
 
-    def bind(self, codes: Sequence[str]) -> Binding:
-        """Look up a list of codes once, so that events need array look-ups only."""
-        ids = {(t.code, t.bin or 0): i for i, t in enumerate(self.tokens) if t.code is not None}
-        none = np.zeros(0, np.float32)
-        per_code = [self.edges.get(c, none) for c in codes]
-        start = [re.compile(p) for p in self.config.visits.start_codes]
-        return Binding(
-            bins=Bins.of(per_code),
-            token=np.array(
-                [
-                    ids.get((code, number), UNK)
-                    for code, edges in zip(codes, per_code, strict=True)
-                    for number in range(len(edges) + 2 if len(edges) else 1)
-                ],
-                np.uint32,
-            ),
-            birth=np.array([bool(_BIRTH.search(c)) for c in codes], bool),
-            start=np.array([any(p.search(c) for p in start) for c in codes], bool),
+    def bind(self, codes: Sequence[str], infos: Mapping[str, CodeInfo] | None = None) -> Binding:
+        """Look up a list of codes once, so that events need array look-ups only.
+
+        Args:
+            codes: Of the data to come.
+            infos: From codes.parquet; read only where tokens are made of descriptions.
+        """
+        descriptions = (
+            {c: i.description for c, i in (infos or {}).items() if i.description}
+            if self.config.scheme.codes == "description"
+            else {}
         )
+        binding, words = bind(codes, self.config, self.fitted, descriptions)
+        ids = {(t.text, t.kind, t.code, t.bin or 0): i for i, t in enumerate(self.tokens)}
+        return binding.to_vocabulary(words, ids)
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Each token as a clinician can read it.
+
+        Args:
+            ids: Rows of the vocabulary.
+        """
+        return [say(self.tokens[i]) for i in ids]
+
+    def decode_timeline(self, ids: Iterable[int], start: datetime) -> list[DatedEvent]:
+        """Tokens as dated events.
+
+        A clock begins at `start`; a time token puts it forward by the mean of the lengths of time
+        that this token told in train. Levels of a code, and its value, become one event.
+
+        Args:
+            ids: Rows of the vocabulary, in order.
+            start: Time of the first event.
+        """
+        described = {
+            t.code: t.info.description for t in self.tokens if t.code and t.info.description
+        }
+        fitted = self.fitted
+        teller = Teller(fitted.seconds, fitted.edges, {**described, **fitted.descriptions})
+        return teller.tell([self.tokens[i] for i in ids], start)
 
     def save(self, directory: Path) -> None:
         """Write both files."""
@@ -99,7 +106,7 @@ class Tokenizer:
             "format": _FORMAT,
             "config": {name: config[name] for name in FITTED},
             "vocab_sha256": hashlib.sha256((directory / VOCAB).read_bytes()).hexdigest(),
-            "edges": {code: [float(e) for e in self.edges[code]] for code in sorted(self.edges)},
+            **fitted_to_dict(self.fitted),
         }
         (directory / TOKENIZER).write_text(
             json.dumps(tree, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
@@ -134,7 +141,7 @@ class Tokenizer:
         return cls(
             config=with_fitted(TokenizeConfig(), fitted),
             tokens=tokens,
-            edges={code: np.array(e, np.float32) for code, e in tree["edges"].items()},
+            fitted=fitted_from_dict(tree),
         )
 
     def _table(self) -> pa.Table:
@@ -147,6 +154,29 @@ class Tokenizer:
             "parents": [t.info.parents for t in tokens],
         }
         return pa.table(columns, schema=_SCHEMA)
+
+
+def fitted_to_dict(fitted: Fitted) -> dict[str, Any]:
+    """As JSON holds it; keys in order."""
+    edges = fitted.edges
+    return {
+        "edges": {code: [float(e) for e in edges[code]] for code in sorted(edges)},
+        "rolled": dict(sorted(fitted.rolled.items())),
+        "seconds": dict(sorted(fitted.seconds.items())),
+        "subwords": fitted.subwords,
+        "descriptions": dict(sorted(fitted.descriptions.items())),
+    }
+
+
+def fitted_from_dict(tree: Mapping[str, Any]) -> Fitted:
+    """What `fitted_to_dict` made; what an older version did not write is empty."""
+    return Fitted(
+        edges={code: np.array(e, np.float32) for code, e in tree["edges"].items()},
+        rolled=tree.get("rolled", {}),
+        seconds=tree.get("seconds", {}),
+        subwords=tree.get("subwords"),
+        descriptions=tree.get("descriptions", {}),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

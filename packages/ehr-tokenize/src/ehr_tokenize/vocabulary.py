@@ -1,22 +1,18 @@
-"""The tokens of a data set, counted on the train split.
+"""The tokens of a data set, counted on the train split."""
 
-A *slot* is a (code, bin) pair as `numeric.Bins` numbers it; a token is a slot that was kept.
-"""
-
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.config import VocabularyConfig
-from ehr_tokenize.events import Events
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.keys import Key
+from ehr_tokenize.words import SPECIALS, Word, bounds, structure
+from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
-
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]")
-"""Rows 0..6 of every vocabulary."""
-PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(len(SPECIALS))
 
 
 class CodeInfo(NamedTuple):
@@ -35,7 +31,7 @@ class Token:
 
     text: str
     kind: str
-    """special, code or value."""
+    """special, code, value, category, part, bin, text, time, age or visit."""
     code: str | None = None
     bin: int | None = None
     lower: float | None = None
@@ -45,67 +41,77 @@ class Token:
     info: CodeInfo = NO_INFO
 
 
-def text(code: str, number: int) -> str:
-    """The text of a token.
-
-    Examples:
-        >>> text("LAB//50912//mg/dL", 3), text("ICD10CM//E11.9", 0)
-        ('LAB//50912//mg/dL//Q3', 'ICD10CM//E11.9')
-    """
-    return f"{code}//Q{number}" if number else code
-
-
-def count_slots(events: Events, slot: npt.NDArray[np.int64], n_slots: int) -> npt.NDArray[np.int64]:
-    """[2, n_slots] events and subjects of each slot, over whole subjects.
-
-    Examples:
-        >>> none = np.zeros(3)
-        >>> two = Events(np.array([7, 8]), np.array([0, 2, 3]), none, none, none)
-        >>> count_slots(two, np.array([1, 1, 1]), 2)
-        array([[0, 3],
-               [0, 2]])
-    """
-    pair = np.sort(events.subject() * n_slots + slot)
-    distinct = pair[np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]]
-    return np.stack(
-        [np.bincount(slot, minlength=n_slots), np.bincount(distinct % n_slots, minlength=n_slots)]
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Train counts of one (code, bin)."""
+    """How often train has a word."""
 
-    code: str
-    bin: int
-    """0 for the plain code."""
+    word: Word
     events: int
     subjects: int
+    seconds: int = 0
+    """That a time token told, in all."""
 
 
 def build(
     counts: Sequence[Count],
     edges: Mapping[str, npt.NDArray[np.float32]],
     infos: Mapping[str, CodeInfo],
-    config: VocabularyConfig,
+    config: TokenizeConfig,
 ) -> list[Token]:
     """Specials, then tokens by descending count, ties by text.
 
     Args:
-        counts: In any order; each (code, bin) once.
+        counts: In any order; each word once, that of `scheme.lead` included.
         edges: Inner bin edges of the codes that have bins.
         infos: From codes.parquet.
-        config: What to keep.
+        config: What to keep. The words of the scheme's structure always are.
 
     Raises:
         UserError: If two tokens would have the same text.
+        ConfigError: If `max_size` has no room for the words of the structure.
     """
-    kept = [c for c in counts if c.events >= config.min_count]
-    kept.sort(key=lambda c: (-c.events, text(c.code, c.bin)))
-    if config.max_size is not None:
-        kept = kept[: config.max_size - len(SPECIALS)]
+    fixed = {w for w in structure(config) if w.kind != "special"}
+    found = {c.word: c for c in counts if c.word.kind != "special"}
+    kept = [found.get(w, Count(w, 0, 0)) for w in fixed]
+    limit = config.vocabulary
+    room = None if limit.max_size is None else limit.max_size - len(SPECIALS) - len(kept)
+    if room is not None and room < 1:
+        raise ConfigError(
+            f"vocabulary.max_size = {limit.max_size} has no room for codes: the scheme needs "
+            f"{len(SPECIALS) + len(kept)} tokens of its own"
+        )
+    free = [
+        c for w, c in found.items()
+        if w not in fixed and c.events >= limit.min_count and c.subjects >= limit.min_subjects
+    ]  # fmt: skip
+    subjects = next((c.events for c in counts if c.word.text == config.scheme.lead), 0)
+    kept += sorted(free, key=_rank(config, subjects))[:room]
+    kept.sort(key=lambda c: (-c.events, c.word.text))
     tokens = [Token(name, "special") for name in SPECIALS]
-    tokens += [_token(c, edges.get(c.code), infos.get(c.code, NO_INFO)) for c in kept]
+    tokens += [_token(c, edges, infos) for c in kept]
+    _refuse_twins(tokens)
+    return tokens
+
+
+def entropy(count: int, total: int) -> float:
+    """Nats that knowing of a subject whether it has a token is worth.
+
+    Examples:
+        >>> round(entropy(5, 10), 4), entropy(10, 10)
+        (0.6931, 0.0)
+    """
+    p = count / total if total else 0.0
+    return -sum(x * math.log(x) for x in (p, 1 - p) if x > 0) + 0.0
+
+
+def _rank(config: TokenizeConfig, subjects: int) -> Callable[[Count], tuple[float, int, str]]:
+    rank = config.vocabulary.rank or ("entropy" if config.scheme.kind == "clmbr" else "count")
+    if rank == "count":
+        return lambda c: (0.0, -c.events, c.word.text)
+    return lambda c: (-entropy(c.subjects, subjects), -c.events, c.word.text)
+
+
+def _refuse_twins(tokens: Sequence[Token]) -> None:
     seen: set[str] = set()
     for token in tokens:
         if token.text in seen:
@@ -113,22 +119,25 @@ def build(
                 f"code {token.code!r} cannot be told from another token {token.text!r}; rename it"
             )
         seen.add(token.text)
-    return tokens
 
 
-def _token(count: Count, edges: npt.NDArray[np.float32] | None, info: CodeInfo) -> Token:
-    bounds: tuple[float, float] | tuple[None, None] = (None, None)
-    if count.bin and edges is not None:
-        padded = [-np.inf, *map(float, edges), np.inf]
-        bounds = padded[count.bin - 1], padded[count.bin]
+def _token(
+    count: Count, edges: Mapping[str, npt.NDArray[np.float32]], infos: Mapping[str, CodeInfo]
+) -> Token:
+    word = count.word
+    code = Key.parse(word.key).code if word.key else None
+    limits: tuple[float | None, float | None] = (None, None)
+    if word.kind == "value" and word.key:
+        lower, upper = bounds(edges[word.key], word.number)
+        limits = float(lower), float(upper)
     return Token(
-        text=text(count.code, count.bin),
-        kind="value" if count.bin else "code",
-        code=count.code,
-        bin=count.bin or None,
-        lower=bounds[0],
-        upper=bounds[1],
+        text=word.text,
+        kind=word.kind,
+        code=code,
+        bin=word.number or None,
+        lower=limits[0],
+        upper=limits[1],
         count=count.events,
         subjects=count.subjects,
-        info=info,
+        info=infos.get(code, NO_INFO) if code else NO_INFO,
     )

@@ -81,7 +81,8 @@ TOKENS = Contract(
     1,
     "`{split}/{shard}.parquet`: one row a subject, in subject order over the shards of a split; "
     "list columns of equal length, oldest token first. Beside them `vocab.parquet` and "
-    "`tokenizer.json` (all that is needed to tokenise new subjects identically).",
+    "`tokenizer.json` (all that is needed to tokenise new subjects identically), and "
+    "`coverage.json` (events, unknown and excluded ones by family of codes).",
     (
         _SUBJECT,
         Column(
@@ -103,8 +104,13 @@ TOKENS = Contract(
 VOCABULARY_COLUMNS = (
     Column("id", "int32", "0..n-1, the row's own number; 0 is [PAD]."),
     Column("token", "string", "Unique text."),
-    Column("kind", "string", "special, code or value."),
-    Column("code", "string", "MEDS code; null for specials."),
+    Column(
+        "kind",
+        "string",
+        "special, code or value; in some schemes also category (a text value), part (of the code "
+        "before), bin (of the code before), text (a subword), time, age or visit.",
+    ),
+    Column("code", "string", "MEDS code; null for a token that stands for none."),
     Column("bin", "int32", "Value bin from 1; null where the token carries no value."),
     Column("lower", "float", "Lower bound of the bin, inclusive; -inf for the first."),
     Column("upper", "float", "Upper bound of the bin, exclusive; inf for the last."),
@@ -201,7 +207,6 @@ RUN = Contract(
 )
 
 CONTRACTS = {
-    c.name: c
-    for c in (TOKENS, NARRATIVES, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)
+    c.name: c for c in (TOKENS, NARRATIVES, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)
 }
 """Every contract that this version knows, by name."""

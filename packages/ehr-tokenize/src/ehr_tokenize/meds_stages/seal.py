@@ -8,17 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.driver import PRODUCER, shard_name
 from ehr_tokenize.events import ranges
 from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, read_splits
 from ehr_tokenize.sequences import Sequences
 from ehr_tokenize.tokenizer import VOCAB, Tokenizer
-from ehr_tokenize.vocabulary import BOS, CLS, SEP
 from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import new_artifact, raw_source, seal
+
+_NAMES = "ehr/families"
+_EVENTS = "ehr/events"
 
 
 def seal_shards(
@@ -43,15 +46,17 @@ def seal_shards(
     schema = _schema(tokenizer)
     with new_artifact(out, overwrite=overwrite) as directory:
         tokenizer.save(directory)
-        rows = {VOCAB: len(tokenizer)}
+        rows, coverage = {VOCAB: len(tokenizer)}, {}
         for i, split in enumerate(SPLITS):
             table = _read_split(files, schema, named, tokenizer.config.seed, i)
-            length = _events(table)
+            length, coverage[split] = _counts(table)
+            table = table.drop_columns([_NAMES, _EVENTS])
             for n, (a, b) in enumerate(ranges(length, limit.subjects, limit.events)):
                 name = shard_name(split, n)
                 groups = ranges(length[a:b], GROUP_SUBJECTS, GROUP_EVENTS)
                 parts = (table.slice(a + c, d - c) for c, d in groups)
                 rows[name] = write_shard(directory / name, parts)
+        write_coverage(directory, coverage)
         seal(
             directory,
             TOKENS,
@@ -80,18 +85,40 @@ def _read_split(
     return table
 
 
-def _events(table: pa.Table) -> npt.NDArray[np.int64]:
-    """[N] events of each subject: its tokens but those that the scheme added."""
-    if not len(table):
-        return np.zeros(0, np.int64)
-    lists = table["token"].combine_chunks()
-    event = ~np.isin(lists.flatten().to_numpy(), (BOS, CLS, SEP))
-    return np.add.reduceat(event.astype(np.int64), lists.offsets.to_numpy()[:-1])
+def with_families(table: pa.Table, made: Sequences, names: list[str]) -> pa.Table:
+    """Token columns with how many events of each family a subject has; `seal_shards` counts them.
+
+    Args:
+        table: One row a subject.
+        made: What the table is of.
+        names: Of the F families.
+    """
+    n, f = made.families.shape[:2]
+    for name, values, width in (
+        (_NAMES, pa.array(names * n, pa.string()), f),
+        (_EVENTS, pa.array(made.families.ravel()), 3 * f),
+    ):
+        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * np.int32(width))
+        table = table.append_column(name, pa.ListArray.from_arrays(offsets, values))
+    return table
+
+
+def _counts(table: pa.Table) -> tuple[npt.NDArray[np.int64], list[Family]]:
+    """[N] events of each subject, and the families of all."""
+    total: dict[str, npt.NDArray[np.int64]] = {}
+    length = []
+    for names, flat in zip(*(table[c].to_pylist() for c in [_NAMES, _EVENTS]), strict=True):
+        counted = np.array(flat, np.int64).reshape(-1, 3)
+        length.append(int(counted[:, [0, 2]].sum()))
+        for name, row in zip(names, counted, strict=True):
+            total[name] = total.get(name, 0) + row
+    found = np.stack(list(total.values())) if total else np.zeros((0, 3), np.int64)
+    return np.array(length, np.int64), families(list(total), found)
 
 
 def _schema(tokenizer: Tokenizer) -> pa.Schema:
     none = np.zeros(0)
-    segment = none.astype(np.uint8) if tokenizer.config.scheme.kind == "visits" else None
+    has_segment = tokenizer.config.scheme.visits != "none"
     empty = Sequences(
         subject_id=none.astype(np.int64),
         offsets=np.zeros(1, np.int64),
@@ -99,6 +126,7 @@ def _schema(tokenizer: Tokenizer) -> pa.Schema:
         time=none.astype(np.int64),
         age=none.astype(np.float32),
         visit=none.astype(np.uint16),
-        segment=segment,
+        segment=none.astype(np.uint8) if has_segment else None,
+        families=np.zeros((0, 0, 3), np.int64),
     )
-    return to_table(empty, len(tokenizer)).schema
+    return with_families(to_table(empty, len(tokenizer)), empty, []).schema

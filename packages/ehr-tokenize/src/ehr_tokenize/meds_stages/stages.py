@@ -1,12 +1,15 @@
 """Four stages over the pure functions of this package.
 
-`ehr_fit_bins` and `ehr_fit_vocabulary` (map over train shards, reduce) put what they fit into
-`codes.parquet`; `ehr_tokenize` (map) turns each shard into tokens; `ehr_seal` orders the subjects
-and writes `tokens/1`. All read the settings of `TokenizeConfig` from the pipeline's key
+`ehr_fit_bins` and `ehr_fit_vocabulary` (map over train shards, reduce) put what they fit into one
+row of `codes.parquet`; `ehr_tokenize` (map) turns each shard into tokens; `ehr_seal` orders the
+subjects and writes `tokens/1`. All read the settings of `TokenizeConfig` from the pipeline's key
 `ehr_tokenize`, so that they cannot differ from stage to stage.
 """
 
+import itertools
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +17,30 @@ import polars as pl
 from MEDS_transforms.stages import Stage
 from omegaconf import DictConfig, OmegaConf
 
+from ehr_tokenize.binding import bind
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.driver import extra_columns
 from ehr_tokenize.events import Events
-from ehr_tokenize.fit import bind_edges, choose_edges, counts
+from ehr_tokenize.fit import Observed, counts, finish, learn, observe
+from ehr_tokenize.intake import Intake
+from ehr_tokenize.maps import resolve
 from ehr_tokenize.meds import from_table, row_problems, runs
-from ehr_tokenize.meds_stages.seal import seal_shards
+from ehr_tokenize.meds_stages.seal import seal_shards, with_families
 from ehr_tokenize.numeric import Histogram
-from ehr_tokenize.sequences import sequences
-from ehr_tokenize.tokenizer import Tokenizer
-from ehr_tokenize.vocabulary import CodeInfo, Count, build, count_slots
+from ehr_tokenize.sequences import count_words, sequences
+from ehr_tokenize.tokenizer import Tokenizer, fitted_from_dict, fitted_to_dict
+from ehr_tokenize.vocabulary import CodeInfo, Count
+from ehr_tokenize.words import Fitted, Word
 from ehr_tokenize.writer import to_table
 from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 
 _KEY = "ehr_tokenize"
-_EDGES, _BIN, _COUNT, _SUBJECTS = (f"ehr/{n}" for n in ("edges", "bin", "count", "subjects"))
+_STATE = "ehr_tokenize//fitted"
+"""The row of `codes.parquet` whose columns hold what was fitted, as JSON."""
+_FITTED, _COUNTS = "ehr/fitted", "ehr/counts"
+_WORD = {"text": pl.String, "kind": pl.String, "key": pl.String, "number": pl.Int64}
+_TOTAL = {"events": pl.Int64, "subjects": pl.Int64, "seconds": pl.Int64}
 Shard = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
@@ -40,16 +52,17 @@ def read_config(cfg: DictConfig) -> TokenizeConfig:
     """
     tree = OmegaConf.to_container(cfg.get(_KEY) or OmegaConf.create({}), resolve=True)
     named = {str(k): v for k, v in tree.items()} if isinstance(tree, dict) else {}
-    return validate(TokenizeConfig, named, where=_KEY)
+    config = validate(TokenizeConfig, named, where=_KEY)
+    return replace(config, maps=resolve(config.maps))
 
 
-def to_events(df: pl.LazyFrame) -> tuple[Events, list[str]]:
+def to_events(df: pl.LazyFrame, config: TokenizeConfig) -> tuple[Events, list[str]]:
     """A shard as events, and the codes that they index.
 
     Raises:
         UserError: If rows are out of order or a subject's rows are not contiguous.
     """
-    batch = from_table(df.collect().to_arrow(), Path("shard"))
+    batch = from_table(df.collect().to_arrow(), Path("shard"), extra_columns(config))
     for problem in row_problems(batch, None):
         raise UserError(str(problem))
     start = runs(batch)
@@ -61,75 +74,106 @@ def to_events(df: pl.LazyFrame) -> tuple[Events, list[str]]:
     return Events(subject, offsets, batch.time, code, batch.value), batch.codes
 
 
-def map_values(df: pl.LazyFrame) -> pl.LazyFrame:
-    """One row a code of the shard: its distinct values, and how often each occurs."""
-    events, codes = to_events(df)
-    histogram = Histogram.of(events.code, events.value)
-    values = histogram.values()
-    where = dict(zip(*histogram.by_code(), strict=True))
-    at = [where.get(i, slice(0, 0)) for i in range(len(codes))]
-    return pl.LazyFrame(
-        {
-            "code": codes,
-            "value": [values[s] for s in at],
-            "count": [histogram.count[s] for s in at],
-        },
-        schema={"code": pl.String, "value": pl.List(pl.Float32), "count": pl.List(pl.Int64)},
-    )
-
-
-def reduce_values(*dfs: pl.LazyFrame, cfg: DictConfig) -> pl.LazyFrame:
-    """One row a code of the train split: its bin edges."""
-    frames = [df.collect() for df in dfs]
-    codes = sorted(set().union(*(f["code"] for f in frames)))
-    index = {code: i for i, code in enumerate(codes)}
-    parts = []
-    for frame in frames:
-        size = frame["value"].list.len().to_numpy()
-        code = np.array([index[c] for c in frame["code"]], np.uint32)
-        long = frame.filter(pl.col("value").list.len() > 0).explode("value", "count")
-        value, count = long["value"].to_numpy(), long["count"].to_numpy()
-        parts.append(Histogram.weighted(np.repeat(code, size), value, count))
-    chosen = choose_edges(Histogram.merge(parts), codes, read_config(cfg))
-    edges = [chosen.get(code, np.zeros(0, np.float32)) for code in codes]
-    return pl.LazyFrame(
-        {"code": codes, _EDGES: edges}, schema={"code": pl.String, _EDGES: pl.List(pl.Float32)}
-    )
-
-
-def map_slots(code_metadata: pl.DataFrame) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    """One row a (code, bin) of the shard: its events and subjects."""
-    edges = read_edges(code_metadata)
+def map_values(cfg: DictConfig) -> Shard:
+    """One row a code of the shard: its distinct values with their counts, events, and subjects."""
+    config = read_config(cfg)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
-        events, codes = to_events(df)
-        bins = bind_edges(edges, codes)
-        slot = bins.slot(events.code, events.value)
-        found = counts(count_slots(events, slot, int(bins.slots[-1])), bins, codes)
-        rows = [(c.code, c.bin, c.events, c.subjects) for c in found]
-        schema = {"code": pl.String, _BIN: pl.Int64, _COUNT: pl.Int64, _SUBJECTS: pl.Int64}
-        return pl.LazyFrame(rows, schema=schema, orient="row")
+        events, raw = to_events(df, config)
+        intake = Intake.of(raw, config)
+        seen, codes = observe(intake(events), config), intake.codes
+        values = seen.histogram.values()
+        where = dict(zip(*seen.histogram.by_code(), strict=True))
+        at = [where.get(i, slice(0, 0)) for i in range(len(codes))]
+        total = np.zeros(len(codes), np.int64)
+        total[: len(seen.events)] = seen.events
+        cuts = np.searchsorted(seen.carrier[0], np.arange(len(codes) + 1))
+        return pl.LazyFrame(
+            {
+                "code": codes,
+                "value": [values[s] for s in at],
+                "count": [seen.histogram.count[s] for s in at],
+                "events": total,
+                "who": [seen.carrier[1, a:b] for a, b in itertools.pairwise(cuts)],
+            },
+            schema={
+                "code": pl.String,
+                "value": pl.List(pl.Float32),
+                "count": pl.List(pl.Int64),
+                "events": pl.Int64,
+                "who": pl.List(pl.Int64),
+            },
+        )
 
     return shard
 
 
-def reduce_slots(*dfs: pl.LazyFrame) -> pl.LazyFrame:
-    """One row a code of the train split: lists of its bins, with events and subjects of each."""
-    total = pl.concat(dfs).group_by("code", _BIN).agg(pl.col(_COUNT, _SUBJECTS).sum())
-    return total.sort("code", _BIN).group_by("code", maintain_order=True).agg(pl.all())
+def reduce_values(*dfs: pl.LazyFrame, cfg: DictConfig, code_metadata: pl.DataFrame) -> pl.LazyFrame:
+    """The codes there are, and the row of what was fitted."""
+    frames = [df.collect() for df in dfs]
+    codes = sorted(set().union(*(f["code"] for f in frames)))
+    index = {code: i for i, code in enumerate(codes)}
+    seen = Observed.merge([_observed(frame, index) for frame in frames])
+    fitted = learn(seen, codes, read_infos(code_metadata), read_config(cfg))
+    known = [c for c in code_metadata["code"].unique(maintain_order=True) if c and c != _STATE]
+    state = json.dumps(fitted_to_dict(fitted))
+    return pl.LazyFrame(
+        {"code": [*known, _STATE], _FITTED: [None] * len(known) + [state]},
+        schema={"code": pl.String, _FITTED: pl.String},
+    )
 
 
-def map_tokens(
-    cfg: DictConfig, code_metadata: pl.DataFrame
-) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    """The shard's subjects as token sequences."""
-    tokenizer = read_tokenizer(code_metadata, read_config(cfg))
+def _observed(frame: pl.DataFrame, index: dict[str, int]) -> Observed:
+    code = np.array([index[c] for c in frame["code"]], np.uint32)
+    size, people = (frame[name].list.len().to_numpy() for name in ("value", "who"))
+    long = frame.filter(pl.col("value").list.len() > 0).explode("value", "count")
+    value, count = long["value"].to_numpy(), long["count"].to_numpy()
+    who = frame.filter(pl.col("who").list.len() > 0).explode("who")["who"].to_numpy()
+    events = np.zeros(len(index), np.int64)
+    events[code] = frame["events"].to_numpy()
+    return Observed(
+        Histogram.weighted(np.repeat(code, size), value, count),
+        np.stack([np.repeat(code, people).astype(np.int64), who.astype(np.int64)]),
+        events,
+    )
+
+
+def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
+    """One row a word of the shard: its events, subjects and seconds."""
+    config, fitted = read_config(cfg), read_fitted(code_metadata)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
-        events, codes = to_events(df)
-        made = sequences(events, tokenizer, tokenizer.bind(codes))
-        frame = pl.from_arrow(to_table(made, len(tokenizer)))
-        return pl.DataFrame(frame).lazy()
+        events, codes = to_events(df, config)
+        binding, words = bind(codes, config, fitted, {})
+        found = counts(count_words(events, config, binding, len(words)), words)
+        rows = [(*c.word, c.events, c.subjects, c.seconds) for c in found]
+        return pl.LazyFrame(rows, schema={**_WORD, **_TOTAL}, orient="row")
+
+    return shard
+
+
+def reduce_words(*dfs: pl.LazyFrame, code_metadata: pl.DataFrame) -> pl.LazyFrame:
+    """The codes there are, and the row of what was fitted with the counts of all words."""
+    total = pl.concat(dfs).group_by(*_WORD).agg(pl.col(*_TOTAL).sum())
+    rows = total.sort(*_WORD, nulls_last=False).collect().rows()
+    codes = code_metadata["code"].unique(maintain_order=True).to_list()
+    state = [json.dumps(rows) if c == _STATE else None for c in codes]
+    return pl.LazyFrame(
+        {"code": codes, _COUNTS: state}, schema={"code": pl.String, _COUNTS: pl.String}
+    )
+
+
+def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
+    """The shard's subjects as token sequences, each with its events by family of codes."""
+    config, infos = read_config(cfg), read_infos(code_metadata)
+    tokenizer = read_tokenizer(code_metadata, config)
+
+    def shard(df: pl.LazyFrame) -> pl.LazyFrame:
+        events, codes = to_events(df, config)
+        binding = tokenizer.bind(codes, infos)
+        made = sequences(events, tokenizer, binding)
+        table = to_table(made, len(tokenizer))
+        return pl.DataFrame(pl.from_arrow(with_families(table, made, binding.families))).lazy()
 
     return shard
 
@@ -147,38 +191,41 @@ def main_seal(cfg: DictConfig) -> None:
     )
 
 
-def read_edges(code_metadata: pl.DataFrame) -> dict[str, np.ndarray]:
-    """The bin edges that `ehr_fit_bins` left in the metadata."""
-    found = code_metadata.filter(pl.col(_EDGES).list.len() > 0)
-    pairs = zip(found["code"], found[_EDGES].to_list(), strict=True)
-    return {code: np.array(edges, np.float32) for code, edges in pairs}
+def read_infos(code_metadata: pl.DataFrame) -> dict[str, CodeInfo]:
+    """Descriptions and parents of the codes."""
+    metadata = code_metadata.unique("code", keep="first", maintain_order=True)
+    empty = [None] * len(metadata)
+    columns = (
+        metadata[name].to_list() if name in metadata.columns else empty
+        for name in ("code", "description", "parent_codes")
+    )
+    return {c: CodeInfo(d, p) for c, d, p in zip(*columns, strict=True) if c is not None}
+
+
+def read_fitted(code_metadata: pl.DataFrame) -> Fitted:
+    """What `ehr_fit_bins` left in the metadata."""
+    return fitted_from_dict(json.loads(_state(code_metadata, _FITTED)))
 
 
 def read_tokenizer(code_metadata: pl.DataFrame, config: TokenizeConfig) -> Tokenizer:
     """The tokenizer that both fitting stages left in the metadata."""
-    metadata = code_metadata.unique("code", keep="first", maintain_order=True)
-    empty = [None] * len(metadata)
-    descriptions, parents = (
-        metadata[name].to_list() if name in metadata.columns else empty
-        for name in ("description", "parent_codes")
-    )
-    codes = metadata["code"].to_list()
-    infos = {c: CodeInfo(d, p) for c, d, p in zip(codes, descriptions, parents, strict=True)}
-    columns = [metadata[name].to_list() for name in (_BIN, _COUNT, _SUBJECTS)]
-    found = [
-        Count(code, *row)
-        for code, *lists in zip(codes, *columns, strict=True)
-        for row in zip(*lists, strict=True)
-    ]
-    edges = read_edges(metadata)
-    return Tokenizer(config, build(found, edges, infos, config.vocabulary), edges)
+    rows = json.loads(_state(code_metadata, _COUNTS))
+    found = [Count(Word(*row[: len(_WORD)]), *row[len(_WORD) :]) for row in rows]
+    infos = read_infos(code_metadata)
+    return finish(found, read_fitted(code_metadata), infos, config)
+
+
+def _state(code_metadata: pl.DataFrame, column: str) -> str:
+    if column not in code_metadata.columns:
+        raise UserError("codes.parquet: nothing was fitted; run ehr_fit_bins, ehr_fit_vocabulary")
+    return str(code_metadata.filter(pl.col("code") == _STATE)[column][0])
 
 
 fit_bins = Stage.register(
     stage_name="ehr_fit_bins", map_fn=map_values, reduce_fn=reduce_values, is_metadata=True
 )
 fit_vocabulary = Stage.register(
-    stage_name="ehr_fit_vocabulary", map_fn=map_slots, reduce_fn=reduce_slots, is_metadata=True
+    stage_name="ehr_fit_vocabulary", map_fn=map_words, reduce_fn=reduce_words, is_metadata=True
 )
 tokenize = Stage.register(stage_name="ehr_tokenize", map_fn=map_tokens)
 seal = Stage.register(stage_name="ehr_seal", main_fn=main_seal, is_metadata=True)

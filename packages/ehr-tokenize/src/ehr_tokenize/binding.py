@@ -1,0 +1,167 @@
+"""A scheme and a fit applied to one list of codes, so that events need array look-ups only.
+
+C codes, S slots (a code with a bin), W words.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.events import gather_index
+from ehr_tokenize.intake import Intake
+from ehr_tokenize.keys import Key
+from ehr_tokenize.numeric import Bins
+from ehr_tokenize.words import SPANS, UNK, Fitted, Speller, Word, structure
+from ehr_tokenize.words import VISIT_END as END
+from ehr_tokenize.words import VISIT_START as START
+
+Identity = tuple[str, str, str | None, int]
+Ids = npt.NDArray[np.uint32]
+_BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """Tokens that a scheme adds."""
+
+    lead: Ids
+    """[1]"""
+    sep: Ids
+    """[1]"""
+    time: Ids
+    """One a span of `scheme.time`."""
+    age: Ids
+    """[20] tens, then ones; or empty"""
+    visit: Ids
+    """[2] start, end; or empty"""
+
+    @classmethod
+    def of(cls, index: Mapping[str, int], config: TokenizeConfig) -> Self:
+        """Look the tokens up by their texts."""
+
+        def ids(*texts: str) -> Ids:
+            return np.array([index[t] for t in texts if t in index], np.uint32)
+
+        digits = [f"AGE//{10 * t}" for t in range(10)] + [f"AGE//+{o}" for o in range(10)]
+        return cls(
+            lead=ids(config.scheme.lead),
+            sep=ids("[SEP]"),
+            time=ids(*(s.text for s in SPANS[config.scheme.time])),
+            age=ids(*digits) if config.scheme.age else ids(),
+            visit=ids(START, END) if config.scheme.visits == "start_end" else ids(),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """Look-ups by code."""
+
+    intake: Intake
+    bins: Bins
+    first: npt.NDArray[np.int64]
+    """[S + 1] the words of slot s are token[first[s]:first[s + 1]]."""
+    token: Ids
+    """Of each word of each slot."""
+    structure: Structure
+    birth: npt.NDArray[np.bool_]
+    """[C]"""
+    start: npt.NDArray[np.bool_]
+    """[C] begins a visit"""
+    family: npt.NDArray[np.uint32]
+    """[C] index into `families`"""
+    families: list[str]
+
+    @property
+    def single(self) -> bool:
+        """Whether every event is one token."""
+        return len(self.token) == len(self.first) - 1
+
+    def unknown(self) -> npt.NDArray[np.bool_]:
+        """[S] whether a slot has a word that is not in the vocabulary."""
+        missing = np.concatenate([[0], np.cumsum(self.token == UNK)])
+        return missing[self.first[1:]] > missing[self.first[:-1]]
+
+    def spell(self, slot: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64] | None, Ids]:
+        """The tokens of some events: the event that each belongs to (None: one each), and which."""
+        if self.single:
+            return None, self.token[slot]
+        length = np.diff(self.first)[slot]
+        row = np.repeat(np.arange(len(slot)), length)
+        return row, self.token[gather_index(self.first[slot], length)]
+
+    def to_vocabulary(self, words: Sequence[Word], ids: Mapping[Identity, int]) -> "Binding":
+        """The same with rows of a vocabulary in place of words; [UNK] for what is not in it."""
+        lookup = np.array([ids.get(identity(w), UNK) for w in words], np.uint32)
+        s = self.structure
+        moved = Structure(*(lookup[x] for x in (s.lead, s.sep, s.time, s.age, s.visit)))
+        return replace(self, token=lookup[self.token], structure=moved)
+
+
+def bind(
+    codes: Sequence[str],
+    config: TokenizeConfig,
+    fitted: Fitted,
+    descriptions: Mapping[str, str],
+) -> tuple[Binding, list[Word]]:
+    """Spell every code, with every bin.
+
+    Args:
+        codes: As the data have them.
+        config: Scheme, maps and visits.
+        fitted: Edges and what else is learned.
+        descriptions: Of codes, for those that the fit has not seen.
+
+    Returns:
+        A binding whose tokens index the distinct words, and the words.
+    """
+    intake = Intake.of(codes, config)
+    keys = [Key.parse(c) for c in intake.codes]
+    none = np.zeros(0, np.float32)
+    edges = [fitted.edges.get(c, none) for c in intake.codes]
+    speller = Speller(config, fitted, descriptions)
+    index: dict[Word, int] = {w: i for i, w in enumerate(structure(config))}
+    n_structure = len(index)
+    token: list[int] = []
+    size: list[int] = []
+    for key, found in zip(keys, edges, strict=True):
+        for number in range(len(found) + 2 if len(found) else 1):
+            words = speller.words(key, number)
+            token += [index.setdefault(w, len(index)) for w in words]
+            size.append(len(words))
+    words = list(index)
+    families = sorted({family(k.code) for k in keys})
+    number_of = {name: i for i, name in enumerate(families)}
+    start = [re.compile(p) for p in config.visits.start_codes]
+    binding = Binding(
+        intake=intake,
+        bins=Bins.of(edges),
+        first=np.concatenate([[0], np.cumsum(np.array(size, np.int64))]),
+        token=np.array(token, np.uint32),
+        structure=Structure.of({w.text: i for i, w in enumerate(words[:n_structure])}, config),
+        birth=np.array([bool(_BIRTH.search(k.code)) for k in keys], bool),
+        start=np.array([any(p.search(k.code) for p in start) for k in keys], bool),
+        family=np.array([number_of[family(k.code)] for k in keys], np.uint32),
+        families=families,
+    )
+    return binding, words
+
+
+def identity(word: Word) -> Identity:
+    """What tells a token from others, whatever their texts: text, kind, code and bin."""
+    return word.text, word.kind, Key.parse(word.key).code if word.key else None, word.number
+
+
+def family(code: str) -> str:
+    """What a code begins with, for reports.
+
+    Examples:
+        >>> family("LAB//50912//mg/dL"), family("ICD10CM/E11.9"), family("MEDS_DEATH")
+        ('LAB', 'ICD10CM', '(no prefix)')
+    """
+    head, slash, _ = code.partition("/")
+    return head if slash and head else "(no prefix)"
