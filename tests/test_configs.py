@@ -7,6 +7,7 @@ import pytest
 from ehr_eval.config import EhrshotConfig
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.config import NarrateConfig
+from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
 from ehr_tracking.config import load_config
 from ehr_train.config import TrainConfig
 
@@ -16,15 +17,22 @@ SCHEMA = {
     "narrate": NarrateConfig,
     "train": TrainConfig,
     "eval": EhrshotConfig,
+    "sources/mimic": MimicConfig,
+    "sources/omop": OmopConfig,
+    "sources/events": EventsConfig,
+    "sources/patients-json": PatientsJsonConfig,
 }
+"""Folder of recipes, or one recipe, and the config it is for."""
 RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
-
-
-def test_there_are_recipes_for_each_command() -> None:
-    assert {p.parent.name for p in RECIPES} == set(SCHEMA)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_recipe_loads(path: Path) -> None:
-    config = load_config(SCHEMA[path.parent.name], path)
-    assert type(config) is SCHEMA[path.parent.name]
+    folder = path.parent.name
+    schema = SCHEMA.get(folder) or SCHEMA[f"{folder}/{path.stem}"]
+    assert type(load_config(schema, path)) is schema
+
+
+def test_each_command_with_a_config_has_a_recipe() -> None:
+    found = {p.parent.name for p in RECIPES} | {f"{p.parent.name}/{p.stem}" for p in RECIPES}
+    assert set(SCHEMA) <= found
