@@ -25,7 +25,7 @@ imports: ## The packages' layers
 	$(RUN) lint-imports
 
 deps: ## Each package declares what it imports
-	@for p in packages/*; do (cd $$p && $(RUN) deptry src 2>&1 | grep -v -e '^Scanning' -e '^$$') || exit 1; done
+	@for p in packages/*; do (cd $$p && $(RUN) deptry --no-ansi src) || exit 1; done
 
 pins: ## Every version that is resolved is pinned
 	$(RUN) scripts/pins.py --check
