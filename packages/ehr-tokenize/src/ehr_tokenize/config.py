@@ -136,7 +136,7 @@ class SubwordConfig:
     """How descriptions are cut into subwords."""
 
     path: Path | None = None
-    """A `tokenizer.json` of the library tokenizers; None: WordPiece trained on train's codes."""
+    """A `tokenizer.json` of the library tokenizers; None: trained on train's codes."""
     size: int = Field(default=4096, ge=100)
     """Most subwords to train."""
 

@@ -23,6 +23,8 @@ _SPECIALS = {
     "[VE]": "the visit before is over",
 }
 _SPANS = {span.text: span.meaning for span in (*INTERVALS, *CALENDAR)}
+_MARKS = "▁Ġ"
+"""What the first piece of a word begins with, in SentencePiece and byte-level tokenizers."""
 _BEGIN = ("code", "value", "category")
 _CONTINUE = ("part", "bin", "text")
 _LAST = datetime.max  # noqa: DTZ901 -- MEDS times have no zone
@@ -91,8 +93,17 @@ _SAY: dict[str, Callable[[Token], str]] = {
     "age": _age,
     "bin": lambda t: f"value in bin {t.bin} of this code, counted from the lowest",
     "part": lambda t: f"of the code before: {_piece(t)}",
-    "text": lambda t: t.text.removeprefix("##"),
+    "text": lambda t: _letters(t.text) or t.text,
 }
+
+
+def is_marked(token: Token) -> bool:
+    """Whether a token is a subword that is marked as the first of a word."""
+    return token.kind == "text" and token.text[0] in _MARKS
+
+
+def _letters(subword: str) -> str:
+    return subword.removeprefix("##").lstrip(_MARKS)
 
 
 def _piece(token: Token) -> str:
@@ -109,6 +120,8 @@ class Teller:
     """Bin edges by code."""
     descriptions: Mapping[str, str]
     """Of whole codes."""
+    marked: bool = False
+    """Whether subwords that begin a word are marked, not those that go on with it."""
 
     def tell(self, tokens: Sequence[Token], start: datetime) -> list[DatedEvent]:
         """Tokens as dated events.
@@ -138,8 +151,9 @@ class Teller:
 
     def _joined(self, event: DatedEvent, token: Token) -> DatedEvent:
         if token.kind == "text":
-            space = "" if token.text.startswith("##") else " "
-            return replace(event, text=f"{event.text}{space}{say(token)}")
+            begins = token.text[0] in _MARKS if self.marked else not token.text.startswith("##")
+            space = " " if begins else ""
+            return replace(event, text=f"{event.text}{space}{_letters(token.text)}")
         if event.code is None:
             return event
         if token.kind == "part":

@@ -45,13 +45,18 @@ def read_subwords(path: Path) -> str:
 
 
 def train_subwords(texts: Iterable[str], size: int) -> str:
-    """WordPiece in lower case, as BERT cuts words; the same for the same set of texts."""
+    """Byte pair encoding over lower-case words, whose first piece begins with `▁`.
+
+    The same set of texts gives the same pieces. (WordPiece of this library does not: it numbers its
+    continuing pieces in the order of a hash table, and ties go by number.)
+    """
     library = _library()
-    tokenizer = library.Tokenizer(library.models.WordPiece(unk_token="[UNK]"))
+    pre = library.pre_tokenizers
+    tokenizer = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = library.normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = library.decoders.WordPiece()
-    trainer = library.trainers.WordPieceTrainer(
+    tokenizer.pre_tokenizer = pre.Sequence([pre.Metaspace(), pre.Punctuation()])
+    tokenizer.decoder = library.decoders.Metaspace()
+    trainer = library.trainers.BpeTrainer(
         vocab_size=size, special_tokens=["[UNK]"], show_progress=False
     )
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)

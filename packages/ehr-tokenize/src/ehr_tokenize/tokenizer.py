@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
-from ehr_tokenize.decode import DatedEvent, Teller, say
+from ehr_tokenize.decode import DatedEvent, Teller, is_marked, say
 from ehr_tokenize.vocabulary import CodeInfo, Token
 from ehr_tokenize.words import SPECIALS, Fitted
 from ehr_tracking.config import to_dict, validate
@@ -95,7 +95,9 @@ class Tokenizer:
             t.code: t.info.description for t in self.tokens if t.code and t.info.description
         }
         fitted = self.fitted
-        teller = Teller(fitted.seconds, fitted.edges, {**described, **fitted.descriptions})
+        marked = any(is_marked(t) for t in self.tokens)
+        told = {**described, **fitted.descriptions}
+        teller = Teller(fitted.seconds, fitted.edges, told, marked)
         return teller.tell([self.tokens[i] for i in ids], start)
 
     def save(self, directory: Path) -> None:
