@@ -209,9 +209,10 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
     ids = np.arange(1, config.num_patients + 1)
     splits = pa.table({"subject_id": ids, "split": splits_of(ids, config)})
     pq.write_table(splits, directory / meds.subject_splits_filepath)
+    drawn_from = {key: value for key, value in to_dict(config).items() if key != "risks"}
     about = {
         "dataset_name": NAME,
-        "dataset_version": json.dumps(to_dict(config), sort_keys=True),
+        "dataset_version": json.dumps(drawn_from, sort_keys=True),
         "etl_name": "ehr-tokenize",
         "etl_version": ehr_tokenize.__version__,
         "meds_version": version("meds"),

@@ -1,6 +1,6 @@
 """The parameters of a synthetic cohort."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -9,6 +9,29 @@ from ehr_tracking.config import STRICT
 
 Rate = Annotated[float, Field(ge=0, le=100)]
 Effect = Annotated[float, Field(ge=-5, le=5)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RisksConfig:
+    """How much work goes into the risks that are written beside labels; of no effect on the data."""
+
+    splits: tuple[Literal["train", "tuning", "held_out"], ...] = ("held_out",)
+    """Whose rows get risks."""
+    true_draws: Count = 512
+    """Futures drawn from each latent state."""
+    chains: Count = 32
+    """States of each subject that the sampler moves side by side."""
+    cells: Count = 256
+    """Candidates (onset, progression) of each condition of a subject."""
+    burn_in: Count = 12
+    """Sweeps before a subject's first prediction time."""
+    sweeps: Count = 2
+    """Sweeps from one prediction time to the next, before any is kept."""
+    kept: Count = 3
+    """Sweeps whose states are kept, at each prediction time."""
+    futures: Count = 6
+    """Futures drawn from each kept state."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,3 +72,4 @@ class SynthConfig:
     """Factor on the deviation of each laboratory value about its subject's level."""
     dropout_rate: Rate = 0.03
     """Subjects lost to follow-up a year, independently of everything."""
+    risks: RisksConfig = Field(default_factory=RisksConfig)

@@ -135,13 +135,12 @@ def cumulative_hazard(age: Floats, causes: Floats, log_ratios: Floats, shape: fl
     """
     now = (age / 60) ** shape
     order = np.argsort(causes, axis=-1)
-    starts = np.take_along_axis(causes, order, axis=-1)
+    starts = (np.minimum(np.sort(causes, axis=-1), 1e6) / 60) ** shape
     total: Floats = now
     step = np.ones(causes.shape[:-1])  # hazard ratio before the k-th cause
     for k in range(causes.shape[-1]):
         rise = step * np.expm1(log_ratios[order[..., k]])
-        begin = (np.minimum(starts[..., k], 1e6) / 60) ** shape
-        total = total + rise * np.maximum(now - begin, 0.0)
+        total = total + rise * np.maximum(now - starts[..., k], 0.0)
         step = step + rise
     return total
 

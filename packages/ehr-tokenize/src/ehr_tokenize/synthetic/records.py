@@ -141,7 +141,7 @@ def write_record(
     severity = latent.severity(encounters.subject, encounters.age)
     length = np.floor(encounters.days * DAY).astype(np.int64)
     coded = _diagnoses(rng, notes, encounters, severity, length)
-    known = _known(coded, encounters)
+    known = known_conditions(coded, encounters.subject, encounters.stay)
     _boundaries(rng, notes, encounters, severity, length)
     _drugs(rng, notes, encounters, severity, known)
     _procedures(rng, notes, encounters, severity, known)
@@ -209,14 +209,22 @@ def _diagnoses(
     return coded
 
 
-def _known(coded: Bools, e: Encounters) -> Bools:
-    """[E, C]: coded before, or in this very visit; what a stay codes is known when it has ended."""
+def known_conditions(coded: Bools, subject: Ints, stay: Bools) -> Bools:
+    """Which conditions an encounter knows of: coded before, or in this very visit.
+
+    What a stay codes is known when it has ended.
+
+    Args:
+        coded: [E, C], by subject and time.
+        subject: [E].
+        stay: [E].
+    """
     if not len(coded):
         return coded
     total = np.cumsum(coded, axis=0)
-    first = np.searchsorted(e.subject, e.subject)  # row of the subject's first encounter
+    first = np.searchsorted(subject, subject)  # row of the subject's first encounter
     before = np.where(first[:, None] > 0, total[first - 1], 0)
-    until = np.where(e.stay[:, None], total - coded, total)
+    until = np.where(stay[:, None], total - coded, total)
     known: Bools = until > before
     return known
 
