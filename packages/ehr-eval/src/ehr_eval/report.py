@@ -17,6 +17,8 @@ from ehr_tracking.manifest import Source
 from ehr_tracking.report import figure, html_page, line_plot, table
 
 _X = "training rows (2k; the last point: all)"
+_LINES = ("-", "--", ":", "-.")
+"""A head each; the colour tells the model."""
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier (lower is better)"}
 
 
@@ -36,8 +38,8 @@ def write_report(
     """
     body = [
         *_summary(evaluations, config),
-        *_honest(evaluations, config),
         *_plots(directory, evaluations, config),
+        *_honest(evaluations, config),
         *_details(evaluations, config),
         *_not_evaluated(evaluations),
         *_what_was_run(config, inputs),
@@ -105,21 +107,23 @@ def _honest(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterato
         f"with such an interval in {len(ahead)}. Intervals are paired bootstraps over patients; "
         "they do not cover the draw of the shots, nor the number of comparisons.</p>"
     )
-    yield table(
-        [
-            {
-                "task": row["task"],
-                "model": row["model"],
-                "head": row["head"],
-                "k": _k(row["k"]),
-                "model AUROC": row["model_auroc"],
-                "baseline AUROC": row["baseline_auroc"],
-                "difference": _with_interval(row["difference"], row["lower"], row["upper"]),
-                "clear": "yes" if row in clear else "",
-            }
-            for row in behind
-        ]
-    )
+    yield "<p>Where the interval excludes 0:</p>"
+    yield table([_compared(row) for row in clear])
+    yield f"<details><summary>All {len(behind)}</summary>"
+    yield table([_compared(row) for row in behind])
+    yield "</details>"
+
+
+def _compared(row: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "task": row["task"],
+        "model": row["model"],
+        "head": row["head"],
+        "k": _k(row["k"]),
+        "model AUROC": row["model_auroc"],
+        "baseline AUROC": row["baseline_auroc"],
+        "difference": _with_interval(row["difference"], row["lower"], row["upper"]),
+    }
 
 
 def _plots(
@@ -152,6 +156,8 @@ def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, 
             bands.setdefault(name, []).append((low, high))
     # the baseline last, as the line to beat
     order = sorted(series, key=lambda name: name.startswith(f"{config.baseline} "))
+    models = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in order))
+    heads = list(config.heads)
     line_plot(
         path,
         {name: series[name] for name in order},
@@ -160,6 +166,11 @@ def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, 
         y="AUROC",
         log_x=True,
         bands=bands,
+        styles={
+            f"{model} {head}": (number, _LINES[heads.index(head) % len(_LINES)])
+            for number, model in enumerate(models)
+            for head in heads
+        },
     )
 
 

@@ -6,12 +6,12 @@ from html import escape
 from pathlib import Path
 
 _CSS = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#1b2733}
+body{font:15px/1.5 system-ui,sans-serif;max-width:78em;margin:2em auto;padding:0 1em;color:#1b2733}
 h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d5dde5}
 table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25em .8em;border-bottom:1px solid #e3e9ef;text-align:left}
 td.number{text-align:right}th{background:#f3f6f9}
-figure{display:inline-block;margin:.5em 1em .5em 0;max-width:100%}
+figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:24em}
 figure img{max-width:100%}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
 code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
@@ -21,7 +21,7 @@ _COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#
 _MARKERS = "os^Dv*PX"
 
 
-def line_plot(
+def line_plot(  # noqa: PLR0913 -- what a plot is made of
     path: Path,
     series: Mapping[str, Sequence[tuple[float, float]]],
     *,
@@ -30,6 +30,7 @@ def line_plot(
     y: str,
     log_x: bool = False,
     bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    styles: Mapping[str, tuple[int, str]] | None = None,
 ) -> None:
     """Draw one line a series and save it as PNG.
 
@@ -41,6 +42,8 @@ def line_plot(
         y: Label of the vertical axis.
         log_x: Logarithmic horizontal axis.
         bands: Legend -> (low, high) for each point of that series, drawn as a shade.
+        styles: Legend -> (number of the colour, line style as matplotlib names it); by default
+            each series has a colour of its own.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,13 +52,14 @@ def line_plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(series.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
+        number, line = (styles or {}).get(name, (i, "-"))
+        colour = _COLOURS[number % len(_COLOURS)]
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         marker = _MARKERS[i % len(_MARKERS)] if len(points) <= 30 else None
-        axes.plot(xs, ys, label=name, color=colour, marker=marker, markersize=5, linewidth=1.6)
+        axes.plot(xs, ys, line, label=name, color=colour, marker=marker, markersize=5, lw=1.6)
         if bands and name in bands:
             low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]
-            axes.fill_between(xs, low, high, color=colour, alpha=0.14, linewidth=0)
+            axes.fill_between(xs, low, high, color=colour, alpha=0.09, linewidth=0)
     if log_x:
         axes.set_xscale("log")
     axes.set(title=title, xlabel=x, ylabel=y)
