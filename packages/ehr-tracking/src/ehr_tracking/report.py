@@ -21,7 +21,7 @@ _COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#
 _MARKERS = "os^Dv*PX"
 
 
-def line_plot(  # noqa: PLR0913 -- what a plot is made of
+def line_plot(
     path: Path,
     series: Mapping[str, Sequence[tuple[float, float]]],
     *,
