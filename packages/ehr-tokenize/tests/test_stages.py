@@ -5,18 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
+import yaml
 
 from ehr_tokenize.config import NumericConfig, TokenizeConfig, Visits
 from ehr_tokenize.driver import tokenize
+from ehr_tracking.config import validate
 
 PIPELINE = "pkg://ehr_tokenize.meds_stages.tokenize.yaml"
 
 
-def run_pipeline(*overrides: str) -> subprocess.CompletedProcess[str]:
+def run_pipeline(*overrides: str, pipeline: str = PIPELINE) -> subprocess.CompletedProcess[str]:
     scripts = str(Path(sys.executable).parent)  # the runner calls its stages by bare name
     return subprocess.run(
-        [f"{scripts}/MEDS_transform-pipeline", PIPELINE, "--overrides", *overrides],
+        [f"{scripts}/MEDS_transform-pipeline", pipeline, *(["--overrides"] if overrides else []),
+         *overrides],
         env=os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -46,6 +50,58 @@ def test_both_drivers_agree_on_files_in_any_order(write_meds, cohort, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(tmp_path / "ours", tmp_path / "stages")
+
+
+@pytest.mark.slow
+def test_both_drivers_agree_on_several_tokens_an_event(write_meds, cohort, tmp_path):
+    """Levels, shared bins, time, age, units, texts, maps, roll-up, exclusions and delays at once."""
+    rows = [[(*r, None, None) for r in s] for s in cohort(60)]
+    for s in rows:
+        at, text, unit = s[-1][1], *(("NEG", "mg") if s[0][0] % 2 else ("pos ", None))
+        s += [(s[0][0], at, *r) for r in (
+            ("ICD10CM//E11.65", None, None, None), ("CULTURE", None, text, None),
+            ("LAB//0", 3.0, None, unit), (f"RARE//{s[0][0] // 2}", 1.0, None, None),
+            ("OLD", None, None, None), ("BILL//1", None, None, None),
+        )]  # fmt: skip
+    schema = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String,
+              "numeric_value": pl.Float32, "text_value": pl.String, "unit": pl.String}  # fmt: skip
+    frames = [
+        pl.DataFrame([r for s in rows[i::2][::-1] for r in s], schema, orient="row") for i in (0, 1)
+    ]
+    splits = {s: ["train", "train", "train", "tuning", "held_out"][s % 5] for s in range(60)}
+    meds = write_meds(*frames, splits=splits, descriptions={"ICD10CM//E11.65": "diabetes"})
+    path = meds / "metadata/codes.parquet"
+    known = pl.col("code").str.starts_with("RARE")
+    pl.read_parquet(path).with_columns(
+        parent_codes=pl.when(known).then(pl.lit(["RARE"])).otherwise("parent_codes")
+    ).write_parquet(path)
+    settings = {
+        "scheme": {"kind": "timeline", "units": True, "text": True, "visits": "sep"},
+        "numeric": {"n_bins": 4, "min_values": 5},
+        "vocabulary": {"min_subjects": 3, "roll_up": True, "exclude": ["^BILL"]},
+        "maps": [{"entries": {"OLD": "ICD10CM//E11.65"}}],
+        "delay": {"^CULTURE": 0.5},
+    }
+    tokenize(meds, tmp_path / "ours", validate(TokenizeConfig, settings, where="test"))
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(
+        yaml.safe_dump(
+            {
+                "input_dir": str(meds),
+                "output_dir": f"{tmp_path}/work",
+                "tokens_dir": f"{tmp_path}/stages",
+                "polling_time": 1,
+                "ehr_tokenize": settings,
+                "stages": ["ehr_fit_bins", "ehr_fit_vocabulary", "ehr_tokenize", "ehr_seal"],
+            }
+        )
+    )
+    done = run_pipeline(pipeline=str(pipeline))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(tmp_path / "ours", tmp_path / "stages")
+    vocab = pl.read_parquet(tmp_path / "ours/vocab.parquet")
+    assert {"RARE", "ICD10CM//E11", "CULTURE || NEG", "TIME//6mo", "Q2"} <= set(vocab["token"])
+    assert not vocab["code"].str.starts_with("RARE//").any()
 
 
 @pytest.mark.slow

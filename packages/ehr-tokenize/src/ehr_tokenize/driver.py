@@ -1,6 +1,7 @@
 """From a MEDS data set to a sealed token data set, in one process."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, refuse_exi
 
 PRODUCER = f"ehr-tokenize {__version__}"
 _SCRATCH = ".scratch"
+_NAMED = 3
 T = TypeVar("T")
 
 
@@ -87,7 +89,21 @@ class Summary:
                 + (f", {s.excluded:,} events excluded" if s.excluded else "")
                 for s in self.splits
             ),
+            *self._lacking(),
         ]
+
+    def _lacking(self) -> list[str]:
+        """The families of codes that the vocabulary knows least of."""
+        events, unknown = Counter[str](), Counter[str]()
+        for family in (f for s in self.splits for f in s.families):
+            events[family.name] += family.events
+            unknown[family.name] += family.unknown
+        worst = [(n, name) for name, n in unknown.items() if n]
+        if not worst:
+            return []
+        worst.sort(key=lambda x: (-x[0], x[1]))
+        named = ", ".join(f"{name} ({n:,} of {events[name]:,})" for n, name in worst[:_NAMED])
+        return [f"unknown events, most of it in {named}"]
 
 
 def tokenize(
