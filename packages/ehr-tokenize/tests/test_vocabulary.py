@@ -187,7 +187,7 @@ def test_inspect_tells_the_unknown_by_split_and_family(made, tmp_path):
     new, _, _ = made(
         {3: rows("LAB//1", "NEW//1", "NEW//2")}, {"max_unknown": 0.9}, tokenizer=done.out
     )
-    assert "most of it in NEW (2 of 2)" in "\n".join(new.lines())
+    assert "most unknown events: NEW (2 of 2)" in "\n".join(new.lines())
 
 
 def test_a_tokenizer_of_an_older_version_can_be_read(made):

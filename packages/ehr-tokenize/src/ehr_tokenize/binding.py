@@ -120,8 +120,7 @@ def bind(
         A binding whose tokens index the distinct words, and the words.
     """
     intake = Intake.of(codes, config)
-    keys = [Key.parse(c) for c in intake.codes]
-    none = np.zeros(0, np.float32)
+    keys, none = intake.keys, np.zeros(0, np.float32)
     edges = [fitted.edges.get(c, none) for c in intake.codes]
     speller = Speller(config, fitted, descriptions)
     index: dict[Word, int] = {w: i for i, w in enumerate(structure(config))}
@@ -134,7 +133,8 @@ def bind(
             token += [index.setdefault(w, len(index)) for w in words]
             size.append(len(words))
     words = list(index)
-    families = sorted({family(k.code) for k in keys})
+    family_of = [family(k.code) for k in keys]
+    families = sorted(set(family_of))
     number_of = {name: i for i, name in enumerate(families)}
     start = [re.compile(p) for p in config.visits.start_codes]
     binding = Binding(
@@ -145,7 +145,7 @@ def bind(
         structure=Structure.of({w.text: i for i, w in enumerate(words[:n_structure])}, config),
         birth=np.array([bool(_BIRTH.search(k.code)) for k in keys], bool),
         start=np.array([any(p.search(k.code) for p in start) for k in keys], bool),
-        family=np.array([number_of[family(k.code)] for k in keys], np.uint32),
+        family=np.array([number_of[name] for name in family_of], np.uint32),
         families=families,
     )
     return binding, words

@@ -14,10 +14,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ehr_tokenize import __version__
+from ehr_tokenize.binding import Binding
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
 from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.events import Events, ranges
-from ehr_tokenize.fit import fit
+from ehr_tokenize.fit import fit_bound
 from ehr_tokenize.keys import Key
 from ehr_tokenize.maps import MapReport, apply_maps, resolve
 from ehr_tokenize.meds import (
@@ -103,7 +104,7 @@ class Summary:
             return []
         worst.sort(key=lambda x: (-x[0], x[1]))
         named = ", ".join(f"{name} ({n:,} of {events[name]:,})" for n, name in worst[:_NAMED])
-        return [f"unknown events, most of it in {named}"]
+        return [f"most unknown events: {named}"]
 
 
 def tokenize(
@@ -154,14 +155,17 @@ def tokenize(
         scratch.mkdir()
         table = EventTable.ingest(dataset, scratch, workers=workers, extra=extra_columns(config))
         split = assign_splits(table.subject_id, named, config.seed)
-        fitted = given or _fit(table, np.flatnonzero(split == 0), infos, config, workers)
+        if given:
+            fitted, binding = given, given.bind(table.codes, infos)
+        else:
+            fitted, binding = _fit(table, np.flatnonzero(split == 0), infos, config, workers)
         if given and tokenizer:
             for name in (TOKENIZER, VOCAB):
                 shutil.copyfile(tokenizer / name, directory / name)
         else:
             fitted.save(directory)
         config = with_fitted(config, fitted.config)
-        job = _Job(table, fitted, config, directory, infos)
+        job = _Job(table, fitted, binding, config, directory)
         summaries = tuple(job.write(i, np.flatnonzero(split == i), workers) for i in range(3))
         write_coverage(directory, {s.split: list(s.families) for s in summaries})
         if given:
@@ -187,12 +191,12 @@ class _Job:
         self,
         table: EventTable,
         fitted: Tokenizer,
+        binding: Binding,
         config: TokenizeConfig,
         directory: Path,
-        infos: dict[str, CodeInfo],
     ) -> None:
-        self.table, self.fitted, self.config, self.directory = table, fitted, config, directory
-        self.binding = fitted.bind(table.codes, infos)
+        self.table, self.fitted, self.binding = table, fitted, binding
+        self.config, self.directory = config, directory
         self.maps = _map_reports(table, config)
         self.rows: dict[str, int] = {}
 
@@ -270,7 +274,7 @@ def _fit(
     infos: dict[str, CodeInfo],
     config: TokenizeConfig,
     workers: int,
-) -> Tokenizer:
+) -> tuple[Tokenizer, Binding]:
     if not len(train):
         raise UserError(
             f"none of the {len(table.subject_id):,} subjects is in the train split, so there is "
@@ -283,7 +287,7 @@ def _fit(
             work = pool.map(lambda c: apply(table.gather(train[c[0] : c[1]])), cuts)
             yield from tqdm(work, "fitting", len(cuts), disable=None)
 
-    return fit(parts, table.codes, infos, config)
+    return fit_bound(parts, table.codes, infos, config)
 
 
 def _adopt(config: TokenizeConfig, given: Tokenizer, where: str) -> TokenizeConfig:

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.binding import bind
+from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import Events
 from ehr_tokenize.intake import Intake
@@ -22,7 +22,7 @@ from ehr_tokenize.rollup import roll_up
 from ehr_tokenize.sequences import count_words
 from ehr_tokenize.spans import usual_seconds
 from ehr_tokenize.subwords import read_subwords, train_subwords
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer import Tokenizer, descriptions
 from ehr_tokenize.vocabulary import NO_INFO, CodeInfo, Count, build
 from ehr_tokenize.words import SPANS, Fitted, Word
 
@@ -50,14 +50,25 @@ def fit(
         infos: From codes.parquet.
         config: What to fit.
     """
+    return fit_bound(parts, codes, infos, config)[0]
+
+
+def fit_bound(
+    parts: Parts,
+    codes: Sequence[str],
+    infos: Mapping[str, CodeInfo],
+    config: TokenizeConfig,
+) -> tuple[Tokenizer, Binding]:
+    """`fit`, and the tokenizer bound to the same codes: spelling them takes time where they are many."""
     intake = Intake.of(codes, config)
     found = list(parts(lambda e: observe(intake(e), config)))
     fitted = learn(Observed.merge(found), intake.codes, infos, config)
-    binding, words = bind(codes, config, fitted, {})
+    binding, words = bind(codes, config, fitted, descriptions(infos, config))
     total = np.zeros((3, len(words)), np.int64)
     for part in parts(lambda e: count_words(e, config, binding, len(words))):
         total += part
-    return finish(counts(total, words), fitted, infos, config)
+    tokenizer = finish(counts(total, words), fitted, infos, config)
+    return tokenizer, tokenizer.bind_words(binding, words)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ C codes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,6 +23,8 @@ class Intake:
 
     codes: list[str]
     """Distinct codes that come out."""
+    keys: list[Key]
+    """The same, taken apart."""
     index: npt.NDArray[np.uint32] | None
     """[codes in] which code comes out; None where they are the same."""
     keep: npt.NDArray[np.bool_] | None
@@ -34,16 +36,13 @@ class Intake:
     def of(cls, codes: Sequence[str], config: TokenizeConfig) -> Self:
         """Look up a list of codes once."""
         mapped, index = _mapped(codes, config)
-        bare = [Key.parse(c).code for c in mapped]
-        exclude = [re.compile(p) for p in config.vocabulary.exclude]
-        keep = np.array([not any(p.search(c) for p in exclude) for c in bare], bool)
-        delays = [(re.compile(p), round(d * DAY_US)) for p, d in config.delay.items()]
-        delay = np.array([next((d for p, d in delays if p.search(c)), 0) for c in bare], np.int64)
+        keys = [Key.parse(c) for c in mapped]
         return cls(
             codes=mapped,
+            keys=keys,
             index=index,
-            keep=None if keep.all() else keep,
-            delay=delay if delay.any() else None,
+            keep=_kept(keys, config.vocabulary.exclude),
+            delay=_delays(keys, config.delay),
         )
 
     def recode(self, events: Events) -> Events:
@@ -74,6 +73,22 @@ class Intake:
 def _take(events: Events, row: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Events:
     time, code, value = events.time[row], events.code[row], events.value[row]
     return Events(events.subject_id, offsets, time, code, value)
+
+
+def _kept(keys: Sequence[Key], patterns: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+    exclude = [re.compile(p) for p in patterns]
+    if not exclude:
+        return None
+    keep = np.array([not any(p.search(k.code) for p in exclude) for k in keys], bool)
+    return None if keep.all() else keep
+
+
+def _delays(keys: Sequence[Key], days: Mapping[str, float]) -> npt.NDArray[np.int64] | None:
+    delays = [(re.compile(p), round(d * DAY_US)) for p, d in days.items()]
+    if not delays:
+        return None
+    found = [next((d for p, d in delays if p.search(k.code)), 0) for k in keys]
+    return np.array(found, np.int64) if any(found) else None
 
 
 def _mapped(

@@ -32,6 +32,8 @@ class Key(NamedTuple):
     @classmethod
     def parse(cls, string: str) -> "Key":
         """What `str` made."""
+        if _SEPARATOR not in string:  # nearly always; this runs once a code
+            return cls(string)
         parts = string.rsplit(_SEPARATOR, 2)
         return cls(*parts) if len(parts) == len(cls._fields) else cls(string)
 

@@ -107,9 +107,10 @@ def _families(
     def count(subject: Rows, code: Ids) -> npt.NDArray[np.int64]:
         return np.bincount(subject * f + binding.family[code], minlength=n * f).reshape(n, f)
 
-    total = count(events.subject(), events.code)
+    subject = events.subject()
+    total = count(subject, events.code)
     missed = np.flatnonzero(binding.unknown()[slot])
-    unknown = count(events.subject()[missed], events.code[missed])
+    unknown = count(subject[missed], events.code[missed])
     excluded = np.zeros_like(total)
     if len(events) < len(raw):
         excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
@@ -150,8 +151,7 @@ def weave(
     own = np.ones(n, np.int64) if row is None else np.bincount(row, minlength=n)
     counts = [np.bincount(p.row, minlength=n) for p in added if len(p.row)]
     added = [p for p in added if len(p.row)]
-    size = own + sum(counts)
-    total = np.concatenate([[0], np.cumsum(size)])
+    total = np.concatenate([[0], np.cumsum(sum(counts, start=own))])
     offsets = total[events.offsets] + np.arange(len(events.offsets))
     at = total[:-1] + events.subject() + 1  # one [BOS]/[CLS] a subject so far
     source = np.zeros(offsets[-1], np.int64)  # [T] the event that each token comes from

@@ -60,11 +60,12 @@ def pieces(
     if scheme.visits != "none":
         end = ids.sep if scheme.visits == "sep" else ids.visit[1:]
         made.append(Piece(later, np.repeat(end, len(later)), closes=True))
-    row, since = _spans(events, birth)
     if scheme.time == "interval":
+        row, since = _spans(events, birth)
         which, number, seconds = interval_tokens(since)
         made.append(Piece(row[which], ids.time[number], seconds=seconds))
     if scheme.time == "calendar":
+        row, since = _spans(events, birth)
         since = since[np.isin(row, later, assume_unique=True)]
         made.append(Piece(later, ids.time[calendar_tokens(since)], seconds=since // 1_000_000))
     if scheme.age:

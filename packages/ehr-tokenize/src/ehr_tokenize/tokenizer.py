@@ -16,7 +16,7 @@ from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
 from ehr_tokenize.decode import DatedEvent, Teller, is_marked, say
 from ehr_tokenize.vocabulary import CodeInfo, Token
-from ehr_tokenize.words import SPECIALS, Fitted
+from ehr_tokenize.words import SPECIALS, Fitted, Word
 from ehr_tracking.config import to_dict, validate
 from ehr_tracking.contracts import VOCABULARY_COLUMNS, Contract, ContractError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
@@ -64,12 +64,11 @@ class Tokenizer:
             codes: Of the data to come.
             infos: From codes.parquet; read only where tokens are made of descriptions.
         """
-        descriptions = (
-            {c: i.description for c, i in (infos or {}).items() if i.description}
-            if self.config.scheme.codes == "description"
-            else {}
-        )
-        binding, words = bind(codes, self.config, self.fitted, descriptions)
+        found = descriptions(infos or {}, self.config)
+        return self.bind_words(*bind(codes, self.config, self.fitted, found))
+
+    def bind_words(self, binding: Binding, words: Sequence[Word]) -> Binding:
+        """A binding whose tokens index words, with rows of the vocabulary in their place."""
         ids = {(t.text, t.kind, t.code, t.bin or 0): i for i, t in enumerate(self.tokens)}
         return binding.to_vocabulary(words, ids)
 
@@ -156,6 +155,13 @@ class Tokenizer:
             "parents": [t.info.parents for t in tokens],
         }
         return pa.table(columns, schema=_SCHEMA)
+
+
+def descriptions(infos: Mapping[str, CodeInfo], config: TokenizeConfig) -> dict[str, str]:
+    """Of codes, where tokens are made of them; none elsewhere."""
+    if config.scheme.codes != "description":
+        return {}
+    return {c: i.description for c, i in infos.items() if i.description}
 
 
 def fitted_to_dict(fitted: Fitted) -> dict[str, Any]:

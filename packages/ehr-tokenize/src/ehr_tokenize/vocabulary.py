@@ -85,7 +85,7 @@ def build(
         if w not in fixed and c.events >= limit.min_count and c.subjects >= limit.min_subjects
     ]  # fmt: skip
     subjects = next((c.events for c in counts if c.word.text == config.scheme.lead), 0)
-    kept += sorted(free, key=_rank(config, subjects))[:room]
+    kept += free if room is None else sorted(free, key=_rank(config, subjects))[:room]
     kept.sort(key=lambda c: (-c.events, c.word.text))
     tokens = [Token(name, "special") for name in SPECIALS]
     tokens += [_token(c, edges, infos) for c in kept]
