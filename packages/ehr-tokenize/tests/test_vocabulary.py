@@ -113,6 +113,18 @@ def test_a_token_that_few_people_have_is_left_out(made):
     assert words[1] == ["[UNK]", "[UNK]", "[UNK]", "A"]
 
 
+def test_values_of_few_people_are_not_in_the_tokenizer_either(made):
+    def labs(code):
+        return [[DAY.format(1), code, float(v)] for v in range(9)]
+
+    subjects = {1: labs("RARE") + labs("LAB"), 2: labs("LAB")}
+    config = {"vocabulary": {"min_subjects": 2}, "numeric": {"n_bins": 2, "min_values": 2}}
+    done, words, _ = made(subjects, config)
+    assert words[1][:9] == ["[UNK]"] * 9
+    assert set(words[2]) == {"LAB//Q1", "LAB//Q2"}
+    assert "RARE" not in (done.out / "tokenizer.json").read_text()
+
+
 PARENTS = {
     "E11.1": ["E11"], "E11.2": ["E11"], "E11": ["E"], "F10.1": ["F10"], "E": [], "X.1": ["X"],
     "X": ["X.1"],

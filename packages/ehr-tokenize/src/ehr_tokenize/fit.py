@@ -99,7 +99,7 @@ class Observed:
 def observe(events: Events, config: TokenizeConfig) -> Observed:
     """The first pass over whole subjects."""
     carrier = np.zeros((2, 0), np.int64)
-    if config.vocabulary.roll_up:
+    if config.vocabulary.roll_up or config.vocabulary.min_subjects > 1:
         n = len(events.subject_id)
         pair = np.unique(events.code.astype(np.int64) * n + events.subject())
         carrier = np.stack([pair // n, events.subject_id[pair % n]])
@@ -114,9 +114,11 @@ def learn(
 ) -> Fitted:
     """Bin edges, roll-ups and subwords, from the first pass over all of train."""
     edges = choose_edges(observed.histogram, codes, config)
+    few = _few(observed, codes, config.vocabulary.min_subjects)
     rolled = _rolled(observed, codes, infos, config) if config.vocabulary.roll_up else {}
     fitted = Fitted(
-        edges={k: e for k, e in edges.items() if Key.parse(k).code not in rolled}, rolled=rolled
+        edges={k: e for k, e in edges.items() if k not in few and Key.parse(k).code not in rolled},
+        rolled=rolled,
     )
     if config.scheme.codes == "whole":
         return fitted
@@ -130,6 +132,14 @@ def learn(
         else train_subwords([described.get(c, c) for c in present], config.subwords.size)
     )
     return replace(fitted, subwords=subwords, descriptions=described)
+
+
+def _few(observed: Observed, codes: Sequence[str], min_subjects: int) -> set[str]:
+    """Codes that too few subjects have for edges, which are values of theirs, to be told."""
+    if min_subjects <= 1:
+        return set()
+    subjects = np.bincount(observed.carrier[0], minlength=len(codes))
+    return {codes[i] for i in np.flatnonzero(subjects < min_subjects).tolist()}
 
 
 def _rolled(
