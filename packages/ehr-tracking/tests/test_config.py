@@ -18,6 +18,24 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Small:
+    kind: Literal["small"] = "small"
+    width: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Wide:
+    kind: Literal["wide"] = "wide"
+    width: int = 64
+    experts: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Nested:
+    model: Annotated[Small | Wide, Field(discriminator="kind")] = field(default_factory=Wide)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     optim: Optim = field(default_factory=Optim)
     name: str = "a"
@@ -47,6 +65,18 @@ def test_a_wrong_key_is_named_by_its_dotted_path_in_one_line(overrides, said: st
         load_config(Config, None, overrides)
     assert said in str(e.value)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "model"),
+    [
+        (["model.experts=4"], Wide(experts=4)),
+        (["model.kind=small"], Small()),
+        (["model.width=3", "model.kind=small"], Small(width=3)),
+    ],
+)
+def test_a_variant_without_its_kind_is_the_default_one(overrides, model) -> None:
+    assert load_config(Nested, None, overrides).model == model
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "7"])

@@ -41,6 +41,7 @@ def load_config(cls: type[T], path: Path | None = None, overrides: Iterable[str]
             _assign(tree, key.split("."), parse_scalar(value))
         except yaml.YAMLError:
             raise ConfigError(f"override {item!r}: the value is not YAML") from None
+    _name_default_kinds(cls, tree)
     return validate(cls, tree, where=str(path) if path else "config")
 
 
@@ -105,6 +106,18 @@ def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:
             child = tree[key] = {}
         tree = child
     tree[leaf] = value
+
+
+def _name_default_kinds(cls: Any, tree: dict[str, Any]) -> None:  # noqa: ANN401 -- any type
+    """Where a variant is set without its `kind`, the default's is meant: `-s model.layers=4`."""
+    for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+        given = tree.get(name)
+        if not isinstance(given, dict) or field.is_required():
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(kind := getattr(default, "kind", None), str):
+            given.setdefault("kind", kind)
+        _name_default_kinds(type(default), given)
 
 
 def _explain(error: Any) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
