@@ -27,6 +27,8 @@ import numpy as np
 
 CONTEXT, VOCABULARY, BATCH = 1024, 4096, 16
 CONTENDERS = ("trainer padded", "trainer by length", "ours", "ours, 2 processes")
+GROUP = 2_000 // (4 * BATCH)
+"""Batches that Trainer sorts by length at a time, with as many records as here."""
 WARMUP = 2
 """Steps that are not counted."""
 
@@ -140,7 +142,9 @@ def measure(contender: str, data: Path, *, quick: bool) -> dict[str, Any]:
     if contender == "ours":
         train_ours(data, steps, laps, quick=quick)
     else:
-        train_theirs(steps, laps, grouped=contender == "trainer by length", quick=quick)
+        grouped = contender == "trainer by length"
+        # its sampler goes from long to short within a group: a whole group is to be measured
+        train_theirs(GROUP if grouped else steps, laps, grouped=grouped, quick=quick)
     return laps.figures()
 
 
