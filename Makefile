@@ -3,6 +3,8 @@ SHELL := /bin/bash
 UV := $(or $(shell command -v uv),$(CURDIR)/.tools/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
+# Some images forbid it, and then every process compiles torch and transformers anew: 15 s each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo check lint types imports deps pins test test-fast bench fmt help
 
@@ -31,10 +33,10 @@ pins: ## Every version that is resolved is pinned
 	$(RUN) scripts/pins.py --check
 
 test: ## All tests, those of the built wheels included
-	$(RUN) pytest -n 2 --dist loadgroup
+	$(RUN) pytest -n 2 --dist loadfile
 
 test-fast: ## Without the tests that take more than 5 s
-	$(RUN) pytest -n 2 --dist loadgroup -m "not slow"
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
 
 bench: ## The benchmarks, quick
 	$(RUN) python benchmarks/tokenize.py --quick

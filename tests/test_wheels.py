@@ -150,7 +150,6 @@ def install(name: str, dist: Path, env: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("wheels")
 @pytest.mark.parametrize("name", USES)
 def test_a_wheel_works_alone(name: str, wheels: Path, work: Path, tmp_path: Path) -> None:
     programs = install(name, wheels, tmp_path / "env")
