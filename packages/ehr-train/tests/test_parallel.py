@@ -82,7 +82,8 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     assert outcome(run) == outcome(two)
 
 
-def test_workers_end_when_the_launcher_is_killed(tokens, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_launcher(tokens, tmp_path, by):
     config = to_dict(tiny_config(optim=OptimConfig(steps=100_000)))
     code = (
         "import sys, json; from pathlib import Path\n"
@@ -93,15 +94,19 @@ def test_workers_end_when_the_launcher_is_killed(tokens, tmp_path):
     )
     run = tmp_path / "run"
     launcher = subprocess.Popen(
-        [sys.executable, "-c", code, str(tokens), str(run), json.dumps(config)]
+        [sys.executable, "-c", code, str(tokens), str(run), json.dumps(config)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while lines(run) < 3:
         assert launcher.poll() is None
         time.sleep(0.05)
     workers = children(launcher.pid)
     assert len(workers) >= 2
-    launcher.kill()
-    launcher.wait()
+    launcher.send_signal(by)
+    _, error = launcher.communicate()
+    if by == signal.SIGTERM:
+        assert error.strip().endswith("UserError: stopped by SIGTERM; go on with --resume")
     deadline = time.monotonic() + 20
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "workers outlive their launcher"

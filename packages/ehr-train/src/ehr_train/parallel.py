@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -56,10 +57,11 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
         device: cpu or cuda.
 
     Raises:
-        UserError: What a process raised as such; or that a process was killed.
+        UserError: What a process raised as such; or that a process was killed, or all were stopped.
     """
     import logging
 
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -89,6 +91,10 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
                 elastic_launch(config, sys.executable)("-m", module, json.dumps(spec))
             except ChildFailedError as e:
                 raise UserError(_explain(e, error_file)) from None
+            except SignalException as e:
+                raise UserError(
+                    f"stopped by {signal.Signals(e.sigval).name}; go on with --resume"
+                ) from None
 
 
 def _explain(error: Any, error_file: Path) -> str:  # noqa: ANN401 -- ChildFailedError
