@@ -9,6 +9,7 @@ package of the full resolution, under `[tool.uv] constraint-dependencies`.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tomllib
@@ -26,9 +27,10 @@ def pinned() -> set[str]:
 
 def resolved(*lock_options: str) -> set[str]:
     """What `uv lock` takes from a registry, as `name==version`."""
-    uv = subprocess.run(["uv", "lock", "--quiet", *lock_options], cwd=ROOT, check=False)
-    if uv.returncode:
-        sys.exit(uv.returncode)  # uv has said why
+    uv = os.environ.get("UV", "uv")  # `uv run` names itself; it need not be on the path
+    done = subprocess.run([uv, "lock", "--quiet", *lock_options], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # uv has said why
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     return {f"{p['name']}=={p['version']}" for p in packages if "registry" in p["source"]}
 
