@@ -53,7 +53,7 @@ synthesize(Path("meds"), SynthConfig(num_patients=150))
 assert not check(Path("meds")).refused
 summary = tokenize(Path("meds"), Path("tokens"), TokenizeConfig(numeric=NumericConfig(n_bins=5)))
 assert summary.lines()
-assert Tokenizer.load(Path("tokens")).tokens[0].text == "[PAD]"
+assert Tokenizer.from_pretrained(Path("tokens")).tokens[0].text == "[PAD]"
 assert inspect(Path("tokens")) and timeline(Path("tokens"), 1)
 """,
     "ehr-models": """

@@ -61,7 +61,7 @@ def configured(tree):
 
 def told(out):
     """Subject -> its row, with tokens as text."""
-    texts = [t.text for t in Tokenizer.load(out).tokens]
+    texts = [t.text for t in Tokenizer.from_pretrained(out).tokens]
     rows = [r for p in sorted(out.glob("*/*.parquet")) for r in pq.read_table(p).to_pylist()]
     return {r["subject_id"]: r | {"text": [texts[i] for i in r["token"]]} for r in rows}
 
@@ -94,7 +94,7 @@ def test_a_hand_worked_case(case, tmp_path):
         found = list(zip(*(made[subject][n] for n in names), strict=True))
         assert found == [(moment(r[0]), *r[1:]) for r in rows]
     assert {s.split: s.unknown for s in done.splits} == expected["unknown"]
-    tokenizer = Tokenizer.load(tmp_path / "out")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "out")
     number = {t.text: i for i, t in enumerate(tokenizer.tokens)}
     for text, meaning in expected.get("meaning", {}).items():
         assert tokenizer.decode([number[text]]) == [meaning]
@@ -121,7 +121,7 @@ RECORD = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_token_can_be_read(kind, tmp_path):
     run(tmp_path, {"train": RECORD}, {"scheme": {"kind": kind}})
-    tokenizer = Tokenizer.load(tmp_path / "out")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "out")
     said = tokenizer.decode(range(len(tokenizer)))
     assert all(said)
     assert len(set(said)) > len(said) - 4  # both beginnings, and both ends of a visit, sound alike
@@ -198,7 +198,7 @@ def test_shared_bins_are_never_of_zero_width_and_all_in_the_vocabulary(tmp_path)
     values = [0.0] * 15 + [1.0] * 5  # nine deciles fall on two values
     rows = {1: [["2020-01-01", "LAB", v] for v in values]}
     run(tmp_path, {"train": rows}, {"scheme": {"kind": "timeline"}})
-    tokenizer = Tokenizer.load(tmp_path / "out")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "out")
     assert words(tmp_path / "out", 1) == ["LAB", "Q1"] * 15 + ["LAB", "Q2"] * 5
     assert {t.text for t in tokenizer.tokens if t.kind == "bin"} == {f"Q{i}" for i in range(1, 11)}
     assert sum(t.kind == "time" for t in tokenizer.tokens) == 19

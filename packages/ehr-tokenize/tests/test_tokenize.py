@@ -226,7 +226,7 @@ def test_a_tokenizer_used_again_gives_the_same_tokens(write_meds, cohort, splits
 
 def test_a_tokenizer_survives_its_own_files(write_meds, cohort, tmp_path):
     tokenize(write_meds([r for s in cohort(40) for r in s]), tmp_path / "out", FEW)
-    loaded = Tokenizer.load(tmp_path / "out")
+    loaded = Tokenizer.from_pretrained(tmp_path / "out")
     loaded.save(tmp_path)
     for name in ("tokenizer.json", "vocab.parquet"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "out" / name).read_bytes()

@@ -50,7 +50,7 @@ def made(tmp_path, write_meds):
             ).write_parquet(meds / "metadata/codes.parquet")
         out = tmp_path / f"out-{name}"
         done = tokenize(meds, out, validate(TokenizeConfig, config or {}, where="t"), **kwargs)
-        texts = [t.text for t in Tokenizer.load(out).tokens]
+        texts = [t.text for t in Tokenizer.from_pretrained(out).tokens]
         found = [r for p in sorted(out.glob("*/*.parquet")) for r in pq.read_table(p).to_pylist()]
         return (
             done,
@@ -145,7 +145,7 @@ def test_rare_codes_become_their_parents_as_far_up_as_it_takes(made):
     assert words == {
         1: ["E11", "[UNK]", "[UNK]"], 2: ["E11"], 3: ["OFTEN"], 4: ["OFTEN"], 5: ["[UNK]"],
     }  # fmt: skip
-    token = next(t for t in Tokenizer.load(done.out).tokens if t.text == "E11")
+    token = next(t for t in Tokenizer.from_pretrained(done.out).tokens if t.text == "E11")
     assert (token.count, token.subjects, token.kind) == (2, 2, "code")
     _, again, _ = made(subjects, tokenizer=done.out)
     assert again == words
@@ -179,7 +179,7 @@ def test_time_tokens_of_train_have_its_mean_and_others_a_usual_length(made):
     done, _, _ = made(
         subjects, {"scheme": {"kind": "timeline"}}, splits={1: "train", 2: "held_out"}
     )
-    seconds = Tokenizer.load(done.out).fitted.seconds
+    seconds = Tokenizer.from_pretrained(done.out).fitted.seconds
     assert seconds["TIME//5m-15m"] == (6 + 12) * 60 / 2
     assert seconds["TIME//6mo"] == 180 * 86_400
 

@@ -24,8 +24,8 @@ from ehr_tokenize.maps import MapReport, apply_maps, resolve
 from ehr_tokenize.meds import (
     CONTRACT,
     SPLITS,
-    Extra,
     assign_splits,
+    extra_columns,
     open_dataset,
     read_codes,
     read_splits,
@@ -140,7 +140,7 @@ def tokenize(
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
     dataset = open_dataset(meds)
     named, infos = read_splits(meds), read_codes(meds)
-    given = Tokenizer.load(tokenizer) if tokenizer else None
+    given = Tokenizer.from_pretrained(tokenizer) if tokenizer else None
     if given:
         config = _adopt(config, given, str(tokenizer))
     inputs = {"meds": raw_source(meds, contract=CONTRACT)}
@@ -242,14 +242,6 @@ class _Counted:
     def __init__(self, n_families: int) -> None:
         self.tokens = 0
         self.families = np.zeros((n_families, 3), np.int64)
-
-
-def extra_columns(config: TokenizeConfig) -> Extra:
-    """Which columns beside the code tell events apart."""
-    return Extra(
-        unit=config.numeric.unit_column if config.scheme.units else None,
-        text="text_value" if config.scheme.text else None,
-    )
 
 
 def _map_reports(table: EventTable, config: TokenizeConfig) -> tuple[MapReport, ...]:

@@ -66,7 +66,7 @@ def inspect(path: Path) -> Inspection:
     Raises:
         ContractError: If it is none.
     """
-    tokenizer = Tokenizer.load(_opened(path))
+    tokenizer = Tokenizer.from_pretrained(_opened(path))
     special = np.array([t.kind == "special" and i != UNK for i, t in enumerate(tokenizer.tokens)])
     binned = np.array([t.bin is not None for t in tokenizer.tokens])
     coverage = read_coverage(path)
@@ -102,7 +102,7 @@ def timeline(path: Path, subject: int) -> Rows:
     Raises:
         UserError: If no split holds the subject.
     """
-    tokenizer = Tokenizer.load(_opened(path))
+    tokenizer = Tokenizer.from_pretrained(_opened(path))
     for split in SPLITS:
         for shard in sorted((path / split).glob("*.parquet")):
             rows = pq.read_table(shard, filters=[("subject_id", "=", subject)]).to_pylist()

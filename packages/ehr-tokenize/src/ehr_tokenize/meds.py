@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import STATIC
 from ehr_tokenize.keys import Key, clean
 from ehr_tokenize.vocabulary import CodeInfo
@@ -66,6 +67,14 @@ class Extra(NamedTuple):
 
 
 NOTHING = Extra()
+
+
+def extra_columns(config: TokenizeConfig) -> Extra:
+    """Which columns beside the code tell events apart."""
+    return Extra(
+        unit=config.numeric.unit_column if config.scheme.units else None,
+        text="text_value" if config.scheme.text else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

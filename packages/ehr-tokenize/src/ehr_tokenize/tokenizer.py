@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from ehr_tokenize.words import SPECIALS, Fitted, Word
 from ehr_tracking.config import to_dict, validate
 from ehr_tracking.contracts import VOCABULARY_COLUMNS, Contract, ContractError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
+
+if TYPE_CHECKING:
+    from ehr_tokenize.encode import Encoded, Encoder
 
 TOKENIZER = "tokenizer.json"
 VOCAB = "vocab.parquet"
@@ -69,8 +73,32 @@ class Tokenizer:
 
     def bind_words(self, binding: Binding, words: Sequence[Word]) -> Binding:
         """A binding whose tokens index words, with rows of the vocabulary in their place."""
-        ids = {(t.text, t.kind, t.code, t.bin or 0): i for i, t in enumerate(self.tokens)}
-        return binding.to_vocabulary(words, ids)
+        return binding.to_vocabulary(words, self._ids)
+
+    def __call__(self, events: object) -> "Encoded":
+        """Tokens of events in memory, the same as a data set of them would get.
+
+        Args:
+            events: Of one subject, a list of dicts with the columns of MEDS or of tuples (time,
+                code, numeric_value, text_value) from which the end may be missing; of several, a
+                list of such lists; or a polars or pyarrow table in MEDS columns, one subject if it
+                has no subject_id. In the order of time, without a time first.
+
+        Raises:
+            UserError: If events are out of order, or a code is null, or a column is mistyped.
+        """
+        return self._encoder(events)
+
+    @cached_property
+    def _ids(self) -> dict[tuple[str, str, str | None, int], int]:
+        return {(t.text, t.kind, t.code, t.bin or 0): i for i, t in enumerate(self.tokens)}
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        from ehr_tokenize.encode import Encoder  # which needs this module
+        from ehr_tokenize.meds import extra_columns
+
+        return Encoder(self, extra_columns(self.config))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Each token as a clinician can read it.
@@ -114,7 +142,7 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def from_pretrained(cls, directory: Path) -> Self:
         """Read a tokenizer from a token data set, a checkpoint, or a folder with its two files.
 
         Raises:

@@ -19,12 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ehr_tokenize.binding import bind
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import extra_columns
 from ehr_tokenize.events import Events
 from ehr_tokenize.fit import Observed, counts, finish, learn, observe
 from ehr_tokenize.intake import Intake
 from ehr_tokenize.maps import resolve
-from ehr_tokenize.meds import from_table, row_problems, runs
+from ehr_tokenize.meds import extra_columns, from_table, row_problems, runs
 from ehr_tokenize.meds_stages.seal import seal_shards, with_families
 from ehr_tokenize.numeric import Histogram
 from ehr_tokenize.sequences import count_words, sequences
