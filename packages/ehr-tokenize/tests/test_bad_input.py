@@ -116,6 +116,13 @@ def test_damaged_pages(run, good):
     assert "data/0.parquet: damaged after row 0" in run(good)
 
 
+def test_codes_that_are_not_utf8(run, good):
+    path = good / "data/0.parquet"
+    pl.read_parquet(path).write_parquet(path, compression="uncompressed", statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"GENDER//F", b"GENDER//\xff"))
+    assert "data/0.parquet: a code after row 0 is not UTF-8" in run(good)
+
+
 @pytest.mark.parametrize(
     ("splits", "message"),
     [

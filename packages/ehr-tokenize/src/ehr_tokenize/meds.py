@@ -145,6 +145,8 @@ def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
             for record in file.iter_batches(_BATCH_ROWS, columns=names):
                 yield _batch(path, row, record, extra)
                 row += len(record)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: a code after row {row} is not UTF-8: {_line(e)}") from None
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{path}: damaged after row {row}: {_line(e)}") from None
 
