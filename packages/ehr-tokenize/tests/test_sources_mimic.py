@@ -207,12 +207,9 @@ def test_the_order_of_rows_in_a_table_does_not_show(release, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def demo(mimic_demo, tmp_path_factory):
-    raw = mimic_demo.parents[1] / "mimic-iv-demo-2.2"
-    if not raw.is_dir():
-        pytest.skip(f"no real data at {raw}")
+def demo(mimic_raw, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "meds"
-    return raw, out, from_mimic(raw, out, MimicConfig())
+    return mimic_raw, out, from_mimic(mimic_raw, out, MimicConfig())
 
 
 def raw_rows(raw, name):

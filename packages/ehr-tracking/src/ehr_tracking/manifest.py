@@ -85,7 +85,7 @@ def new_artifact(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield partial
         if not (partial / MANIFEST).is_file():
             raise AssertionError(f"{out} was not sealed")
-        _swap(partial, out)
+        swap_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -104,7 +104,8 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} exists; choose another path or pass --overwrite")
 
 
-def _swap(new: Path, out: Path) -> None:
+def swap_in(new: Path, out: Path) -> None:
+    """Move a finished directory to `out`, in place of what is there, by renames alone."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

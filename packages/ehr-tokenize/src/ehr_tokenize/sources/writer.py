@@ -28,6 +28,7 @@ from ehr_tokenize.sources.mapping import CORE, Tally, Types
 from ehr_tokenize.sources.spill import Spill, arrow
 from ehr_tokenize.sources.splits import read_split_file
 from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import swap_in
 
 ETL = "ehr-tokenize"
 _FIRST, _LAST = -128, 127
@@ -122,12 +123,7 @@ def new_dataset(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        swap_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -28,6 +28,7 @@ from ehr_tokenize.synthetic.patients import patients_json
 from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, Rows
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import swap_in
 
 NAME = "ehr-tokenize synthetic cohort"
 T = TypeVar("T")
@@ -88,7 +89,7 @@ def synthesize(
             from ehr_tokenize.synthetic.risks import write_risks
 
             write_risks(partial_out, config, workers=workers)
-        _move(partial_out, out)
+        swap_in(partial_out, out)
     finally:
         shutil.rmtree(partial_out, ignore_errors=True)
     events, deaths = (sum(x) for x in zip(*counts, strict=True))
@@ -234,12 +235,3 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} exists and is not a synthetic cohort; choose another path")
     if not overwrite:
         raise UserError(f"{out} exists; choose another path or pass --overwrite")
-
-
-def _move(new: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
