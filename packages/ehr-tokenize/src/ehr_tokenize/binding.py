@@ -3,7 +3,6 @@
 C codes, S slots (a code with a bin), W words.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import gather_index
 from ehr_tokenize.intake import Intake
-from ehr_tokenize.keys import Key
+from ehr_tokenize.keys import code_of, matching
 from ehr_tokenize.numeric import Bins
 from ehr_tokenize.words import SPANS, UNK, Fitted, Speller, Word, structure
 from ehr_tokenize.words import VISIT_END as END
@@ -22,7 +21,7 @@ from ehr_tokenize.words import VISIT_START as START
 
 Identity = tuple[str, str, str | None, int]
 Ids = npt.NDArray[np.uint32]
-_BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
+_BIRTH = r"^MEDS_BIRTH(//|$)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +102,7 @@ class Binding:
 
 
 def bind(
-    codes: Sequence[str],
+    intake: Intake,
     config: TokenizeConfig,
     fitted: Fitted,
     descriptions: Mapping[str, str],
@@ -111,7 +110,7 @@ def bind(
     """Spell every code, with every bin.
 
     Args:
-        codes: As the data have them.
+        intake: Of the codes as the data have them.
         config: Scheme, maps and visits.
         fitted: Edges and what else is learned.
         descriptions: Of codes, for those that the fit has not seen.
@@ -119,7 +118,6 @@ def bind(
     Returns:
         A binding whose tokens index the distinct words, and the words.
     """
-    intake = Intake.of(codes, config)
     keys, none = intake.keys, np.zeros(0, np.float32)
     edges = [fitted.edges.get(c, none) for c in intake.codes]
     speller = Speller(config, fitted, descriptions)
@@ -136,15 +134,14 @@ def bind(
     family_of = [family(k.code) for k in keys]
     families = sorted(set(family_of))
     number_of = {name: i for i, name in enumerate(families)}
-    start = [re.compile(p) for p in config.visits.start_codes]
     binding = Binding(
         intake=intake,
         bins=Bins.of(edges),
         first=np.concatenate([[0], np.cumsum(np.array(size, np.int64))]),
         token=np.array(token, np.uint32),
         structure=Structure.of({w.text: i for i, w in enumerate(words[:n_structure])}, config),
-        birth=np.array([bool(_BIRTH.search(k.code)) for k in keys], bool),
-        start=np.array([any(p.search(k.code) for p in start) for k in keys], bool),
+        birth=matching([_BIRTH], keys),
+        start=matching(config.visits.start_codes, keys),
         family=np.array([number_of[name] for name in family_of], np.uint32),
         families=families,
     )
@@ -153,7 +150,7 @@ def bind(
 
 def identity(word: Word) -> Identity:
     """What tells a token from others, whatever their texts: text, kind, code and bin."""
-    return word.text, word.kind, Key.parse(word.key).code if word.key else None, word.number
+    return word.text, word.kind, code_of(word.key) if word.key else None, word.number
 
 
 def family(code: str) -> str:

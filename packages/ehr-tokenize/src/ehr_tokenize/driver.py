@@ -19,7 +19,7 @@ from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
 from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.events import Events, ranges
 from ehr_tokenize.fit import fit_bound
-from ehr_tokenize.keys import Key
+from ehr_tokenize.keys import code_of
 from ehr_tokenize.maps import MapReport, apply_maps, resolve
 from ehr_tokenize.meds import (
     CONTRACT,
@@ -250,7 +250,7 @@ def _map_reports(table: EventTable, config: TokenizeConfig) -> tuple[MapReport, 
         return ()
     events: dict[str, int] = {}
     for key, count in zip(table.codes, table.code_counts().tolist(), strict=True):
-        code = Key.parse(key).code
+        code = code_of(key)
         events[code] = events.get(code, 0) + count
     return apply_maps(list(events), config.maps, list(events.values())).report
 

@@ -16,7 +16,7 @@ from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import Events
 from ehr_tokenize.intake import Intake
-from ehr_tokenize.keys import Key
+from ehr_tokenize.keys import code_of
 from ehr_tokenize.numeric import Histogram, edges
 from ehr_tokenize.rollup import roll_up
 from ehr_tokenize.sequences import count_words
@@ -63,7 +63,7 @@ def fit_bound(
     intake = Intake.of(codes, config)
     found = list(parts(lambda e: observe(intake(e), config)))
     fitted = learn(Observed.merge(found), intake.codes, infos, config)
-    binding, words = bind(codes, config, fitted, descriptions(infos, config))
+    binding, words = bind(intake, config, fitted, descriptions(infos, config))
     total = np.zeros((3, len(words)), np.int64)
     for part in parts(lambda e: count_words(e, config, binding, len(words))):
         total += part
@@ -117,12 +117,12 @@ def learn(
     few = _few(observed, codes, config.vocabulary.min_subjects)
     rolled = _rolled(observed, codes, infos, config) if config.vocabulary.roll_up else {}
     fitted = Fitted(
-        edges={k: e for k, e in edges.items() if k not in few and Key.parse(k).code not in rolled},
+        edges={k: e for k, e in edges.items() if k not in few and code_of(k) not in rolled},
         rolled=rolled,
     )
     if config.scheme.codes == "whole":
         return fitted
-    present = {Key.parse(codes[i]).code for i in np.flatnonzero(observed.events).tolist()}
+    present = {code_of(codes[i]) for i in np.flatnonzero(observed.events).tolist()}
     described = {c: d for c in present if (d := infos.get(c, NO_INFO).description)}
     if config.scheme.codes == "hierarchy":
         return replace(fitted, descriptions=described)
@@ -151,10 +151,10 @@ def _rolled(
     """Units and texts of a code are rolled up together."""
     events: dict[str, int] = {}
     for i in np.flatnonzero(observed.events).tolist():
-        code = Key.parse(codes[i]).code
+        code = code_of(codes[i])
         events[code] = events.get(code, 0) + int(observed.events[i])
     number = {code: i for i, code in enumerate(events)}
-    lookup = np.array([number.get(Key.parse(c).code, -1) for c in codes], np.int64)
+    lookup = np.array([number.get(code_of(c), -1) for c in codes], np.int64)
     pairs = np.unique(np.stack([lookup[observed.carrier[0]], observed.carrier[1]]), axis=1)
     cuts = np.searchsorted(pairs[0], np.arange(len(events) + 1))
     subjects = {c: pairs[1, cuts[i] : cuts[i + 1]] for c, i in number.items()}
@@ -163,9 +163,7 @@ def _rolled(
 
 def counts(total: npt.NDArray[np.int64], words: Sequence[Word]) -> list[Count]:
     """The words that occur, from the counts of all."""
-    return [
-        Count(words[i], *(int(x) for x in total[:, i])) for i in np.flatnonzero(total[0]).tolist()
-    ]
+    return [Count(word, *row) for word, row in zip(words, total.T.tolist(), strict=True) if row[0]]
 
 
 def finish(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.events import DAY_US, STATIC, Events
-from ehr_tokenize.keys import Key
+from ehr_tokenize.keys import Key, matching
 from ehr_tokenize.maps import apply_maps
 
 
@@ -76,10 +76,7 @@ def _take(events: Events, row: npt.NDArray[np.int64], offsets: npt.NDArray[np.in
 
 
 def _kept(keys: Sequence[Key], patterns: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-    exclude = [re.compile(p) for p in patterns]
-    if not exclude:
-        return None
-    keep = np.array([not any(p.search(k.code) for p in exclude) for k in keys], bool)
+    keep = ~matching(patterns, keys)
     return None if keep.all() else keep
 
 

@@ -4,7 +4,12 @@ Everything after reading works on one number an event, so schemes that look at u
 number to each (code, unit) and (code, text) instead of each code.
 """
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 _SEPARATOR = "\x1f"  # the unit separator of ASCII: no code, unit or text is expected to hold it
 
@@ -36,6 +41,30 @@ class Key(NamedTuple):
             return cls(string)
         parts = string.rsplit(_SEPARATOR, 2)
         return cls(*parts) if len(parts) == len(cls._fields) else cls(string)
+
+
+def code_of(string: str) -> str:
+    """The code alone of what `str` made of a key.
+
+    Examples:
+        >>> code_of(str(Key("LAB", text="positive"))), code_of("LAB")
+        ('LAB', 'LAB')
+    """
+    return Key.parse(string).code if _SEPARATOR in string else string
+
+
+def matching(patterns: Sequence[str], keys: Sequence[Key]) -> npt.NDArray[np.bool_]:
+    """[C] whether any of some regular expressions is found in each code.
+
+    Examples:
+        >>> matching(["^A$", "B"], [Key("A"), Key("AB"), Key("C")])
+        array([ True,  True, False])
+    """
+    found = np.zeros(len(keys), bool)
+    for pattern in patterns:
+        search = re.compile(pattern).search
+        found |= np.array([search(k.code) is not None for k in keys], bool)
+    return found
 
 
 def clean(text: str | None, longest: int = 100) -> str:

@@ -7,12 +7,11 @@ no string is made per row. Only the four columns that tokens need are read.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_tokenize.config import TokenizeConfig
@@ -276,30 +275,48 @@ def _hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64
 
 
 def _batch(path: Path, row: int, record: pa.RecordBatch, extra: Extra) -> Batch:
-    subject, code = record.column("subject_id"), record.column("code")
+    code = record.column("code")
     if not pa.types.is_dictionary(code.type):
-        code = pc.dictionary_encode(code)
+        code = code.dictionary_encode()
+    index = _filled(code.indices, -1).astype(np.int64)
+    codes = code.dictionary.to_pylist()
     value = (
-        pc.fill_null(record.column("numeric_value"), np.float32("nan")).to_numpy()
+        _filled(record.column("numeric_value"), np.nan)
         if "numeric_value" in record.schema.names
         else np.full(len(record), np.nan, np.float32)
     )
-    index = pc.fill_null(code.indices.cast(pa.int64()), -1).to_numpy()
-    codes = code.dictionary.to_pylist()
     if any(name in record.schema.names for name in extra if name):
         index, codes = _keys(record, index, codes, value, extra)
+    subject = record.column("subject_id")
     return Batch(
         path=path,
         row=row,
-        subject_id=pc.fill_null(subject, 0).to_numpy(),
-        time=pc.fill_null(record.column("time").cast(pa.int64()), int(STATIC)).to_numpy(),
+        subject_id=_filled(subject, 0),
+        time=_filled(record.column("time"), STATIC),
         code=index,
         codes=codes,
         value=value,
-        null_subjects=pc.is_null(subject).to_numpy(zero_copy_only=False)
-        if subject.null_count
-        else None,
+        null_subjects=~_valid(subject) if subject.null_count else None,
     )
+
+
+def _filled(column: pa.Array, null: float) -> npt.NDArray[Any]:
+    """The numbers of a column, times as microseconds, `null` in place of nulls.
+
+    `pyarrow.compute` does the same, but loading it takes longer than reading a small data set.
+    """
+    dtype = np.int64 if pa.types.is_timestamp(column.type) else column.type.to_pandas_dtype()
+    if not len(column):
+        return np.zeros(0, dtype)
+    stop = column.offset + len(column)
+    data = np.frombuffer(column.buffers()[1], dtype, stop)[column.offset :]
+    return np.where(_valid(column), data, dtype(null)) if column.null_count else data
+
+
+def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
+    bits = np.frombuffer(column.buffers()[0], np.uint8)
+    stop = column.offset + len(column)
+    return np.unpackbits(bits, count=stop, bitorder="little")[column.offset :].view(np.bool_)
 
 
 def _keys(
@@ -333,11 +350,11 @@ def _strings(
     if column is None or not (pa.types.is_dictionary(column.type) or str(column.type) in _STRINGS):
         return none, [""]
     if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column)
+        column = column.dictionary_encode()
     cleaned = [clean(str(s)) for s in column.dictionary.to_pylist()]
     number = {s: i for i, s in enumerate(dict.fromkeys(["", *cleaned]))}
     lookup = np.array([*(number[s] for s in cleaned), 0], np.int64)
-    index = lookup[pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy()]
+    index = lookup[_filled(column.indices, -1)]
     return np.where(where, index, 0), list(number)
 
 
@@ -347,7 +364,8 @@ def _rows(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int64]:
 
 def _read_metadata(path: Path, types: Mapping[str, tuple[str, ...]]) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # read_table loads pyarrow.dataset, which takes longer
+            table = file.read()
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{path}: not a readable Parquet file ({_line(e)})") from None
     for name, accepted in types.items():

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ehr_tokenize.binding import Binding, bind
 from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
 from ehr_tokenize.decode import DatedEvent, Teller, is_marked, say
+from ehr_tokenize.intake import Intake
 from ehr_tokenize.vocabulary import CodeInfo, Token
 from ehr_tokenize.words import SPECIALS, Fitted, Word
 from ehr_tracking.config import to_dict, validate
@@ -69,7 +70,8 @@ class Tokenizer:
             infos: From codes.parquet; read only where tokens are made of descriptions.
         """
         found = descriptions(infos or {}, self.config)
-        return self.bind_words(*bind(codes, self.config, self.fitted, found))
+        intake = Intake.of(codes, self.config)
+        return self.bind_words(*bind(intake, self.config, self.fitted, found))
 
     def bind_words(self, binding: Binding, words: Sequence[Word]) -> Binding:
         """A binding whose tokens index words, with rows of the vocabulary in their place."""

@@ -3,8 +3,9 @@
 A word is a token before it is known whether the vocabulary keeps it.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -102,15 +103,19 @@ class Speller:
         return words or [Word(key.code, "code", key.code)]
 
 
-def bounds(edges: npt.NDArray[np.float32], number: int) -> tuple[np.float32, np.float32]:
+Edge = float | np.float32
+
+
+def bounds(edges: Sequence[float] | npt.NDArray[np.float32], number: int) -> tuple[Edge, Edge]:
     """Lower (inclusive) and upper (exclusive) bound of a bin; the outer ones are infinite.
 
     Examples:
-        >>> [float(b) for b in bounds(np.array([1, 2], np.float32), 3)]
-        [2.0, inf]
+        >>> bounds([1.0, 2.0], 3)
+        (2.0, inf)
     """
-    padded = np.concatenate([[-np.inf], edges, [np.inf]]).astype(np.float32)
-    return padded[number - 1], padded[number]
+    lower = edges[number - 2] if number > 1 else -math.inf
+    upper = edges[number - 1] if number <= len(edges) else math.inf
+    return lower, upper
 
 
 def quantile(number: int) -> Word:

@@ -13,7 +13,7 @@ from ehr_tracking.errors import UserError
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+STRICT = ConfigDict(extra="forbid", defer_build=True)
 """For `@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)`."""
 
 

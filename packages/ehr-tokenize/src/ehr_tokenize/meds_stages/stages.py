@@ -143,7 +143,7 @@ def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, codes = to_events(df, config)
-        binding, words = bind(codes, config, fitted, {})
+        binding, words = bind(Intake.of(codes, config), config, fitted, {})
         found = counts(count_words(events, config, binding, len(words)), words)
         rows = [(*c.word, c.events, c.subjects, c.seconds) for c in found]
         return pl.LazyFrame(rows, schema={**_WORD, **_TOTAL}, orient="row")
