@@ -41,6 +41,14 @@ def test_inspect_counts_what_is_there(tokens, cohort):
     assert "vocabulary used" in shown.output
 
 
+def test_the_most_frequent_tokens_are_told_with_their_bounds(tokens):
+    """`LAB//1//Q3` alone tells a reader nothing."""
+    top = {r["token"]: r["meaning"] for r in inspection.inspect(tokens).top}
+    binned = [said for token, said in top.items() if "//Q" in token]
+    assert binned
+    assert all(any(w in said for w in ("below ", " or more")) for said in binned)
+
+
 def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
     page = tmp_path / "page.html"
     shown = CliRunner().invoke(
@@ -55,6 +63,11 @@ def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
         inspection.timeline(tokens, 99)
     missing = CliRunner().invoke(main, ["inspect", str(tmp_path)])
     assert missing.exit_code == 2
+    nowhere = CliRunner().invoke(main, ["inspect", str(tokens), "--html", str(tmp_path / "a/b")])
+    assert nowhere.exit_code == 2
+    assert (
+        nowhere.stderr == f"Error: {tmp_path}/a/b: cannot be written: No such file or directory\n"
+    )
 
 
 @pytest.mark.parametrize("command", [[], ["check"], ["inspect"], ["synth"]])

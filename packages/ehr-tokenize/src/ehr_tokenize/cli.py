@@ -92,7 +92,10 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
     rows = [] if subject is None else inspection.timeline(tokens, subject)
     click.echo(text_table(rows) if rows else found.text())
     if html:
-        html.write_text(found.html(rows), encoding="utf-8")
+        try:
+            html.write_text(found.html(rows), encoding="utf-8")
+        except OSError as e:
+            raise Failure(f"{html}: cannot be written: {e.strerror}") from e
         click.echo(f"wrote {html}")
 
 

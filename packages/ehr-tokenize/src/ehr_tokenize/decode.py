@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tokenize.spans import CALENDAR, INTERVALS
+from ehr_tokenize.units import split_unit
 from ehr_tokenize.vocabulary import Token
 from ehr_tokenize.words import bounds
 
@@ -53,6 +54,8 @@ def say(token: Token) -> str:
         >>> from ehr_tokenize.vocabulary import CodeInfo
         >>> say(Token("LAB//Q2", "value", "LAB", 2, 3.5, np.inf, info=CodeInfo("Potassium")))
         'Potassium: 3.5 or more'
+        >>> say(Token("LAB//K//mmol/L//Q2", "value", "LAB//K//mmol/L", 2, 3.5, 4, info=CodeInfo("K+")))
+        'K+: 3.5 to below 4 mmol/L'
         >>> say(Token("TIME//1d-2d", "time")), say(Token("AGE//60", "age"))
         ('1 day to 2 days later', 'age 60 to 69 years')
     """
@@ -62,29 +65,43 @@ def say(token: Token) -> str:
         return _SAY[token.kind](token)
     name = token.info.description or token.code or token.text
     if token.kind == "value" and token.lower is not None and token.upper is not None:
-        return f"{name}: {say_range(token.lower, token.upper)}"
+        return f"{name}: {say_range(token.lower, token.upper, _unit(token))}"
     if token.kind == "category":
         return f"{name}: {token.text.partition(' || ')[2]}"
     return name
 
 
-def say_range(lower: float, upper: float) -> str:
+def say_range(lower: float, upper: float, unit: str = "") -> str:
     """Bounds of a value.
 
     Examples:
-        >>> say_range(-np.inf, 2), say_range(2, 3.5), say_range(3.5, np.inf)
-        ('below 2', '2 to below 3.5', '3.5 or more')
+        >>> say_range(-np.inf, 2), say_range(2, 3.5), say_range(3.5, np.inf, "mg/dL")
+        ('below 2', '2 to below 3.5', '3.5 mg/dL or more')
     """
+    space = f" {unit}" if unit else ""
     low, high = (f"{x:.6g}" for x in (lower, upper))
     if np.isinf(lower):
-        return "any value" if np.isinf(upper) else f"below {high}"
-    return f"{low} or more" if np.isinf(upper) else f"{low} to below {high}"
+        return "any value" if np.isinf(upper) else f"below {high}{space}"
+    return f"{low}{space} or more" if np.isinf(upper) else f"{low} to below {high}{space}"
+
+
+def _unit(token: Token) -> str:
+    """Of the bounds, where the name does not show it: a code without description does."""
+    if " || " in token.text:  # CODE || unit || bounds, or CODE || bounds
+        _, *between, _ = token.text.removeprefix(token.code or "").split(" || ")
+        if between:
+            return " || ".join(between)
+    return _unit_of(token.info.description, token.code)
+
+
+def _unit_of(description: str | None, code: str | None) -> str:
+    return split_unit(code or "")[1] if description else ""
 
 
 def _age(token: Token) -> str:
     number = token.text.removeprefix("AGE//")
     if number.startswith("+"):
-        return f"and {number[1:]} years"
+        return f"and {number[1:]} year{'s' * (number != '+1')}"
     return f"age {number} to {int(number) + 9} years"
 
 
@@ -163,5 +180,6 @@ class Teller:
         if found is None or not token.bin or token.bin > len(found) + 1:
             return event
         lower, upper = (float(x) for x in bounds(found, token.bin))
-        text = f"{event.text}: {say_range(lower, upper)}"
+        unit = _unit_of(event.text if event.text != event.code else None, event.code)
+        text = f"{event.text}: {say_range(lower, upper, unit)}"
         return replace(event, text=text, lower=lower, upper=upper)

@@ -90,7 +90,7 @@ def inspect(path: Path) -> Inspection:
         lengths=_histogram(np.concatenate(lengths)),
         top=[
             {"token": t.text, "events": t.count, "subjects": t.subjects,
-             "description": t.info.description}
+             "meaning": say(t)}
             for t in tokenizer.tokens[len(SPECIALS) : len(SPECIALS) + _TOP]
         ],
     )  # fmt: skip

@@ -39,16 +39,20 @@ def _intervals() -> tuple[Span, ...]:
 
 
 def _calendar() -> tuple[Span, ...]:
-    days = [Span(f"TIME//D{d}", d * _DAY, (d + 1) * _DAY, f"{d} days later") for d in range(7)]
+    days = [Span(f"TIME//D{d}", d * _DAY, (d + 1) * _DAY, _later(d, "day")) for d in range(7)]
     weeks = [
-        Span(f"TIME//W{w}", 7 * w * _DAY, 7 * (w + 1) * _DAY, f"{w} weeks later") for w in (1, 2, 3)
+        Span(f"TIME//W{w}", 7 * w * _DAY, 7 * (w + 1) * _DAY, _later(w, "week")) for w in (1, 2, 3)
     ]
     starts = [28, *range(60, 361, 30), 365]
     months = [
-        Span(f"TIME//M{m}", a * _DAY, b * _DAY, f"{m} months later")
+        Span(f"TIME//M{m}", a * _DAY, b * _DAY, _later(m, "month"))
         for m, (a, b) in enumerate(itertools.pairwise(starts), 1)
     ]
     return *days, *weeks, *months, Span("TIME//LT", 365 * _DAY, None, "a year or more later")
+
+
+def _later(n: int, unit: str) -> str:
+    return f"{n} {unit}{'s' * (n != 1)} later" if n else "later the same day"
 
 
 INTERVALS = _intervals()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from ehr_tokenize.units import NO_UNIT, UNIT_CODES
 from ehr_tracking.config import STRICT
 
 
@@ -65,13 +66,9 @@ class NarrateConfig:
     the last that is visible counts."""
     exclude: tuple[Regex, ...] = ()
     """Searched in a code: not told."""
-    unit_codes: tuple[UnitRegex, ...] = (
-        r"^(?>(?:LAB|VITAL|MEASUREMENT)(?://(?:LOINC|RESULT))?)//[^/]+//(?P<unit>/?[^/]+(?:/[^/]+)*)$",
-        r"^SUBJECT_FLUID_OUTPUT//[^/]+//(?P<unit>[^/]+)$",
-        r"^SUBJECT_WEIGHT_AT_INFUSION//(?P<unit>[^/]+)$",
-    )
+    unit_codes: tuple[UnitRegex, ...] = UNIT_CODES
     """Searched in a code: its group `unit` is the unit, not part of what is measured."""
-    no_unit: tuple[str, ...] = ("UNK", "N/A", "")
+    no_unit: tuple[str, ...] = NO_UNIT
     """What stands for an absent unit."""
     text_values: bool = True
     """Tell `text_value` where there is no `numeric_value`; a clinical note is one too."""

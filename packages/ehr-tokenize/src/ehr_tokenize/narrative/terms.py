@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ehr_tokenize.narrative.config import Lookup, NarrateConfig
+from ehr_tokenize.units import split_unit
 from ehr_tokenize.user_table import Pair, read_pairs
 from ehr_tokenize.vocabulary import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
@@ -72,7 +73,6 @@ class Terms:
         self._infos, self._config = infos, config
         self._tables = [_table(lookup) for lookup in config.lookups]
         self._prefixes = PREFIXES | config.prefixes
-        self._units = [re.compile(p) for p in config.unit_codes]
         self._demographics = [re.compile(p) for p in config.demographics]
         self._exclude = [re.compile(p) for p in config.exclude]
         self._phrases: dict[str, Phrase] = {}
@@ -84,12 +84,10 @@ class Terms:
         return [self._phrases.get(c) or self._add(c) for c in codes]
 
     def _add(self, code: str) -> Phrase:
-        match = next((m for p in self._units if (m := p.search(code))), None)
-        unit = match["unit"] if match else ""
-        bare = code[: match.start("unit")].removesuffix("//") if match else code
+        bare, unit = split_unit(code, self._config.unit_codes, self._config.no_unit)
         phrase = self._phrases[code] = Phrase(
             text=self._text(code, bare),
-            unit="" if unit.strip() in self._config.no_unit else unit.strip(),
+            unit=unit,
             birth=bool(_BIRTH.search(code)),
             excluded=any(p.search(code) for p in self._exclude),
             demographic=re.split("/+", code)[0]
