@@ -63,8 +63,12 @@ def main(
 
 @main.command()
 @click.argument("path", type=_PATH)
-def check(path: Path) -> None:
+@click.option("--repair", type=_PATH, metavar="OUT", help="Write a copy with what is safe mended.")
+def check(path: Path, repair: Path | None) -> None:
     """Report what is wrong with the MEDS data set at PATH; exit code 2 if it would be refused.
+
+    --repair mends types, order, rows without code and missing metadata in a copy; it refuses what
+    would need a guess.
 
     Example: ehr-tokenize check demo/meds
     """
@@ -72,7 +76,11 @@ def check(path: Path) -> None:
 
     report = check_meds(path)
     click.echo("\n".join(report.lines()))
-    if report.refused:
+    if repair:
+        from ehr_tokenize.repair import repair as mend
+
+        click.echo("\n".join(mend(path, repair).lines()))
+    elif report.refused:
         raise Failure(f"{path} would be refused")
 
 
