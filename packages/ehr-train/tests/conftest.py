@@ -76,13 +76,14 @@ def random_subjects(first: int, n: int, seed: int, longest: int = 60) -> list[di
     return subjects
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
     """Threads that wait for each other are slow where cores are shared with other work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(threads)
 
 

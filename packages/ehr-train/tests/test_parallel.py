@@ -13,17 +13,13 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
-from ehr_train.config import CLM, DataConfig, OptimConfig
+from ehr_train.config import CLM, CheckpointConfig, DataConfig, OptimConfig, ValidationConfig
 from ehr_train.run import train
 
 from .conftest import tiny_config
-from .test_resume import lines, outcome
+from .test_resume import children, fill_disk, lines, outcome
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
-
-
-def children(pid):
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_running(pid):
@@ -62,7 +58,7 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     run, killed = tmp_path / "run", []
 
     def kill():
-        while lines(run) < 8:
+        while lines(run) < 4:
             time.sleep(0.001)
         killed.extend(
             child
@@ -76,7 +72,7 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     with pytest.raises(UserError, match=r"process \d was killed.*--resume"):
         train(tokens, run, config, nproc=2, resume=True)
     thread.join()
-    assert 8 <= lines(run) < 20
+    assert 4 <= lines(run) < 20
     assert not any(map(is_running, killed))
     train(tokens, run, config, nproc=2, resume=True)
     assert outcome(run) == outcome(two)
@@ -111,6 +107,23 @@ def test_workers_end_with_their_launcher(tokens, tmp_path, by):
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "workers outlive their launcher"
         time.sleep(0.05)
+
+
+def test_a_disk_that_fills_under_two_processes_is_one_line(tokens, tmp_path):
+    never = 100_000
+    config = tiny_config(
+        optim=OptimConfig(steps=never),
+        validation=ValidationConfig(every=never),
+        checkpoint=CheckpointConfig(every=never),
+    )
+    run = tmp_path / "run"
+    code, error = fill_disk(tokens, run, config, 4, "--nproc", 2)
+    assert code == 2
+    assert error == (
+        f"Error: the disk is full; the run {run} has no checkpoint yet and will begin anew; "
+        "free some space and pass --resume\n"
+    )
+    assert lines(run) >= 4
 
 
 def test_a_workers_refusal_reaches_the_caller_as_one_line(tokens, tmp_path, config, capfd):

@@ -1,12 +1,19 @@
 import multiprocessing
 import random
+import re
+import resource
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import sha256, verify
 from ehr_train.config import OptimConfig
@@ -50,9 +57,13 @@ def config():
     return replace(config, model=replace(config.model, dropout=0.1, layers=3))
 
 
+@pytest.fixture(scope="module")
+def whole(tokens, tmp_path_factory, config):
+    return train(tokens, tmp_path_factory.mktemp("whole") / "run", config)
+
+
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_bit_identical(tokens, tmp_path, config):
-    whole = train(tokens, tmp_path / "whole", config)
+def test_a_run_killed_again_and_again_ends_bit_identical(tokens, tmp_path, config, whole):
     multiprocessing.get_context("forkserver").set_forkserver_preload(["ehr_train.worker"])
     run = tmp_path / "killed"
     codes = []
@@ -120,3 +131,47 @@ def test_what_was_begun_otherwise_is_not_resumed(tokens, tmp_path, config):
 def test_resuming_nothing_begins(tokens, tmp_path):
     run = train(tokens, tmp_path / "run", tiny_config(), resume=True)
     assert lines(run) == 12
+
+
+def children(pid):
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def fill_disk(tokens, run, config, step, *options):
+    """Train from the command line; after `step` steps no file can grow any more, as on a full disk.
+
+    Returns:
+        The exit code and what was printed to stderr.
+    """
+    recipe = run.with_suffix(".yaml")
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    command = [sys.executable, "-c", "from ehr_train.cli import main; main()"]
+    given = ["--tokens", tokens, "--out", run, "-c", recipe, *options]
+    process = subprocess.Popen(
+        [*command, *map(str, given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while lines(run) < step and process.poll() is None:
+        time.sleep(0.001)
+    for pid in (process.pid, *children(process.pid)):
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+    error = process.communicate()[1]
+    return process.returncode, error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+def test_a_run_that_filled_the_disk_is_resumed_bit_identical(tokens, tmp_path, config, whole):
+    run = tmp_path / "run"
+    code, error = fill_disk(tokens, run, config, 5)
+    assert code == 2
+    kept = re.fullmatch(
+        rf"Error: the disk is full; the run {run} is kept at its last checkpoint, (step-\d{{8}}); "
+        r"free some space and pass --resume\n",
+        error,
+    )
+    assert kept, error
+    assert verify(run / "checkpoints" / kept[1]) == []
+    train(tokens, run, config, resume=True)
+    assert outcome(run) == outcome(whole)
+    assert verify(run) == []

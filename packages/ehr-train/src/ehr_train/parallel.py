@@ -1,6 +1,7 @@
 """Several processes on this machine: launching, ending and talking."""
 
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -21,6 +22,11 @@ from ehr_tracking.errors import UserError, is_disk_full
 
 _ERROR_FILE = "EHR_TRAIN_ERROR_FILE"
 _LAUNCHER = "EHR_TRAIN_LAUNCHER"
+_POLL = 0.2
+"""Seconds between two looks of the agent at its processes."""
+_GRACE = 10 * _POLL
+"""Seconds before a process raises: when it fails only because another has ended, the agent ends it
+before it prints what would hide the cause."""
 
 
 def rank() -> int:
@@ -58,6 +64,7 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
 
     Raises:
         UserError: What a process raised as such; or that a process was killed, or all were stopped.
+        OSError: If the disk is full.
     """
     import logging
 
@@ -84,12 +91,14 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             max_restarts=0,
-            monitor_interval=0.2,
+            monitor_interval=_POLL,
         )
         with _environment(environment):
             try:
                 elastic_launch(config, sys.executable)("-m", module, json.dumps(spec))
             except ChildFailedError as e:
+                if any(f.exitcode == errno.ENOSPC for f in e.failures.values()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
                 raise UserError(_explain(e, error_file)) from None
             except SignalException as e:
                 raise UserError(
@@ -128,7 +137,7 @@ def member(device: str) -> Iterator[None]:
     """Be one of the processes that `launch` started: join them, leave them, report what went wrong.
 
     A `UserError` is left in a file for the launcher, which prints it as its own; the process ends
-    with code 2.
+    with code 2. On a full disk nothing can be left but the exit code.
     """
     _end_with(int(os.environ[_LAUNCHER]))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -138,20 +147,21 @@ def member(device: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if not isinstance(e, UserError) and not is_disk_full(e):
+        # the others may wait for this process; the agent ends them
+        if is_disk_full(e):
+            os._exit(errno.ENOSPC)
+        if not isinstance(e, UserError):
+            time.sleep(_GRACE)
             raise
         _report(e)
-        os._exit(2)  # the others may wait for this process; the agent ends them
+        os._exit(2)
     dist.destroy_process_group()
 
 
-def _report(error: Exception) -> None:
+def _report(error: UserError) -> None:
     path = Path(os.environ[_ERROR_FILE])
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(
-        str(error) if isinstance(error, UserError) else "the disk is full; free some space",
-        encoding="utf-8",
-    )
+    partial.write_text(str(error), encoding="utf-8")
     partial.replace(path)
 
 
@@ -160,7 +170,7 @@ def _end_with(launcher: int) -> None:
 
     def watch() -> None:
         while os.getppid() == launcher:
-            time.sleep(0.2)
+            time.sleep(_POLL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -18,7 +18,7 @@ import yaml
 from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import RUN
-from ehr_tracking.errors import UserError
+from ehr_tracking.errors import UserError, is_disk_full
 from ehr_tracking.manifest import MANIFEST, load_manifest, refuse_existing, seal
 from ehr_tracking.runs import environment, read_log
 from ehr_train import parallel
@@ -59,7 +59,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
         `out`.
 
     Raises:
-        UserError: For bad input; also `ConfigError` and `ContractError`, which are such.
+        UserError: For bad input; also `ConfigError` and `ContractError`, which are such. For a disk
+            that fills after the first step.
     """
     config = config or TrainConfig()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -159,7 +160,11 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
 
 @contextmanager
 def _directory(out: Path, *, begun: bool) -> Iterator[None]:
-    """Make way for a run; put everything back as it was if it fails before its first step."""
+    """Make way for a run; put everything back as it was if it fails before its first step.
+
+    Raises:
+        UserError: If the disk fills after it: the run stays, to be resumed.
+    """
     old = out.with_name(f".{out.name}.old")
     if not begun and out.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -167,13 +172,24 @@ def _directory(out: Path, *, begun: bool) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except BaseException:
+    except BaseException as e:
         if not begun and not read_log(out / "metrics.jsonl"):
             shutil.rmtree(out)
             if old.exists():
                 old.rename(out)
+        elif is_disk_full(e):
+            raise UserError(
+                f"the disk is full; {_what_is_kept(out)}; free some space and pass --resume"
+            ) from e
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _what_is_kept(out: Path) -> str:
+    latest = CheckpointStore(out / "checkpoints").latest()
+    if latest is None:
+        return f"the run {out} has no checkpoint yet and will begin anew"
+    return f"the run {out} is kept at its last checkpoint, {latest.name}"
 
 
 def write_start(out: Path, config: TrainConfig) -> None:
