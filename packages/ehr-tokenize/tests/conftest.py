@@ -1,10 +1,12 @@
 """Small MEDS data sets, written file by file as a test spreads them."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 SCHEMA = {
@@ -95,3 +97,31 @@ def cohort() -> Callable[[int], list[list[Row]]]:
         return subjects
 
     return make
+
+
+@pytest.fixture
+def is_valid_meds() -> Callable[[Path], None]:
+    """Hold a data set to the schemas of the library meds, and to our own `check`."""
+    from meds.schema import (
+        CodeMetadataSchema,
+        DataSchema,
+        DatasetMetadataSchema,
+        SubjectSplitSchema,
+    )
+
+    from ehr_tokenize.check import check
+
+    def hold(root: Path) -> None:
+        files = sorted(root.glob("data/**/*.parquet"))
+        assert files
+        for path in files:
+            DataSchema.validate(pq.read_table(path, partitioning=None))
+        metadata = root / "metadata"
+        CodeMetadataSchema.validate(pq.read_table(metadata / "codes.parquet"))
+        SubjectSplitSchema.validate(pq.read_table(metadata / "subject_splits.parquet"))
+        DatasetMetadataSchema.validate(json.loads((metadata / "dataset.json").read_text()))
+        refused = [f for f in check(root).findings if f.refused]
+        # a handful of subjects may all be hashed out of train
+        assert [f for f in refused if "no subject with events is in train" not in str(f)] == []
+
+    return hold

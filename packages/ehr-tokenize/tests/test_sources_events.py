@@ -90,13 +90,17 @@ def test_every_file_form_and_order_of_rows_gives_the_same_bytes(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps(dict(zip("ptcv", r, strict=True))) + "\n" for r in rows)
     )
+    (tmp_path / "a.json").write_text(json.dumps([dict(zip("ptcv", r, strict=True)) for r in rows]))
+    pretty = json.dumps([dict(zip("ptcv", r, strict=True)) for r in rows[::-1]], indent=2)
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(pretty.encode()))
     typed = frame.with_columns(pl.col("T").str.to_datetime(), pl.col("V").cast(pl.Float64))
     (tmp_path / "parts").mkdir()
     typed[:1].write_parquet(tmp_path / "parts/1.parquet")
     typed[1:].write_parquet(tmp_path / "parts/0.parquet")
     config = EventsConfig(subject="p", time="t", code="c", value="v")
     outputs = []
-    for name in ("a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "parts"):
+    names = ("a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.json", "b.json.gz", "parts")
+    for name in names:
         from_events(tmp_path / name, tmp_path / f"{name}.out", config)
         outputs.append(contents(tmp_path / f"{name}.out"))
     assert all(o == outputs[0] for o in outputs[1:])
@@ -243,6 +247,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, rows, 
         ("e.parquet", b"PAR1", "e.parquet"),
         ("e.jsonl", b'{"p": 1, "t": "2020-01-01", "c": "A"}\nnope\n', "row 2: not JSON"),
         ("e.jsonl", b"[1]\n", "row 1: not a JSON object"),
+        ("e.json", b'[{"p": 1}, ["2020-01-01"]]', "row 2: not a JSON object"),
+        ("e.json", b'[{"p": 1}, "{}"]', "row 2: not a JSON object"),
+        ("e.json", b'[{"p": 1},', "e.json: not JSON: "),
+        ("e.json", b'[{"p": 1, "t": "2020-01-01"}]', "key c is in none of rows 1 to 1"),
+        ("e.json", b"", "the source holds no event"),
         ("e.jsonl", b'{"p": 1, "t": "2020-01-01", "c": {}}\n', "row 1, column c: a nested value"),
         ("e.csv", b"p,t,c,C,c\n1,2020-01-01,A,B,C\n", "column c is there 2 times"),
         ("e.xlsx", b"PK", "not a CSV"),

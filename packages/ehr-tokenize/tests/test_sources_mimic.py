@@ -98,8 +98,9 @@ def at(month, day, hour=0, minute=0, second=0, year=2150):
     return datetime(year, month, day, hour, minute, second)
 
 
-def test_every_row_is_as_worked_out_by_hand(release, tmp_path):
+def test_every_row_is_as_worked_out_by_hand(release, tmp_path, is_valid_meds):
     done = from_mimic(release, tmp_path / "out", MimicConfig())
+    is_valid_meds(tmp_path / "out")
     got = read(tmp_path / "out").rows()
     day = at(1, 2, 23, 59, 59)
     culture = at(1, 3, 23, 59, 59)
@@ -218,8 +219,9 @@ def raw_rows(raw, name):
 
 
 @pytest.mark.real_data
-def test_demo_is_whole_and_valid(demo):
+def test_demo_is_whole_and_valid(demo, is_valid_meds):
     raw, out, done = demo
+    is_valid_meds(out)
     report = check(out)
     assert not report.refused
     assert report.subjects == done.written.subjects == 100

@@ -124,8 +124,9 @@ def at(month, day, hour=23, minute=59, second=59, year=2020):
     return datetime(year, month, day, hour, minute, second)
 
 
-def test_every_row_is_as_worked_out_by_hand(tmp_path):
+def test_every_row_is_as_worked_out_by_hand(tmp_path, is_valid_meds):
     done = from_omop(upper_csv(tmp_path / "cdm"), tmp_path / "out", OmopConfig())
+    is_valid_meds(tmp_path / "out")
     number = pytest.approx(4.5)
     assert read(tmp_path / "out").rows() == [
         (1, None, "Gender/F", None, None, None, None),

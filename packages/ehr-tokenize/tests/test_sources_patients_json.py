@@ -15,6 +15,8 @@ from ehr_tokenize.cli import main
 from ehr_tokenize.sources.config import PatientsJsonConfig
 from ehr_tokenize.sources.patients_json import from_patients_json, to_patients_json
 from ehr_tokenize.sources.subjects import hashed
+from ehr_tokenize.synthetic.cohort import synthesize, synthesize_json
+from ehr_tokenize.synthetic.config import SynthConfig
 
 PATIENTS = [
     {
@@ -41,7 +43,7 @@ def write(path, patients):
     return path
 
 
-def test_rows_are_as_worked_out_by_hand(tmp_path):
+def test_rows_are_as_worked_out_by_hand(tmp_path, is_valid_meds):
     result = CliRunner().invoke(
         main,
         [
@@ -74,6 +76,7 @@ def test_rows_are_as_worked_out_by_hand(tmp_path):
         (one, datetime.strptime("2020-02-20", day), "DIAGNOSIS//ICD10CM//I10"),
     ]
     assert not [f for f in check(tmp_path / "out").findings if f.check not in {"birth", "splits"}]
+    is_valid_meds(tmp_path / "out")
 
 
 DAYS = st.dates().map(lambda d: d.isoformat())
@@ -151,3 +154,33 @@ def test_what_is_not_read_is_named(tmp_path):
     }
     done = from_patients_json(write(tmp_path / "p.json", [patient]), tmp_path / "out", CONFIG)
     assert "not read: diagnoses.by, zip" in done.lines()
+
+
+def test_patients_that_hold_nothing_are_counted(tmp_path):
+    """They have no place in MEDS; a synthetic cohort has some."""
+    nobody = [{"patient_id": f"N{i}", "diagnoses": [], "prescriptions": []} for i in range(3)]
+    done = from_patients_json(write(tmp_path / "p.json", PATIENTS + nobody), tmp_path / "o", CONFIG)
+    assert done.written.subjects == 2
+    assert "left out 3 patients without any event: MEDS has no such subjects" in done.lines()
+
+
+def test_a_synthetic_cohort_in_json_is_that_in_meds(tmp_path):
+    """`synth --format json` and back: the diagnoses and medication of the cohort written as MEDS."""
+    config = SynthConfig(num_patients=60, seed=4, novel_prob=0.01)
+    synthesize(tmp_path / "meds", config)
+    synthesize_json(tmp_path / "p.json", config)
+    from_patients_json(tmp_path / "p.json", tmp_path / "back", CONFIG)
+
+    def told(root):
+        found = pl.concat(pl.read_parquet(p) for p in root.glob("data/*/*.parquet"))
+        kept = found.filter(pl.col("code").str.contains(r"^(DIAGNOSIS//ICD10CM|MEDICATION//ATC)//"))
+        return kept.select("subject_id", pl.col("time").dt.date(), "code").unique()
+
+    names = pl.read_parquet(tmp_path / "back/metadata/source_subjects.parquet")
+    number = pl.col("source_id").str.slice(1).cast(pl.Int64)
+    back = told(tmp_path / "back").join(names, on="subject_id").with_columns(subject_id=number)
+    expected = told(tmp_path / "meds")
+    assert len(expected) > 500
+    assert (
+        back.select(expected.columns).sort(expected.columns).equals(expected.sort(expected.columns))
+    )

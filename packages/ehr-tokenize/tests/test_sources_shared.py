@@ -1,15 +1,12 @@
 """What all sources share: recipes, MEDS's own schemas, threads, help."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from meds.schema import CodeMetadataSchema, DataSchema, DatasetMetadataSchema, SubjectSplitSchema
 
 from ehr_tokenize.cli import main
 from ehr_tokenize.meds import read_splits
@@ -39,16 +36,11 @@ def test_recipes_say_what_the_defaults_are(name, config):
     assert load_config(config, RECIPES / f"{name}.yaml") == config()
 
 
-def test_everything_that_is_written_fits_the_schemas_of_meds(tmp_path):
+def test_everything_that_is_written_fits_the_schemas_of_meds(tmp_path, is_valid_meds):
     from_events(table(tmp_path / "e.csv"), tmp_path / "out", EVENTS)
     files = list((tmp_path / "out").glob("data/*/*.parquet"))
     assert {p.parent.name for p in files} == {"train", "tuning", "held_out"}
-    for path in files:
-        DataSchema.validate(pq.read_table(path))
-    metadata = tmp_path / "out" / "metadata"
-    CodeMetadataSchema.validate(pq.read_table(metadata / "codes.parquet"))
-    SubjectSplitSchema.validate(pq.read_table(metadata / "subject_splits.parquet"))
-    DatasetMetadataSchema.validate(json.loads((metadata / "dataset.json").read_text()))
+    is_valid_meds(tmp_path / "out")
 
 
 def test_the_number_of_threads_does_not_show(tmp_path):
@@ -97,6 +89,11 @@ def test_wrong_settings_are_told_by_their_key(override, message):
     with pytest.raises(ConfigError) as caught:
         load_config(EventsConfig, None, ["subject=p", "code=c", "time=t", override])
     assert message in str(caught.value)
+
+
+def test_a_setting_without_default_is_named_where_it_is_left_out():
+    with pytest.raises(ConfigError, match="^config: code has to be set$"):
+        load_config(EventsConfig, None, ["subject=p", "time=t"])
 
 
 @pytest.mark.parametrize("name", ["mimic", "omop", "events", "patients-json"])

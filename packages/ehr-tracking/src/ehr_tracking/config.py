@@ -124,4 +124,6 @@ def _explain(error: Any) -> str:  # noqa: ANN401 -- pydantic's ErrorDetails
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         return f"unknown key {key}"
+    if error["type"] == "missing":
+        return f"{key} has to be set"
     return f"{key} = {error['input']!r}: {error['msg']}"

@@ -77,7 +77,7 @@ def omop(
 def events(
     source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
-    """Read a flat table of events: CSV, TSV, JSON lines or Parquet, or a folder of its parts.
+    """Read a flat table of events: CSV, TSV, JSON or Parquet, or a folder of its parts.
 
     The settings say which column holds what; configs/sources/events.yaml explains them.
 

@@ -22,7 +22,7 @@ def from_events(source: Path, out: Path, config: EventsConfig, *, overwrite: boo
     """Turn a flat table of events, or a folder of its parts, into a MEDS data set.
 
     Args:
-        source: CSV, TSV, JSON lines or Parquet, or a folder of such.
+        source: CSV, TSV, JSON or Parquet, or a folder of such.
         out: The MEDS directory.
         config: Which column holds what.
         overwrite: Replace a data set that we wrote.

@@ -47,7 +47,11 @@ def from_patients_json(
         out, reader.frames(), config=config.write, about=about, overwrite=overwrite
     )
     unread = ", ".join(sorted(reader.unread))
-    return Done(reader.tallies, written, [f"not read: {unread}"] if unread else [])
+    notes = [f"not read: {unread}"] if unread else []
+    empty = reader.tallies["patients"].rows - written.subjects
+    if empty:
+        notes.append(f"left out {empty:,} patients without any event: MEDS has no such subjects")
+    return Done(reader.tallies, written, notes)
 
 
 def to_patients_json(meds: Path, out: Path, config: PatientsJsonConfig | None = None) -> int:

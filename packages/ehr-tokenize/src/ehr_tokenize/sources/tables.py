@@ -1,13 +1,15 @@
-"""Read a source's table piece by piece: CSV, TSV, JSON lines or Parquet, compressed or not.
+"""Read a source's table piece by piece: CSV, TSV, JSON or Parquet, compressed or not.
 
 Cells of CSV and JSON arrive as text, so that no leading zero is lost; those of Parquet keep their
-types. Memory is bounded by the piece, whatever the size of the file, also under gzip.
+types. Memory is bounded by the piece, whatever the size of the file, also under gzip; only a JSON
+array is held whole.
 """
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +24,8 @@ from ehr_tracking.errors import UserError
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 DELIMITED = (".csv", ".tsv", ".txt")
-JSON_LINES = (".jsonl", ".ndjson")
+JSON = (".jsonl", ".ndjson", ".json")
+"""Lines of objects, or one array of them: what the file begins with tells."""
 _BLOCK = 4 << 20
 _ROWS = 1 << 16
 _HEADER = 1 << 20
@@ -65,7 +68,7 @@ def kind(path: Path) -> str:
 
 def is_table(path: Path) -> bool:
     """Whether `pieces` can read a file, by its name."""
-    return path.is_file() and kind(path) in (*DELIMITED, *JSON_LINES, ".parquet")
+    return path.is_file() and kind(path) in (*DELIMITED, *JSON, ".parquet")
 
 
 def parts(path: Path) -> list[Path]:
@@ -79,12 +82,12 @@ def parts(path: Path) -> list[Path]:
             p for p in path.iterdir() if is_table(p) and not p.name.startswith((".", "_"))
         )
         if not found:
-            raise UserError(f"{path}: no CSV, TSV, JSON lines or Parquet file in it")
+            raise UserError(f"{path}: no CSV, TSV, JSON or Parquet file in it")
         return found
     if not path.is_file():
         raise UserError(f"{path}: no such file or directory")
     if not is_table(path):
-        raise UserError(f"{path}: not a CSV, TSV, JSON lines (.jsonl) or Parquet file by its name")
+        raise UserError(f"{path}: not a CSV, TSV, JSON or Parquet file by its name")
     return [path]
 
 
@@ -94,7 +97,7 @@ def pieces(
     """The rows of one file, with the named columns.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl` (each also compressed) or `.parquet`.
+        path: `.csv`, `.tsv`, `.json`, `.jsonl` (each also compressed) or `.parquet`.
         columns: Must be there; a name matches exactly, else in any letter case.
         optional: Are filled with nulls where missing.
         dialect: Of a text file.
@@ -107,8 +110,8 @@ def pieces(
     try:
         if form == ".parquet":
             yield from _parquet(path, columns, optional)
-        elif form in JSON_LINES:
-            yield from _json_lines(path, columns, optional)
+        elif form in JSON:
+            yield from _json(path, columns, optional)
         else:
             yield from _delimited(path, columns, optional, dialect)
     except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as e:
@@ -203,33 +206,55 @@ def _header(path: Path, dialect: Dialect) -> tuple[list[str], str]:
     return first, delimiter
 
 
-def _json_lines(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Piece]:
+def _json(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Piece]:
+    row = 1
+    for objects in _objects(path):
+        found: dict[str, str] = {}
+        for wanted in dict.fromkeys((*columns, *optional)):
+            if wanted in optional or any(wanted in o for o in objects):
+                found[wanted] = wanted
+            else:
+                raise UserError(
+                    f"{path}: key {wanted} is in none of rows {row} to {row + len(objects) - 1}"
+                )
+        data = {
+            name: [_cell(path, row + i, name, o) for i, o in enumerate(objects)] for name in found
+        }
+        yield Piece(path, row, pl.DataFrame(data, schema=dict.fromkeys(found, pl.String)))
+        row += len(objects)
+
+
+def _objects(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The objects of a file, some at a time."""
     with pa.input_stream(str(path), compression="detect") as stream:
-        lines = io.TextIOWrapper(stream, encoding="utf-8")
+        text = io.TextIOWrapper(stream, encoding="utf-8")
+        first = text.readline()
+        whole = first.lstrip().startswith("[")
+        lines = itertools.chain([first] if first else [], text)
+        values = iter(_array(path, first + text.read())) if whole else _values(path, lines)
         row = 1
-        while block := list(islice(lines, _ROWS)):
-            objects = [_object(path, row + i, line) for i, line in enumerate(block)]
-            found: dict[str, str] = {}
-            for wanted in dict.fromkeys((*columns, *optional)):
-                if wanted in optional or any(wanted in o for o in objects):
-                    found[wanted] = wanted
-                else:
-                    raise UserError(
-                        f"{path}: key {wanted} is in none of rows {row} to {row + len(block) - 1}"
-                    )
-            data = {
-                name: [_cell(path, row + i, name, o) for i, o in enumerate(objects)]
-                for name in found
-            }
-            yield Piece(path, row, pl.DataFrame(data, schema=dict.fromkeys(found, pl.String)))
+        while block := list(islice(values, _ROWS)):
+            yield [_object(path, row + i, v) for i, v in enumerate(block)]
             row += len(block)
 
 
-def _object(path: Path, row: int, line: str) -> dict[str, Any]:
+def _array(path: Path, text: str) -> list[object]:
     try:
-        value = json.loads(line)
-    except ValueError:
-        raise UserError(f"{path} row {row}: not JSON") from None
+        values = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: not JSON: {e}") from None
+    return list(values)
+
+
+def _values(path: Path, lines: Iterable[str]) -> Iterator[object]:
+    for row, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            raise UserError(f"{path} row {row}: not JSON") from None
+
+
+def _object(path: Path, row: int, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} row {row}: not a JSON object")
     return value
