@@ -30,6 +30,7 @@ from ehr_tokenize.meds import (
     read_codes,
     read_splits,
 )
+from ehr_tokenize.resume import Finished, Shard, run_key
 from ehr_tokenize.sequences import sequences
 from ehr_tokenize.table import EventTable
 from ehr_tokenize.tokenizer import TOKENIZER, VOCAB, Tokenizer
@@ -77,12 +78,15 @@ class Summary:
     splits_by_hash: bool
     """Whether the data set named no splits."""
     maps: tuple[MapReport, ...] = ()
+    kept: int = 0
+    """Shards that were there, from a run that was interrupted."""
 
     def lines(self) -> list[str]:
         """For a terminal."""
         how = "by hash" if self.splits_by_hash else "as named"
         return [
             f"{self.out}: {self.vocab_size:,} tokens in the vocabulary, splits {how}",
+            *([f"kept {self.kept:,} shards of an interrupted run"] if self.kept else []),
             *(f"map {report.line()}" for report in self.maps),
             *(
                 f"{s.split}: {s.subjects:,} subjects, {s.events:,} events, {s.tokens:,} tokens, "
@@ -119,7 +123,8 @@ def tokenize(
     """Write `tokens/1` from a MEDS 0.4 data set.
 
     The result depends on the subjects, the metadata and the config alone: not on how subjects are
-    spread over files, not on `workers`.
+    spread over files, not on `workers`, not on whether a run was killed and another one went on
+    from the shards that it had finished, which happens where inputs and config are the same.
 
     Args:
         meds: Holds `data/**/*.parquet` and `metadata/`.
@@ -143,34 +148,37 @@ def tokenize(
     given = Tokenizer.from_pretrained(tokenizer) if tokenizer else None
     if given:
         config = _adopt(config, given, str(tokenizer))
-    inputs = {"meds": raw_source(meds, contract=CONTRACT)}
+    inputs = {"meds": raw_source(meds, contract=CONTRACT, workers=workers)}
     if tokenizer:
         inputs["tokenizer"] = (
             source(tokenizer)
             if (tokenizer / MANIFEST).is_file()
             else raw_source(tokenizer / TOKENIZER, contract="tokenizer/1")
         )
-    with new_artifact(out, overwrite=overwrite) as directory:
-        scratch = directory / _SCRATCH
+    key = run_key(PRODUCER, config, inputs)
+    with new_artifact(out, overwrite=overwrite, key=key) as directory:
+        finished, scratch = Finished(directory), directory / _SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         table = EventTable.ingest(dataset, scratch, workers=workers, extra=extra_columns(config))
         split = assign_splits(table.subject_id, named, config.seed)
-        if given:
-            fitted, binding = given, given.bind(table.codes, infos)
-        else:
-            fitted, binding = _fit(table, np.flatnonzero(split == 0), infos, config, workers)
         if given and tokenizer:
             for name in (TOKENIZER, VOCAB):
                 shutil.copyfile(tokenizer / name, directory / name)
+        known = given or finished.tokenizer()
+        if known:
+            fitted, binding = known, known.bind(table.codes, infos)
         else:
+            fitted, binding = _fit(table, np.flatnonzero(split == 0), infos, config, workers)
             fitted.save(directory)
         config = with_fitted(config, fitted.config)
-        job = _Job(table, fitted, binding, config, directory)
+        job = _Job(table, fitted, binding, config, directory, finished)
         summaries = tuple(job.write(i, np.flatnonzero(split == i), workers) for i in range(3))
         write_coverage(directory, {s.split: list(s.families) for s in summaries})
         if given:
             _refuse_foreign(summaries, config.max_unknown, f"{meds} and {tokenizer}")
         shutil.rmtree(scratch)
+        finished.clear()
         seal(
             directory,
             TOKENS,
@@ -179,9 +187,10 @@ def tokenize(
             seed=config.seed,
             inputs=inputs,
             rows={VOCAB: len(fitted)} | job.rows,
+            workers=workers,
         )
     written = tuple(s for s in summaries if s.subjects)
-    return Summary(out, len(fitted), written, named is None, job.maps)
+    return Summary(out, len(fitted), written, named is None, job.maps, len(finished.kept))
 
 
 class _Job:
@@ -194,9 +203,10 @@ class _Job:
         binding: Binding,
         config: TokenizeConfig,
         directory: Path,
+        finished: Finished,
     ) -> None:
         self.table, self.fitted, self.binding = table, fitted, binding
-        self.config, self.directory = config, directory
+        self.config, self.directory, self.finished = config, directory, finished
         self.maps = _map_reports(table, config)
         self.rows: dict[str, int] = {}
 
@@ -205,28 +215,34 @@ class _Job:
         limit = self.config.shard
         cuts = ranges(self.table.length[subjects], limit.subjects, limit.events)
 
-        def shard(i: int) -> tuple[int, npt.NDArray[np.int64]]:
-            counted = _Counted(len(self.binding.families))
+        def shard(i: int) -> Shard:
             name = shard_name(SPLITS[split], i)
             start, stop = cuts[i]
-            groups = self._groups(subjects[start:stop], counted)
-            self.rows[name] = write_shard(self.directory / name, groups)
-            return counted.tokens, counted.families
+            made = self.finished.shard(name) or self._write(name, subjects[start:stop])
+            self.rows[name] = made.rows
+            return made
 
         with ThreadPoolExecutor(workers) as pool:
             done = pool.map(shard, range(len(cuts)))
-            counted = list(tqdm(done, f"writing {SPLITS[split]}", len(cuts), disable=None))
-        total = sum((f for _, f in counted), np.zeros((len(self.binding.families), 3), np.int64))
+            made = list(tqdm(done, f"writing {SPLITS[split]}", len(cuts), disable=None))
+        total = sum((s.families for s in made), np.zeros((len(self.binding.families), 3), np.int64))
         return SplitSummary(
             split=SPLITS[split],
             subjects=len(subjects),
             events=int(self.table.length[subjects].sum()),
-            tokens=sum(tokens for tokens, _ in counted),
+            tokens=sum(s.tokens for s in made),
             unknown=int(total[:, 1].sum()),
             shards=len(cuts),
             excluded=int(total[:, 2].sum()),
             families=tuple(families(self.binding.families, total)),
         )
+
+    def _write(self, name: str, subjects: npt.NDArray[np.int64]) -> Shard:
+        counted = _Counted(len(self.binding.families))
+        rows = write_shard(self.directory / name, self._groups(subjects, counted))
+        made = Shard(rows, counted.tokens, counted.families)
+        self.finished.note(name, made)
+        return made
 
     def _groups(self, subjects: npt.NDArray[np.int64], counted: "_Counted") -> Iterator[pa.Table]:
         for a, b in ranges(self.table.length[subjects], GROUP_SUBJECTS, GROUP_EVENTS):

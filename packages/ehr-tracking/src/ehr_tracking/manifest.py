@@ -8,8 +8,10 @@ data without the directories in between, and checked by hash where they are at h
 """
 
 import hashlib
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,30 +66,50 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-@contextmanager
-def new_artifact(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty directory beside `out`; move it to `out` when the block ends without error.
+def _hashes(paths: Sequence[Path], workers: int) -> list[str]:
+    with ThreadPoolExecutor(workers) as pool:  # hashing holds no lock on the interpreter
+        return list(pool.map(sha256, paths))
 
-    The block writes its files there and calls `seal` last.
+
+@contextmanager
+def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) -> Iterator[Path]:
+    """Yield a directory beside `out`; move it to `out` when the block ends without error.
+
+    The block writes its files there and calls `seal` last. The directory is empty, unless `key` is
+    given and a run with the same key was killed or interrupted: then it holds what that run wrote.
 
     Args:
         out: Where the artifact shall be.
         overwrite: Replace an artifact that is there; never anything that is not an artifact.
+        key: Lower-case hexadecimal digits, the same for runs that can go on from each other.
 
     Raises:
         UserError: If `out` exists and may not be replaced.
     """
     refuse_existing(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
+    partial = out.with_name(f".{out.name}.{key}.partial" if key else f".{out.name}.partial")
+    for left in _unfinished(out):  # by runs that were killed
+        if not key or left != partial:
+            shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    keep = False
     try:
         yield partial
         if not (partial / MANIFEST).is_file():
             raise AssertionError(f"{out} was not sealed")
         swap_in(partial, out)
+    except KeyboardInterrupt:
+        keep = key is not None
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unfinished(out: Path) -> list[Path]:
+    pattern = re.compile(rf"\.{re.escape(out.name)}(\.[0-9a-f]+)?\.partial")
+    beside = out.parent.iterdir() if out.parent.is_dir() else ()
+    return [p for p in beside if pattern.fullmatch(p.name)]
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -123,6 +145,7 @@ def seal(
     seed: int | None = None,
     inputs: Mapping[str, Source] | None = None,
     rows: Mapping[str, int] | None = None,
+    workers: int = 1,
 ) -> Manifest:
     """Hash every file below `directory` and write its manifest, last and atomically.
 
@@ -134,8 +157,10 @@ def seal(
         seed: Of everything random in it.
         inputs: Role -> source, from `source` or `raw_source`.
         rows: Path below `directory` -> rows, for tables.
+        workers: Threads.
     """
     paths = [p for p in _listed(directory) if p != MANIFEST]
+    hashes = _hashes([directory / p for p in paths], workers)
     manifest = Manifest(
         contract=contract.tag,
         producer=producer,
@@ -145,10 +170,10 @@ def seal(
         files={
             p: File(
                 bytes=(directory / p).stat().st_size,
-                sha256=sha256(directory / p),
+                sha256=h,
                 rows=(rows or {}).get(p),
             )
-            for p in paths
+            for p, h in zip(paths, hashes, strict=True)
         },
     )
     text = TypeAdapter(Manifest).dump_json(manifest, indent=1).decode() + "\n"
@@ -225,20 +250,23 @@ def source(directory: Path) -> Source:
     )
 
 
-def raw_source(directory: Path, *, contract: str, producer: str = "unknown") -> Source:
+def raw_source(
+    directory: Path, *, contract: str, producer: str = "unknown", workers: int = 1
+) -> Source:
     """Files that carry no manifest (a MEDS data set, a user's labels) as an input.
 
     Args:
         directory: Every file below it counts, by relative path and content; a file as well.
         contract: E.g. `meds/0.4`.
         producer: Who wrote it, where that is known.
+        workers: Threads.
     """
     if (directory / MANIFEST).is_file():
         return source(directory)
     files = [directory] if directory.is_file() else [directory / p for p in _listed(directory)]
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{sha256(path)}  {path.relative_to(directory).as_posix()}\n".encode())
+    for path, hashed in zip(files, _hashes(files, workers), strict=True):
+        digest.update(f"{hashed}  {path.relative_to(directory).as_posix()}\n".encode())
     return Source(contract=contract, producer=producer, fingerprint=digest.hexdigest())
 
 
