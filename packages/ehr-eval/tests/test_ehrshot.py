@@ -252,6 +252,28 @@ def test_held_out_rows_of_one_class_have_a_brier_score_only(tmp_path, toys):
     rest = table.filter(pl.col("metric") != "brier")
     assert rest["value"].null_count() == rest.height
     assert set(rest["reason"]) == {"no positive in held_out"}
+    page = read(out / "report.html")
+    assert page.images == []
+    assert "rare has no curve: no positive in held_out." in page.text
+    assert not (out / "plots").exists()
+
+
+def test_the_mean_is_drawn_over_the_tasks_that_have_a_curve(tmp_path, toys, results):
+    labels, features = toys.tasks(tmp_path)
+    told = pl.read_parquet(labels / "told" / "labels.parquet")
+    for path in labels.rglob("*.parquet"):
+        path.unlink()
+    held_out = pl.col("subject_id") % 3 == 0
+    one_class = told.with_columns(pl.col("boolean_value") | held_out)
+    for task, table in {"told": told, "one_class": one_class}.items():
+        (labels / task).mkdir(exist_ok=True)
+        table.write_parquet(labels / task / "labels.parquet")
+    out = run_ehrshot(labels, features, tmp_path / "results", SMALL)
+    assert sorted(p.name for p in (out / "plots").iterdir()) == ["overview.png", "told.png"]
+    assert (out / "plots/told.png").read_bytes() == (results / "plots/told.png").read_bytes()
+    page = read(out / "report.html")
+    assert len(page.images) == 2
+    assert "one_class has no curve: no negative in held_out." in page.text
 
 
 def test_report_warns_of_little_data(tmp_path, toys, results):

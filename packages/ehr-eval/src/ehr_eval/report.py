@@ -130,17 +130,25 @@ def _plots(
     directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
 ) -> Iterator[str]:
     yield "<h2>AUROC against the number of shots</h2>"
-    done = [e for e in evaluations if e.draws]
-    if not done:
-        yield "<p>No task could be evaluated.</p>"
-        return
-    overview = directory / "plots" / "overview.png"
-    _plot(overview, done, config, "mean over tasks")
-    yield figure(overview, "Mean over tasks; shades are 95% intervals over patients")
-    for evaluation in done:
+    why = {e.task: _why_no_curve(e) for e in evaluations}
+    drawn = [e for e in evaluations if why[e.task] is None]
+    if drawn:
+        overview = directory / "plots" / "overview.png"
+        _plot(overview, drawn, config, "mean over tasks")
+        yield figure(overview, "Mean over tasks; shades are 95% intervals over patients")
+    for evaluation in drawn:
         path = directory / "plots" / f"{evaluation.task}.png"
         _plot(path, [evaluation], config, evaluation.task)
         yield figure(path, f"{evaluation.task}; shades are 95% intervals over patients")
+    for task, reason in why.items():
+        if reason is not None:
+            yield f"<p>{escape(task)} has no curve: {escape(reason)}.</p>"
+
+
+def _why_no_curve(evaluation: Evaluation) -> str | None:
+    """Why AUROC is undefined; that depends on the labels alone, so for all cells alike."""
+    reason: str | None = next(r["reason"] for r in evaluation.rows if r["metric"] == "auroc")
+    return reason
 
 
 def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, title: str) -> None:
