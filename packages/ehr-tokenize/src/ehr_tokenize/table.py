@@ -36,7 +36,10 @@ class CodeBook:
         """The number of each code, new ones included."""
         with self._lock:
             known = self._ids
-            return np.array([known.setdefault(c, len(known)) for c in codes], np.uint32)
+            found = list(map(known.get, codes))  # nearly always known: this runs once a batch
+            if None in found:
+                found = [known.setdefault(c, len(known)) for c in codes]
+            return np.array(found, np.uint32)
 
     @property
     def codes(self) -> list[str]:
