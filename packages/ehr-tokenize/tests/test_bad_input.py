@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -63,10 +64,25 @@ def test_not_meds(run, tmp_path):
          "data/0.parquet row 1: code is null (2 such rows)"),
         ([(1, T[0], "A", None), (None, T[0], "A", None)],
          "data/0.parquet row 1: subject_id is null"),
+        ([(1, T[0], "A", None), (1, T[0], "", None)],
+         "data/0.parquet row 1: code is empty"),
+        ([(1, T[0], "A\x1f\x1fpositive", None)],
+         "data/0.parquet row 0: code holds the character U+001F"),
     ],
 )  # fmt: skip
 def test_rows_that_break_meds(run, write_meds, rows, message):
     assert message in run(write_meds(rows))
+
+
+@pytest.mark.parametrize("days", [-719_163, 2_932_897])
+def test_times_out_of_the_calendar(run, good, days):
+    path = good / "data/0.parquet"
+    time = pl.lit(days * 86_400_000_000).cast(pl.Datetime("us"))
+    rows = pl.read_parquet(path).filter(pl.col("code") != "B")
+    rows.with_columns(pl.when(pl.col("time").is_not_null()).then(time).alias("time")).write_parquet(
+        path
+    )
+    assert "data/0.parquet row 1: time is not in the years 1 to 9999" in run(good)
 
 
 def test_rows_are_found_across_batches(run, write_meds, monkeypatch):
@@ -120,7 +136,29 @@ def test_codes_that_are_not_utf8(run, good):
     path = good / "data/0.parquet"
     pl.read_parquet(path).write_parquet(path, compression="uncompressed", statistics=False)
     path.write_bytes(path.read_bytes().replace(b"GENDER//F", b"GENDER//\xff"))
-    assert "data/0.parquet: a code after row 0 is not UTF-8" in run(good)
+    assert "data/0.parquet row 0: code is not UTF-8" in run(good)
+
+
+def test_units_and_texts_that_are_not_utf8(run, good):
+    path = good / "data/0.parquet"
+    odd = pl.read_parquet(path).with_columns(
+        unit=pl.Series([None, None, "mg"]), text_value=pl.Series([None, "neg", None])
+    )
+    for column, value in {"unit": b"mg", "text_value": b"neg"}.items():
+        odd.write_parquet(path, compression="uncompressed", statistics=False)
+        path.write_bytes(path.read_bytes().replace(value, b"\xff" * len(value)))
+        row = 2 if column == "unit" else 1
+        assert f"0.parquet row {row}: {column} is not UTF-8" in run(
+            good, "-s", "scheme.kind=cookbook"
+        )
+
+
+def test_a_column_that_is_there_twice(run, good):
+    path = good / "data/0.parquet"
+    table = pq.read_table(path)
+    for name in ("code", "text_value"):
+        pq.write_table(table.append_column(name, table[name]), path)
+        assert f"0.parquet: column {name} is there twice" in run(good, "-s", "scheme.kind=clmbr")
 
 
 @pytest.mark.parametrize(

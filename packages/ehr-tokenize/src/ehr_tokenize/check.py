@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from ehr_tokenize.events import STATIC
 from ehr_tokenize.meds import (
     SPLITS,
     Problem,
+    assign_splits,
     batches,
     read_codes,
     read_splits,
@@ -21,10 +26,12 @@ from ehr_tokenize.meds import (
     runs,
     schema_problem,
 )
+from ehr_tokenize.parquet import is_text, line
 from ehr_tracking.errors import UserError
 
 _IDENTITY = ("subject_id", "time", "code", "numeric_value", "text_value")
-_BIRTH, _DEATH = "^MEDS_BIRTH(//|$)", "^MEDS_DEATH(//|$)"
+_LONGEST = 100
+_BIRTH, _DEATH = b"MEDS_BIRTH", b"MEDS_DEATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ def check(path: Path) -> Report:
             continue
         _check_frame(report, file)
     report.subjects, report.codes = len(owner), len(codes)
+    if not owner and not report.refused:
+        report.add("subjects", path, "there is no event", 1, refused=True)
     _check_codes(report, codes)
     _check_splits(report, owner)
     return report
@@ -127,17 +136,24 @@ def _check_rows(report: Report, file: Path, codes: set[str]) -> Iterator[tuple[i
     before = None
     for batch in batches(file):
         for problem in row_problems(batch, before):
-            kind = "nulls" if problem.what.endswith("null") else "order"
             what = problem.what.partition(", in subject")[0]
-            report.add(kind, problem.where, what, problem.count, refused=True)
+            report.add(_kind(what), problem.where, what, problem.count, refused=True)
         if not len(batch.time):
             continue
-        codes.update(batch.codes)
+        report.events += len(batch.time)
+        report.static += int((batch.time == STATIC).sum())
+        codes.update(batch.codes[i] for i in np.unique(batch.code).tolist() if i >= 0)
         at = runs(batch)
         first = int(before is not None and before[0] == batch.subject_id[0])
         for row in at[first:].tolist():
             yield int(batch.subject_id[row]), batch.row + row
         before = int(batch.subject_id[-1]), int(batch.time[-1])
+
+
+def _kind(what: str) -> str:
+    if what.endswith("null"):
+        return "nulls"
+    return "codes" if what.startswith("code") else "times" if "years" in what else "order"
 
 
 def _claim(report: Report, owner: dict[int, Path], subject: int, file: Path, row: int) -> None:
@@ -154,19 +170,23 @@ def _claim(report: Report, owner: dict[int, Path], subject: int, file: Path, row
 
 def _check_frame(report: Report, file: Path) -> None:
     """Values, duplicates, births and deaths of one file."""
-    names = pl.read_parquet_schema(file)
-    columns = [c for c in _IDENTITY if c in names]
-    frame = pl.read_parquet(file, columns=columns, glob=False)
-    report.events += len(frame)
-    report.static += frame["time"].null_count()
+    try:
+        frame = _read(file)
+    except (pa.ArrowException, OSError) as e:
+        report.add("schema", file, f"damaged: {line(e)}", 1, refused=False)
+        return
+    names = frame.columns
     value = pl.col("numeric_value") if "numeric_value" in names else pl.lit(None, pl.Float32)
-    birth, death = (pl.col("code").str.contains(p).fill_null(False) for p in (_BIRTH, _DEATH))
+    code = pl.col("code")
+    birth, death = (
+        ((code == c) | code.bin.starts_with(c + b"//")).fill_null(False) for c in (_BIRTH, _DEATH)
+    )
     time, subject = pl.col("time"), "subject_id"
     flags = frame.select(
         numeric=value.is_not_null(),
         nan=value.is_nan().fill_null(False),
         infinite=value.is_infinite().fill_null(False),
-        duplicate=pl.struct(columns).is_first_distinct().not_(),
+        duplicate=pl.struct(names).is_first_distinct().not_(),
         unborn=(pl.int_range(pl.len()).over(subject) == 0) & birth.any().over(subject).not_(),
         reborn=birth & (birth.cum_sum().over(subject) > 1),
         redead=death & (death.cum_sum().over(subject) > 1),
@@ -180,6 +200,22 @@ def _check_frame(report: Report, file: Path) -> None:
             report.add(kind, f"{file} row {rows[0]}", what, len(rows), refused=False)
 
 
+def _read(file: Path) -> pl.DataFrame:
+    """The columns of MEDS, strings as bytes since they need not be UTF-8."""
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        names = [n for n in _IDENTITY if schema.names.count(n) == 1]
+        if "text_value" in names and not is_text(schema.field("text_value").type):
+            names.remove("text_value")  # which nothing reads then
+        table = parquet.read(names)
+    columns = {
+        n: table[n].cast(pa.large_string()).cast(pa.large_binary()) if n in _TEXTS else table[n]
+        for n in names
+    }
+    return pl.DataFrame(pl.from_arrow(pa.table(columns)))
+
+
+_TEXTS = ("code", "text_value")
 _FRAME_CHECKS = {
     "nan": ("values", "numeric_value is NaN and is read as no value"),
     "infinite": ("values", "numeric_value is infinite and goes to an outer bin"),
@@ -204,8 +240,14 @@ def _check_codes(report: Report, codes: set[str]) -> None:
         return
     absent = sorted(codes - known)
     if absent:
-        report.add("codes", f"{path} (first: {absent[0]})", "a code of the data is not listed",
+        report.add("codes", f"{path} (first: {_shown(absent[0])})", "a code of the data is not listed",
                    len(absent), refused=False)  # fmt: skip
+
+
+def _shown(code: str) -> str:
+    """Any code within a line."""
+    short = code if len(code) <= _LONGEST else f"{code[:_LONGEST]}..."
+    return short if short.isprintable() else ascii(short)
 
 
 def _check_splits(report: Report, owner: dict[int, Path]) -> None:
@@ -217,6 +259,10 @@ def _check_splits(report: Report, owner: dict[int, Path]) -> None:
         return
     if named is None:
         report.add("splits", path, "missing, splits are made by hash", 1, refused=False)
+        by_hash = assign_splits(np.array(list(owner), np.int64), None, seed=0)
+        if owner and by_hash.all():
+            what = "with seed 0, no subject is in train by hash"
+            report.add("splits", report.path, what, 1, refused=True)
         return
     missing = sorted(owner.keys() - named.keys())
     if missing:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ehr_tokenize.binding import Binding
 from ehr_tokenize.events import Events
-from ehr_tokenize.meds import SCHEMA, Batch, Extra, from_table, row_problems, runs
+from ehr_tokenize.meds import SCHEMA, Batch, Extra, fits, from_table, row_problems, runs
 from ehr_tokenize.sequences import Sequences, sequences
 from ehr_tracking.errors import UserError
 
@@ -153,8 +153,8 @@ def _typed(table: pa.Table, extra: Extra) -> pa.Table:
     for name in SCHEMA:
         if name in table.column_names:
             found = table.schema.field(name).type
-            if str(found) not in SCHEMA[name] and not pa.types.is_dictionary(found):
-                raise UserError(f"{_WHERE}: column {name} is {found}, MEDS has {SCHEMA[name][0]}")
+            if not fits(name, found):
+                raise UserError(f"{_WHERE}: column {name} is {found}, MEDS has {SCHEMA[name]}")
         elif name != "numeric_value":
             raise UserError(f"{_WHERE}: column {name} is missing")
     if not len(table):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_SEPARATOR = "\x1f"  # the unit separator of ASCII: no code, unit or text is expected to hold it
+SEPARATOR = "\x1f"  # the unit separator of ASCII: no code, unit or text is expected to hold it
 
 
 class Key(NamedTuple):
@@ -32,14 +32,14 @@ class Key(NamedTuple):
             >>> Key.parse(str(Key("LAB", text="positive")))
             Key(code='LAB', unit='', text='positive')
         """
-        return _SEPARATOR.join(self) if self.unit or self.text else self.code
+        return SEPARATOR.join(self) if self.unit or self.text else self.code
 
     @classmethod
     def parse(cls, string: str) -> "Key":
         """What `str` made."""
-        if _SEPARATOR not in string:  # nearly always; this runs once a code
+        if SEPARATOR not in string:  # nearly always; this runs once a code
             return cls(string)
-        parts = string.rsplit(_SEPARATOR, 2)
+        parts = string.rsplit(SEPARATOR, 2)
         return cls(*parts) if len(parts) == len(cls._fields) else cls(string)
 
 
@@ -50,7 +50,7 @@ def code_of(string: str) -> str:
         >>> code_of(str(Key("LAB", text="positive"))), code_of("LAB")
         ('LAB', 'LAB')
     """
-    return Key.parse(string).code if _SEPARATOR in string else string
+    return Key.parse(string).code if SEPARATOR in string else string
 
 
 def matching(patterns: Sequence[str], keys: Sequence[Key]) -> npt.NDArray[np.bool_]:
@@ -74,5 +74,5 @@ def clean(text: str | None, longest: int = 100) -> str:
         >>> clean(" NEG "), clean("x" * 101), clean(None)
         ('NEG', '', '')
     """
-    stripped = (text or "").replace(_SEPARATOR, " ").strip()
+    stripped = (text or "").replace(SEPARATOR, " ").strip()
     return stripped if len(stripped) <= longest else ""

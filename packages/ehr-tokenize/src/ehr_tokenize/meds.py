@@ -7,31 +7,42 @@ no string is made per row. Only the four columns that tokens need are read.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ehr_tokenize.columns import NO_CODES, code_numbers, filled, key_numbers, times, valid
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.events import STATIC
-from ehr_tokenize.keys import Key, clean
+from ehr_tokenize.events import DAY_US, STATIC
+from ehr_tokenize.parquet import (
+    NOTE,
+    PARENTS,
+    SUBJECT,
+    TEXT,
+    is_text,
+    line,
+    open_events,
+    read_columns,
+    texts,
+)
 from ehr_tokenize.vocabulary import CodeInfo
 from ehr_tracking.errors import UserError
 
 CONTRACT = "meds/0.4"
 SPLITS = ("train", "tuning", "held_out")
-_STRINGS = ("string", "large_string", "string_view")
 SCHEMA = {
-    "subject_id": ("int64",),
-    "time": ("timestamp[us]",),
-    "code": (*_STRINGS, "dictionary<values=string, indices=int32, ordered=0>"),
-    "numeric_value": ("float",),
+    "subject_id": "int64",
+    "time": "timestamp[us]",
+    "code": "string",
+    "numeric_value": "float",
 }
-"""Columns that are read -> Arrow types that are accepted; `numeric_value` may be missing."""
+"""Columns that are read -> Arrow types; strings may be of any kind, `numeric_value` be missing."""
 _BATCH_ROWS = 1 << 20
 _UNSPLIT = 255
+_EARLIEST, _LATEST = -719_162 * DAY_US, 2_932_897 * DAY_US - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class Batch:
     time: npt.NDArray[np.int64]
     """[R] `STATIC` for null"""
     code: npt.NDArray[np.int64]
-    """[R] index into `codes`, -1 for null"""
+    """[R] index into `codes`, below 0 where there is no valid one (see `row_problems`)"""
     codes: list[str]
     value: npt.NDArray[np.float32]
     """[R] NaN for null"""
@@ -118,17 +129,25 @@ def schema_problem(path: Path) -> Problem | None:
     """What is wrong with the columns of a file, if anything."""
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as e:
-        return Problem(str(path), f"not a readable Parquet file, perhaps truncated ({_line(e)})", 1)
+        names = schema.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        return Problem(str(path), f"not a readable Parquet file, perhaps truncated ({line(e)})", 1)
     for name, accepted in SCHEMA.items():
-        if name not in schema.names:
+        if name not in names:
             if name == "numeric_value":
                 continue
             return Problem(str(path), f"not MEDS, column {name} is missing", 1)
-        found = str(schema.field(name).type)
-        if found not in accepted:
-            return Problem(str(path), f"column {name} is {found}, MEDS has {accepted[0]}", 1)
+        if names.count(name) > 1:
+            return Problem(str(path), f"column {name} is there twice", 1)
+        found = schema.field(name).type
+        if not fits(name, found):
+            return Problem(str(path), f"column {name} is {found}, MEDS has {accepted}", 1)
     return None
+
+
+def fits(name: str, kind: pa.DataType) -> bool:
+    """Whether a column of `SCHEMA` has a type that is read."""
+    return is_text(kind) if name == "code" else str(kind) == SCHEMA[name]
 
 
 def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
@@ -139,15 +158,17 @@ def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
     """
     row = 0
     try:
-        with pq.ParquetFile(path, read_dictionary=["code"]) as file:
-            names = [n for n in (*SCHEMA, *extra) if n in file.schema_arrow.names]
+        with open_events(path) as file:
+            found = file.schema_arrow.names
+            twice = next((n for n in extra if n and found.count(n) > 1), None)
+            if twice:
+                raise UserError(f"{path}: column {twice} is there twice")
+            names = [n for n in (*SCHEMA, *extra) if n in found]
             for record in file.iter_batches(_BATCH_ROWS, columns=names):
                 yield _batch(path, row, record, extra)
                 row += len(record)
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: a code after row {row} is not UTF-8: {_line(e)}") from None
     except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: damaged after row {row}: {_line(e)}") from None
+        raise UserError(f"{path}: damaged after row {row}: {line(e)}") from None
 
 
 def from_table(table: pa.Table, path: Path, extra: Extra = NOTHING) -> Batch:
@@ -160,7 +181,7 @@ def from_table(table: pa.Table, path: Path, extra: Extra = NOTHING) -> Batch:
 
 
 def row_problems(batch: Batch, before: tuple[int, int] | None) -> list[Problem]:
-    """Nulls, and rows of a subject that are not in the order of time.
+    """Nulls, codes that are none, odd times, and rows of a subject that are not in order.
 
     Args:
         batch: Rows.
@@ -173,9 +194,11 @@ def row_problems(batch: Batch, before: tuple[int, int] | None) -> list[Problem]:
     back = np.flatnonzero((subject[1:] == subject[:-1]) & (time[1:] < time[:-1]))
     static = time[back + 1] == STATIC
     shift = batch.row + (1 if before is None else 0)
+    bad = np.flatnonzero(batch.code < 0)
     faults = [
         (_rows(batch.null_subjects), batch.row, "subject_id is null"),
-        (np.flatnonzero(batch.code < 0), batch.row, "code is null"),
+        *((bad[batch.code[bad] == i], batch.row, what) for i, what in NO_CODES.items()),
+        (_outside(batch.time), batch.row, "time is not in the years 1 to 9999"),
         (back[static], shift, "a row without time comes after a row with one, in subject"),
         (back[~static], shift, "time is before that of the row above, in subject"),
     ]
@@ -186,6 +209,13 @@ def row_problems(batch: Batch, before: tuple[int, int] | None) -> list[Problem]:
             name = f" {batch.subject_id[row - batch.row]}" if what.endswith("subject") else ""
             problems.append(Problem(f"{batch.path} row {row}", what + name, len(rows)))
     return problems
+
+
+def _outside(time: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    # in two steps, since hardly a data set has any: nothing but the extremes is looked at
+    early = np.flatnonzero((time < _EARLIEST) & (time != STATIC))
+    late = time.max(initial=0) > _LATEST
+    return np.union1d(early, np.flatnonzero(time > _LATEST)) if late else early
 
 
 def runs(batch: Batch) -> npt.NDArray[np.int64]:
@@ -204,10 +234,11 @@ def read_splits(root: Path) -> dict[int, str] | None:
     path = root / "metadata" / "subject_splits.parquet"
     if not path.is_file():
         return None
-    table = _read_metadata(path, {"subject_id": ("int64",), "split": _STRINGS})
-    subjects, splits = table["subject_id"].to_pylist(), table["split"].to_pylist()
+    columns = read_columns(path, {"subject_id": SUBJECT, "split": TEXT})
     assigned: dict[int, str] = {}
-    for row, (subject, split) in enumerate(zip(subjects, splits, strict=True)):
+    for row, (subject, split) in enumerate(zip(*columns.values(), strict=True)):
+        if subject is None:
+            raise UserError(f"{path} row {row}: subject_id is null")
         if split not in SPLITS:
             raise UserError(f"{path} row {row}: split is {split!r}, MEDS has {', '.join(SPLITS)}")
         if assigned.setdefault(subject, split) != split:
@@ -224,14 +255,9 @@ def read_codes(root: Path) -> dict[str, CodeInfo]:
     path = root / "metadata" / "codes.parquet"
     if not path.is_file():
         return {}
-    table = _read_metadata(path, {"code": _STRINGS})
-    none = [None] * len(table)
-    columns = [
-        table[name].to_pylist() if name in table.column_names else none
-        for name in ("description", "parent_codes")
-    ]
+    columns = read_columns(path, {"code": TEXT, "description": NOTE, "parent_codes": PARENTS})
     infos: dict[str, CodeInfo] = {}
-    for code, description, parents in zip(table["code"].to_pylist(), *columns, strict=True):
+    for code, description, parents in zip(*columns.values(), strict=True):
         if code is not None:
             infos.setdefault(code, CodeInfo(description, parents))
     return infos
@@ -278,102 +304,26 @@ def _batch(path: Path, row: int, record: pa.RecordBatch, extra: Extra) -> Batch:
     code = record.column("code")
     if not pa.types.is_dictionary(code.type):
         code = code.dictionary_encode()
-    index = _filled(code.indices, -1).astype(np.int64)
-    codes = code.dictionary.to_pylist()
+    index, codes = code_numbers(filled(code.indices, -1).astype(np.int64), texts(code.dictionary))
     value = (
-        _filled(record.column("numeric_value"), np.nan)
+        filled(record.column("numeric_value"), np.nan)
         if "numeric_value" in record.schema.names
         else np.full(len(record), np.nan, np.float32)
     )
     if any(name in record.schema.names for name in extra if name):
-        index, codes = _keys(record, index, codes, value, extra)
+        index, codes = key_numbers(record, index, codes, value, extra, (path, row))
     subject = record.column("subject_id")
     return Batch(
         path=path,
         row=row,
-        subject_id=_filled(subject, 0),
-        time=_filled(record.column("time"), STATIC),
+        subject_id=filled(subject, 0),
+        time=times(record.column("time")),
         code=index,
         codes=codes,
         value=value,
-        null_subjects=~_valid(subject) if subject.null_count else None,
+        null_subjects=~valid(subject) if subject.null_count else None,
     )
-
-
-def _filled(column: pa.Array, null: float) -> npt.NDArray[Any]:
-    """The numbers of a column, times as microseconds, `null` in place of nulls.
-
-    `pyarrow.compute` does the same, but loading it takes longer than reading a small data set.
-    """
-    dtype = np.int64 if pa.types.is_timestamp(column.type) else column.type.to_pandas_dtype()
-    if not len(column):
-        return np.zeros(0, dtype)
-    stop = column.offset + len(column)
-    data = np.frombuffer(column.buffers()[1], dtype, stop)[column.offset :]
-    return np.where(_valid(column), data, dtype(null)) if column.null_count else data
-
-
-def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
-    bits = np.frombuffer(column.buffers()[0], np.uint8)
-    stop = column.offset + len(column)
-    return np.unpackbits(bits, count=stop, bitorder="little")[column.offset :].view(np.bool_)
-
-
-def _keys(
-    record: pa.RecordBatch,
-    code: npt.NDArray[np.int64],
-    codes: list[str],
-    value: npt.NDArray[np.float32],
-    extra: Extra,
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Numbers of the distinct (code, unit, text), and these; a text counts where no number is."""
-    number = ~np.isnan(value)
-    unit, units = _strings(record, extra.unit, number)
-    text, texts = _strings(record, extra.text, ~number)
-    wide = (code * len(units) + unit) * len(texts) + text
-    wide[code < 0] = -1
-    distinct, index = np.unique(wide, return_inverse=True)
-    rest, t = np.divmod(distinct, len(texts))
-    c, u = np.divmod(rest, len(units))
-    triples = zip(c.tolist(), u.tolist(), t.tolist(), strict=True)
-    keys = [str(Key(codes[i], units[j], texts[k])) for i, j, k in triples if i >= 0]
-    nulls = int(len(distinct) > 0 and distinct[0] < 0)
-    return index.reshape(-1) - nulls, keys
-
-
-def _strings(
-    record: pa.RecordBatch, name: str | None, where: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Per row the number of its cleaned text, 0 for none; and the texts."""
-    none = np.zeros(len(record), np.int64)
-    column = record.column(name) if name in record.schema.names else None
-    if column is None or not (pa.types.is_dictionary(column.type) or str(column.type) in _STRINGS):
-        return none, [""]
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    cleaned = [clean(str(s)) for s in column.dictionary.to_pylist()]
-    number = {s: i for i, s in enumerate(dict.fromkeys(["", *cleaned]))}
-    lookup = np.array([*(number[s] for s in cleaned), 0], np.int64)
-    index = lookup[_filled(column.indices, -1)]
-    return np.where(where, index, 0), list(number)
 
 
 def _rows(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int64]:
     return np.zeros(0, np.int64) if mask is None else np.flatnonzero(mask)
-
-
-def _read_metadata(path: Path, types: Mapping[str, tuple[str, ...]]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:  # read_table loads pyarrow.dataset, which takes longer
-            table = file.read()
-    except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: not a readable Parquet file ({_line(e)})") from None
-    for name, accepted in types.items():
-        found = str(table.schema.field(name).type) if name in table.column_names else "missing"
-        if found not in accepted:
-            raise UserError(f"{path}: column {name} is {found}, MEDS has {accepted[0]}")
-    return table
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

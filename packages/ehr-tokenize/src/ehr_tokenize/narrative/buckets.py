@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize.meds import Dataset, from_table, row_problems, runs
+from ehr_tokenize.parquet import NOTE, line, open_events
 from ehr_tracking.errors import UserError
 
 _BATCH_ROWS = 1 << 18
@@ -116,32 +117,20 @@ def _tables(path: Path) -> Iterator[tuple[int, pa.Table]]:
     """Row in the file, counted from 0, and the rows from there."""
     row = 0
     try:
-        with pq.ParquetFile(path, read_dictionary=["code"]) as file:
+        with open_events(path) as file:
             found = {f.name: f.type for f in file.schema_arrow}
-            if not _is_text(found.get("text_value", pa.string())):
+            if not NOTE.fits(found.get("text_value", pa.string())):
                 raise UserError(
                     f"{path}: column text_value is {found['text_value']}, MEDS has string"
                 )
-            if not _is_text(found.get("unit", pa.string())):
+            if not NOTE.fits(found.get("unit", pa.string())):
                 del found["unit"]  # not a column of MEDS: it may be anything
             for record in file.iter_batches(_BATCH_ROWS, columns=[n for n in SCHEMA if n in found]):
                 if len(record):
                     yield row, pa.Table.from_batches([record])
                 row += len(record)
     except (pa.ArrowException, OSError) as e:
-        line = " ".join(str(e).split())[:200]
-        raise UserError(f"{path}: damaged after row {row}: {line}") from None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_null,
-    )
-    return any(test(kind) for test in tests)
+        raise UserError(f"{path}: damaged after row {row}: {line(e)}") from None
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
