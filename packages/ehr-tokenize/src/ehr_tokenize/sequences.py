@@ -5,6 +5,7 @@ N subjects, E events, T tokens, F families of codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from ehr_tokenize.events import STATIC, Events
 from ehr_tokenize.structure import Piece, Rows, pieces
 from ehr_tokenize.timeline import ages, visits
 from ehr_tokenize.tokenizer import Tokenizer
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +171,7 @@ def weave(
     out[where] = token
 
     first = offsets[:-1]
-    time, age, visit = events.time[source], age[source], visit[source]
+    time, age, visit = _of(events.time, source), _of(age, source), _of(visit, source)
     time[first], age[first], visit[first] = STATIC, 0, 0
     for where in closing:
         visit[where] -= 1
@@ -182,6 +185,11 @@ def weave(
         segment=_segment(visit) if segments else None,
         families=np.zeros((len(events.subject_id), 0, 3), np.int64),
     )
+
+
+def _of(column: npt.NDArray[Number], source: Rows) -> npt.NDArray[Number]:
+    """[T] of the event that each token comes from; zeros where every event is excluded."""
+    return column[source] if len(column) else np.zeros(len(source), column.dtype)
 
 
 def _rank(row: Rows, count: npt.NDArray[np.int64]) -> Rows:
