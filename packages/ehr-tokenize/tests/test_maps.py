@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from ehr_tokenize.maps import (
     AtcLevel,
+    Icd9Level,
     Icd10Level,
+    PhecodeLevel,
     TableMap,
     apply_maps,
     cut_atc,
+    cut_icd9,
     cut_icd10,
+    cut_phecode,
     resolve,
 )
 from ehr_tokenize.user_table import read_pairs
@@ -165,6 +169,51 @@ def test_levels_of_atc(code, cut):
     assert [cut_atc(code, n) for n in range(1, 6)] == cut
 
 
+@pytest.mark.parametrize(
+    ("code", "cut"),
+    [
+        ("250.02", ["250", "250.0", "250.02"]),
+        ("25002", ["250", "2500", "25002"]),
+        ("0030", ["003", "0030", "0030"]),  # Salmonella; the zeros are part of it
+        ("401", ["401"] * 3),
+        ("V58.67", ["V58", "V58.6", "V58.67"]),
+        ("E885.9", ["E885", "E885.9", "E885.9"]),  # causes of injury: a letter and three digits
+        ("E8859", ["E885", "E8859", "E8859"]),
+        ("E11.9", [None] * 3),  # ICD-10
+        ("38.93", [None] * 3),  # a procedure
+        ("250.", [None] * 3),
+    ],
+)
+def test_levels_of_icd9(code, cut):
+    assert [cut_icd9(code, n) for n in range(3, 6)] == cut
+
+
+@pytest.mark.parametrize(
+    ("code", "cut"),
+    [
+        ("250.11", ["250", "250.1", "250.11"]),
+        ("008.5", ["008", "008.5", "008.5"]),
+        ("8", ["8"] * 3),
+        ("E11.9", [None] * 3),
+        ("250.111", [None] * 3),
+    ],
+)
+def test_levels_of_phecodes(code, cut):
+    assert [cut_phecode(code, n) for n in range(3)] == cut
+
+
+def test_codes_that_read_alike_in_two_systems_stay_apart():
+    """250.0 is a phecode and an ICD-9 code; only what stands before it tells."""
+    steps = [
+        TableMap(entries={"250.0": "E11.9"}, from_="ICD9CM//", to="ICD10CM//"),
+        PhecodeLevel(from_="PHECODE//", decimals=0),
+    ]
+    done = apply_maps(["ICD9CM//250.0", "PHECODE//250.0"], steps, [3, 4])
+    assert done.codes == ["ICD10CM//E11.9", "PHECODE//250"]
+    assert [(r.candidates, r.events_mapped) for r in done.report] == [(1, 3), (1, 4)]
+    assert done.report[1].line().startswith("PHECODE// cut to 0 decimals: 1 of 1 codes mapped")
+
+
 def test_what_is_no_code_of_the_kind_is_kept_and_counted():
     steps = [Icd10Level(from_="ICD//", characters=3), AtcLevel(from_="ATC//", level=1)]
     done = apply_maps(["ICD//E11.9", "ICD//9//4280", "ATC//UNK"], steps)
@@ -187,6 +236,8 @@ def test_steps_are_written_as_in_yaml_and_survive_a_round_trip(tmp_path):
         "maps": [
             {"table": str(path), "from": "ICD9CM//", "to": "ICD10CM//"},
             {"kind": "icd10", "from": "ICD10CM//", "characters": 3},
+            {"kind": "icd9", "from": "ICD9CM//", "characters": 3},
+            {"kind": "phecode", "from": "PHECODE//", "decimals": 1},
             {"kind": "atc", "from": "ATC//", "level": 5},
         ]
     }
@@ -211,6 +262,8 @@ steps = st.one_of(
         to=st.sampled_from(["ICD10CM//", "PHECODE//"]),
     ),
     st.builds(Icd10Level, from_=st.just("ICD10CM//"), characters=st.integers(3, 7)),
+    st.builds(Icd9Level, from_=st.just("ICD9CM//"), characters=st.integers(3, 5)),
+    st.builds(PhecodeLevel, from_=st.just("ICD9CM//"), decimals=st.integers(0, 2)),
     st.builds(AtcLevel, from_=st.just("ATC//"), level=st.integers(1, 5)),
 )
 

@@ -92,7 +92,7 @@ def test_wrong_settings_are_told_by_their_key(override, message):
 
 
 def test_a_setting_without_default_is_named_where_it_is_left_out():
-    with pytest.raises(ConfigError, match="^config: code has to be set$"):
+    with pytest.raises(ConfigError, match=r"^config: code has to be set$"):
         load_config(EventsConfig, None, ["subject=p", "time=t"])
 
 

@@ -125,6 +125,18 @@ def test_values_of_few_people_are_not_in_the_tokenizer_either(made):
     assert "RARE" not in (done.out / "tokenizer.json").read_text()
 
 
+@pytest.mark.parametrize("kind", ["joint", "clmbr"])
+def test_a_small_vocabulary_is_chosen_by_count_or_by_entropy(made, kind):
+    """V has most events but everybody has it, so it tells nobody apart: its entropy is 0."""
+    subjects = {s: rows("V", "V", *("F" * (s % 2)), *("C" * 3 * (s == 4))) for s in range(1, 5)}
+    kept = {}
+    for rank in ("count", "entropy"):
+        config = {"scheme": {"kind": kind}, "vocabulary": {"max_size": 8, "rank": rank}}
+        _, words, _ = made(subjects, config)
+        kept[rank] = {w for found in words.values() for w in found} - {"[UNK]"}
+    assert kept == {"count": {"V"}, "entropy": {"F"}}
+
+
 PARENTS = {
     "E11.1": ["E11"], "E11.2": ["E11"], "E11": ["E"], "F10.1": ["F10"], "E": [], "X.1": ["X"],
     "X": ["X.1"],

@@ -23,6 +23,8 @@ _EXAMPLES = 10
 _ATC_CHARACTERS = (1, 3, 4, 5, 7)
 """Of levels 1 to 5: anatomical, therapeutic, pharmacological, chemical, substance (WHO)."""
 _ATC = re.compile(r"[A-Z](\d\d([A-Z]([A-Z](\d\d)?)?)?)?")
+_ICD9 = re.compile(r"(\d{3}|V\d\d|E\d{3})(?:\.?(\d{1,2}))?")
+_PHECODE = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?")
 _ICD10 = re.compile(r"([A-Z]\d[0-9A-Z])(?:\.?([0-9A-Z]{1,4}))?")
 
 
@@ -55,6 +57,28 @@ class Icd10Level:
 
 
 @dataclass(frozen=True, kw_only=True, config=_ALIASED)
+class Icd9Level:
+    """ICD-9-CM diagnoses cut to a number of characters, neither the dot nor a leading E counted."""
+
+    kind: Literal["icd9"] = "icd9"
+    from_: str = Field(validation_alias="from", min_length=1)
+    """Only codes that begin so are cut; the beginning stays."""
+    characters: int = Field(ge=3, le=5)
+    """3 is the category (250.02 -> 250, E885.9 -> E885)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_ALIASED)
+class PhecodeLevel:
+    """Phecodes cut to a number of decimals."""
+
+    kind: Literal["phecode"] = "phecode"
+    from_: str = Field(validation_alias="from", min_length=1)
+    """Only codes that begin so are cut; the beginning stays."""
+    decimals: int = Field(ge=0, le=2)
+    """0 is the category (250.11 -> 250)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_ALIASED)
 class AtcLevel:
     """ATC codes cut to a level."""
 
@@ -65,6 +89,9 @@ class AtcLevel:
     """1 to 5: 1, 3, 4, 5 and 7 characters."""
 
 
+_Level = Icd10Level | Icd9Level | PhecodeLevel | AtcLevel
+
+
 def _kind(step: Any) -> str:  # noqa: ANN401 -- what pydantic was given
     found = step.get("kind", "table") if isinstance(step, Mapping) else getattr(step, "kind", "")
     return str(found)
@@ -73,6 +100,8 @@ def _kind(step: Any) -> str:  # noqa: ANN401 -- what pydantic was given
 MapStep = Annotated[
     Annotated[TableMap, Tag("table")]
     | Annotated[Icd10Level, Tag("icd10")]
+    | Annotated[Icd9Level, Tag("icd9")]
+    | Annotated[PhecodeLevel, Tag("phecode")]
     | Annotated[AtcLevel, Tag("atc")],
     Discriminator(_kind),
 ]
@@ -169,10 +198,35 @@ def cut_icd10(code: str, characters: int) -> str | None:
         ('E11.6', 'E116', 'E11', 'I10')
         >>> cut_icd10("250.00", 3)
     """
-    match = _ICD10.fullmatch(code)
+    return _cut(_ICD10.fullmatch(code), code, characters - 3)
+
+
+def cut_icd9(code: str, characters: int) -> str | None:
+    """An ICD-9-CM diagnosis cut to so many characters; None for what is no such code.
+
+    Examples:
+        >>> cut_icd9("250.02", 4), cut_icd9("25002", 3), cut_icd9("E885.9", 3), cut_icd9("V58.67", 4)
+        ('250.0', '250', 'E885', 'V58.6')
+        >>> cut_icd9("E11.9", 3)
+    """
+    return _cut(_ICD9.fullmatch(code), code, characters - 3)
+
+
+def cut_phecode(code: str, decimals: int) -> str | None:
+    """A phecode cut to so many decimals; None for what is no such code.
+
+    Examples:
+        >>> [cut_phecode("250.11", n) for n in (2, 1, 0)], cut_phecode("008.5", 0)
+        (['250.11', '250.1', '250'], '008')
+    """
+    return _cut(_PHECODE.fullmatch(code), code, decimals)
+
+
+def _cut(match: re.Match[str] | None, code: str, length: int) -> str | None:
+    """The category, and so many characters of what follows it."""
     if not match:
         return None
-    rest = (match[2] or "")[: characters - 3]
+    rest = (match[2] or "")[:length]
     dot = "." if rest and "." in code else ""
     return f"{match[1]}{dot}{rest}"
 
@@ -224,15 +278,25 @@ def _finder(step: MapStep) -> tuple[Callable[[str], str | None], set[str]]:
         entries, several = _entries(step)
         to = step.to
         return lambda rest: to + entries[rest] if rest in entries else None, several
-    if isinstance(step, Icd10Level):
-        begin, characters = step.from_, step.characters
-        return lambda rest: _after(begin, cut_icd10(rest, characters)), set()
-    begin, level = step.from_, step.level
-    return lambda rest: _after(begin, cut_atc(rest, level)), set()
+    begin = step.from_
+
+    def find(rest: str) -> str | None:
+        cut = _cut_to(step, rest)
+        return None if cut is None else begin + cut
+
+    return find, set()
 
 
-def _after(begin: str, rest: str | None) -> str | None:
-    return None if rest is None else begin + rest
+def _cut_to(step: _Level, rest: str) -> str | None:
+    match step:
+        case Icd10Level():
+            return cut_icd10(rest, step.characters)
+        case Icd9Level():
+            return cut_icd9(rest, step.characters)
+        case PhecodeLevel():
+            return cut_phecode(rest, step.decimals)
+        case AtcLevel():
+            return cut_atc(rest, step.level)
 
 
 def _read(step: TableMap) -> TableMap:
@@ -266,5 +330,11 @@ def _name(step: MapStep) -> str:
     if isinstance(step, TableMap):
         how = step.table.name if step.table else "table"
         return f"{step.from_ or 'any code'} -> {step.to or 'other codes'} by {how}"
-    how = f"{step.characters} characters" if isinstance(step, Icd10Level) else f"level {step.level}"
+    match step:
+        case AtcLevel():
+            how = f"level {step.level}"
+        case PhecodeLevel():
+            how = f"{step.decimals} decimals"
+        case _:
+            how = f"{step.characters} characters"
     return f"{step.from_} cut to {how}"
