@@ -39,7 +39,7 @@ test-fast: ## Without the tests that take more than 5 s
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
 
 bench: ## The benchmarks, quick
-	$(RUN) python benchmarks/tokenize.py --quick
+	$(RUN) python benchmarks/tokenize --quick
 	$(RUN) python benchmarks/train.py --quick
 
 fmt: ## Mend format and what the linter can
