@@ -85,6 +85,21 @@ def test_read_labels_returns_what_was_made(tmp_path) -> None:
     assert one["long_stay"].equals(labels["long_stay"])
 
 
+def test_sealed_labels_that_were_changed_are_refused(tmp_path) -> None:
+    sealed = tmp_path / "labels"
+    make_labels(write_meds(tmp_path / "meds"), sealed)
+    path = sealed / "long_stay" / "labels.parquet"
+    table = pl.read_parquet(path)
+    table.with_columns(~pl.col("boolean_value")).write_parquet(path)
+    for labels in (sealed, sealed / "long_stay", path):
+        with pytest.raises(ContractError, match=r"long_stay/labels\.parquet was changed"):
+            read_labels(labels)
+    arguments = ["counts", "--meds", tmp_path / "meds", "--labels", sealed, "--out", tmp_path / "c"]
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_the_same_labels_from_any_number_of_files_and_again(tmp_path) -> None:
     for name, files in (("a", 1), ("b", 3), ("c", 1)):
         write_meds(tmp_path / name, subjects=tuple(range(1, 8)), files=files)

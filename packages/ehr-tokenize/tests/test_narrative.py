@@ -18,9 +18,9 @@ from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.driver import narrate
 from ehr_tokenize.narrative.text import Record, narrate_record, say_value
 from ehr_tracking.config import ConfigError, load_config, validate
-from ehr_tracking.contracts import NARRATIVES, ContractError
+from ehr_tracking.contracts import LABELS, NARRATIVES, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import read_manifest, verify
+from ehr_tracking.manifest import read_manifest, seal, verify
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("narratives/*/in.yaml"))
 SCHEMA = {
@@ -202,6 +202,14 @@ def test_a_missing_prediction_time_is_refused_by_file_and_row(write_meds, tmp_pa
         write_meds, tmp_path, labels, match=r"labels.parquet row 1: no prediction_time"
     )
     assert caught.type is ContractError
+
+
+def test_sealed_labels_that_were_changed_are_refused(write_meds, tmp_path):
+    labels = write_labels(tmp_path / "labels" / "task", [(1, "2020-03-01")], [True])
+    seal(labels.parent, LABELS, producer="test 0", config={})
+    write_labels(labels, [(1, "2020-03-01")], [False])
+    match = r"task/labels\.parquet was changed: its SHA-256 differs"
+    refused(write_meds, tmp_path, labels, match=match)
 
 
 def test_contradicting_labels_are_refused(write_meds, tmp_path):

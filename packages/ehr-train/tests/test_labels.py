@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_models.tokens import open_tokens, read_split
-from ehr_tracking.contracts import ContractError
+from ehr_tracking.contracts import LABELS, ContractError
+from ehr_tracking.manifest import seal
 from ehr_train.labels import label_examples, read_labels, refuse_unknown
 
 from .conftest import write_tokens
@@ -81,3 +82,15 @@ def test_what_is_wrong_with_a_label_file_is_said(tmp_path):
     (tmp_path / "l" / "0.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(ContractError, match=r"0\.parquet cannot be read as Parquet"):
         read_labels(labels)
+
+
+def test_sealed_labels_that_were_changed_are_refused(tmp_path):
+    task = write_labels(tmp_path / "l" / "task" / "labels.parquet", [1, 2], [1, 2], [True, False])
+    seal(tmp_path / "l", LABELS, producer="test 0", config={})
+    assert read_labels(task)["boolean_value"].to_pylist() == [True, False]
+    write_labels(task / "labels.parquet", [1, 2], [1, 2], [True, True])
+    with pytest.raises(
+        ContractError, match=r"task/labels\.parquet was changed: its SHA-256"
+    ) as error:
+        read_labels(task)
+    assert "\n" not in str(error.value)

@@ -26,6 +26,7 @@ from ehr_eval.meds import RAW, data_files, read_codes, read_events, read_splits
 from ehr_eval.vocabulary import Vocabulary, fit_vocabulary
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 INDEX = pa.schema(
@@ -98,7 +99,7 @@ def count_features(
             seed=config.seed,
             inputs={
                 "meds": raw_source(meds, contract=RAW),
-                "labels": raw_source(labels, contract="meds-labels/0.4"),
+                "labels": label_source(labels),
             },
             rows={"index.parquet": rows.height},
         )

@@ -24,7 +24,8 @@ from ehr_eval.results import write_results
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import RESULTS, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal, source
+from ehr_tracking.labels import label_source
+from ehr_tracking.manifest import new_artifact, refuse_existing, seal, source
 
 
 def run_ehrshot(
@@ -58,7 +59,7 @@ def run_ehrshot(
     refuse_existing(out, overwrite=overwrite)
     tasks = _tasks(labels, features, config)
     evaluations = list(_evaluate(tasks, config, workers))
-    inputs = {"labels": raw_source(labels, contract="meds-labels/0.4")}
+    inputs = {"labels": label_source(labels)}
     inputs |= {f"features.{name}": source(path) for name, path in features.items()}
     with new_artifact(out, overwrite=overwrite) as unfinished:
         rows = write_results(unfinished, evaluations, config)

@@ -27,7 +27,8 @@ from ehr_models.presets import OBJECTIVES
 from ehr_models.tokens import Tokens, TokenSet, open_tokens, read_split
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES, ContractError
-from ehr_tracking.manifest import Manifest, new_artifact, raw_source, refuse_existing, seal, source
+from ehr_tracking.labels import label_source
+from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
 
 Pooling = Literal["last", "mean"]
 
@@ -86,7 +87,7 @@ def extract_features(
             inputs={
                 "checkpoint": loaded.source,
                 "tokens": source(tokens),
-                "labels": raw_source(labels, contract="meds-labels/0.4"),
+                "labels": label_source(labels),
             },
             rows=written,
         )

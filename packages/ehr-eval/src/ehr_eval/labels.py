@@ -20,14 +20,8 @@ from ehr_eval.tasks.timeline import read_timeline
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import (
-    MANIFEST,
-    new_artifact,
-    raw_source,
-    read_manifest,
-    refuse_existing,
-    seal,
-)
+from ehr_tracking.labels import label_files
+from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 KEY = ["subject_id", "prediction_time"]
 VALUES = ("boolean_value", "integer_value", "float_value", "categorical_value")
@@ -114,13 +108,12 @@ def read_labels(path: Path) -> dict[str, pl.DataFrame]:
         Task name -> subject_id, prediction_time, boolean_value; sorted, without duplicates.
 
     Raises:
-        ContractError: If there are none, or a value is not binary; naming file, row and value.
+        ContractError: If there are none, a sealed one was changed, or a value is not binary; naming
+            file, row and value.
     """
     if not path.exists():
         raise ContractError(f"{path}: no such directory")
-    if (path / MANIFEST).is_file():
-        read_manifest(path, LABELS, reader=f"ehr-eval {__version__}")
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = label_files(path, reader=f"ehr-eval {__version__}")
     if not files:
         raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
     below = [f.relative_to(path).parts for f in files]

@@ -142,6 +142,8 @@ LABELS = Contract(
         Column("categorical_value", "string", "The outcome.", optional=True),
     ),
 )
+MEDS_LABELS = "meds-labels/0.4"
+"""What MEDS labels are in a lineage that carry no manifest: anyone's, not `labels/1`."""
 FEATURES = Contract(
     "features",
     1,

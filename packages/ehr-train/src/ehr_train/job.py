@@ -9,7 +9,8 @@ from ehr_models.tokens import TokenSet, open_tokens
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
 from ehr_tracking.contracts import ContractError
-from ehr_tracking.manifest import MANIFEST, Source, raw_source, source
+from ehr_tracking.labels import label_source
+from ehr_tracking.manifest import Source, source
 from ehr_train import __version__
 from ehr_train.config import TrainConfig
 from ehr_train.labels import label_examples, read_labels
@@ -53,7 +54,7 @@ class Job:
         if self.init is not None:
             sources["init"] = source(resolve(self.init))
         if self.labels is not None:
-            sources["labels"] = _label_source(self.labels)
+            sources["labels"] = label_source(self.labels)
         return sources
 
     def examples(self, tokens: TokenSet, split: str) -> Examples:
@@ -95,10 +96,3 @@ class Job:
             ContractError: If it is not one that can be read.
         """
         return open_tokens(self.tokens)
-
-
-def _label_source(labels: Path) -> Source:
-    """Of the artifact that the labels are a task of, if they are; else of the files."""
-    if (labels.parent / MANIFEST).is_file():
-        return source(labels.parent)
-    return raw_source(labels, contract="meds-labels")

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 
 from ehr_models.tokens import Tokens, TokenSet
 from ehr_tracking.contracts import LABELS, ContractError
+from ehr_tracking.labels import label_files
+from ehr_train import __version__
 from ehr_train.sampler import Examples
 
 
@@ -23,9 +25,9 @@ def read_labels(directory: Path) -> pa.Table:
         `subject_id`, `prediction_time` (microseconds), `boolean_value`; without nulls.
 
     Raises:
-        ContractError: Naming the file and what is wrong with it.
+        ContractError: Naming the file and what is wrong with it, or that a sealed one was changed.
     """
-    files = [directory] if directory.is_file() else sorted(directory.rglob("*.parquet"))
+    files = label_files(directory, reader=f"ehr-train {__version__}")
     if not files:
         raise ContractError(f"{directory} holds no label file (*.parquet)")
     return pa.concat_tables(_read(path) for path in files)

@@ -25,6 +25,7 @@ from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import NARRATIVES
 from ehr_tracking.errors import UserError
+from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 _FILE = "narratives.parquet"
@@ -121,7 +122,7 @@ def narrate(
     split = _splits(meds, keys, config.seed)
     inputs = {
         "meds": raw_source(meds, contract=CONTRACT),
-        "labels": raw_source(labels, contract="meds-labels/0.4"),
+        "labels": label_source(labels),
     }
     for i, lookup in enumerate(config.lookups):
         inputs[f"lookup-{i}"] = raw_source(lookup.table, contract="table")

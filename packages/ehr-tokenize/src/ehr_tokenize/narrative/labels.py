@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_tokenize import __version__
-from ehr_tracking.contracts import LABELS, ContractError
-from ehr_tracking.manifest import MANIFEST, read_manifest
+from ehr_tracking.contracts import ContractError
+from ehr_tracking.labels import label_files
 
 KEY = ("subject_id", "prediction_time")
 VALUES = {
@@ -31,20 +31,18 @@ def read_labels(path: Path) -> dict[str, pl.DataFrame]:
         subject and time, one row each.
 
     Raises:
-        ContractError: If there are none, a subject or prediction time is missing, or two rows
-            contradict each other; naming file and row.
+        ContractError: If there are none, a sealed one was changed, a subject or prediction time is
+            missing, or two rows contradict each other; naming file and row.
     """
     if not path.exists():
         raise ContractError(f"{path}: no such directory")
-    if (path / MANIFEST).is_file():
-        read_manifest(path, LABELS, reader=f"ehr-tokenize {__version__}")
     return {task: _read_task(task, files) for task, files in _tasks(path).items()}
 
 
 def _tasks(path: Path) -> dict[str, list[Path]]:
+    files = label_files(path, reader=f"ehr-tokenize {__version__}")
     if path.is_file():
-        return {path.stem: [path]}
-    files = sorted(path.rglob("*.parquet"))
+        return {path.stem: files}
     if not files:
         raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
     if any(f.parent == path for f in files):
