@@ -36,8 +36,8 @@ def test_diagnoses_have_the_titles_of_the_official_list(mimic_raw):
 
 @pytest.mark.real_data
 def test_measurements_and_procedures_are_in_real_data(mimic_raw, mimic_demo):
-    listed = pl.read_parquet(mimic_demo / "metadata/codes.parquet").drop_nulls()
-    rows = listed.select("parent_codes", "description").iter_rows()
+    listed = pl.read_parquet(mimic_demo / "metadata/codes.parquet")
+    rows = listed.select("parent_codes", "description").drop_nulls().iter_rows()
     names = {parent: text for parents, text in rows for parent in parents}
     known = {c: t for c, t in codes.LOINC.items() if f"LOINC/{c}" in names}
     assert len(known) >= 10
