@@ -18,14 +18,22 @@ from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_sh
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import new_artifact, raw_source, seal
+from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, seal, sha256
 
+SEALED = ".ehr_tokenize.sealed"
+"""In a pipeline's `output_dir`: the SHA-256 of the manifest that was sealed."""
 _NAMES = "ehr/families"
 _EVENTS = "ehr/events"
 
 
 def seal_shards(
-    shards: Path, out: Path, *, meds: Path, tokenizer: Tokenizer, overwrite: bool = False
+    shards: Path,
+    out: Path,
+    *,
+    meds: Path,
+    tokenizer: Tokenizer,
+    overwrite: bool = False,
+    mark: Path | None = None,
 ) -> None:
     """Order subjects, cut them into shards, and seal. Memory holds the tokens of one split.
 
@@ -35,6 +43,7 @@ def seal_shards(
         meds: What the shards were made from.
         tokenizer: What they were made with.
         overwrite: Replace a token data set that is there.
+        mark: A file by which `is_sealed` knows `out` again.
 
     Raises:
         UserError: If there is nothing to seal, a subject is in two shards, or `out` is taken.
@@ -66,6 +75,14 @@ def seal_shards(
             inputs={"meds": raw_source(meds, contract=CONTRACT)},
             rows=rows,
         )
+        if mark:
+            mark.write_text(sha256(directory / MANIFEST), encoding="utf-8")
+
+
+def is_sealed(out: Path, mark: Path) -> bool:
+    """Whether `out` is what `seal_shards` made with this mark, before it was killed or later."""
+    sealed = (out / MANIFEST).is_file() and mark.is_file()
+    return sealed and sha256(out / MANIFEST) == mark.read_text(encoding="utf-8")
 
 
 def _read_split(

@@ -1,6 +1,6 @@
 """Four stages over the pure functions of this package.
 
-`ehr_fit_bins` and `ehr_fit_vocabulary` (map over train shards, reduce) put what they fit into one
+`ehr_fit_bins` and `ehr_fit_vocabulary` (map over shards, reduce) put what they fit into one
 row of `codes.parquet`; `ehr_tokenize` (map) turns each shard into tokens; `ehr_seal` orders the
 subjects and writes `tokens/1`. All read the settings of `TokenizeConfig` from the pipeline's key
 `ehr_tokenize`, so that they cannot differ from stage to stage.
@@ -14,17 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from MEDS_transforms.mapreduce import mapreduce_stage
 from MEDS_transforms.stages import Stage
 from omegaconf import DictConfig, OmegaConf
 
 from ehr_tokenize.binding import bind
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.events import Events
+from ehr_tokenize.events import Events, gather_index
 from ehr_tokenize.fit import Observed, counts, finish, learn, observe
 from ehr_tokenize.intake import Intake
 from ehr_tokenize.maps import resolve
-from ehr_tokenize.meds import extra_columns, from_table, row_problems, runs
-from ehr_tokenize.meds_stages.seal import seal_shards, with_families
+from ehr_tokenize.meds import (
+    SCHEMA,
+    assign_splits,
+    extra_columns,
+    from_table,
+    read_splits,
+    row_problems,
+    runs,
+)
+from ehr_tokenize.meds_stages.record import check_record
+from ehr_tokenize.meds_stages.seal import SEALED, is_sealed, seal_shards, with_families
 from ehr_tokenize.numeric import Histogram
 from ehr_tokenize.sequences import count_words, sequences
 from ehr_tokenize.tokenizer import Tokenizer, fitted_from_dict, fitted_to_dict
@@ -55,13 +65,27 @@ def read_config(cfg: DictConfig) -> TokenizeConfig:
     return replace(config, maps=resolve(config.maps))
 
 
+def begin(cfg: DictConfig) -> TokenizeConfig:
+    """The settings, once `output_dir` is known to have been begun with them.
+
+    Raises:
+        UserError: If it was begun with other settings or other input files.
+    """
+    config = read_config(cfg)
+    stages = OmegaConf.to_container(cfg.stages) if cfg.get("stages") else None
+    check_record(Path(cfg.output_dir), config, stages, Path(cfg.input_dir))
+    return config
+
+
 def to_events(df: pl.LazyFrame, config: TokenizeConfig) -> tuple[Events, list[str]]:
     """A shard as events, and the codes that they index.
 
     Raises:
         UserError: If rows are out of order or a subject's rows are not contiguous.
     """
-    batch = from_table(df.collect().to_arrow(), Path("shard"), extra_columns(config))
+    extra, there = extra_columns(config), df.collect_schema().names()
+    read = df.select(n for n in (*SCHEMA, *extra) if n in there).collect()
+    batch = from_table(read.to_arrow(), Path("shard"), extra)
     for problem in row_problems(batch, None):
         raise UserError(str(problem))
     start = runs(batch)
@@ -73,14 +97,25 @@ def to_events(df: pl.LazyFrame, config: TokenizeConfig) -> tuple[Events, list[st
     return Events(subject, offsets, batch.time, code, batch.value), batch.codes
 
 
+def of_train(events: Events, named: dict[int, str] | None, seed: int) -> Events:
+    """The subjects of the train split, wherever their files lie."""
+    train = np.flatnonzero(assign_splits(events.subject_id, named, seed) == 0)
+    length = np.diff(events.offsets)[train]
+    at = gather_index(events.offsets[train], length)
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    column = events.time[at], events.code[at], events.value[at]
+    return Events(events.subject_id[train], offsets, *column)
+
+
 def map_values(cfg: DictConfig) -> Shard:
     """One row a code of the shard: its distinct values with their counts, events, and subjects."""
-    config = read_config(cfg)
+    config, named = read_config(cfg), read_splits(Path(cfg.input_dir))
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, raw = to_events(df, config)
         intake = Intake.of(raw, config)
-        seen, codes = observe(intake(events), config), intake.codes
+        train = of_train(events, named, config.seed)
+        seen, codes = observe(intake(train), config), intake.codes
         values = seen.histogram.values()
         where = dict(zip(*seen.histogram.by_code(), strict=True))
         at = [where.get(i, slice(0, 0)) for i in range(len(codes))]
@@ -140,11 +175,13 @@ def _observed(frame: pl.DataFrame, index: dict[str, int]) -> Observed:
 def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
     """One row a word of the shard: its events, subjects and seconds."""
     config, fitted = read_config(cfg), read_fitted(code_metadata)
+    named = read_splits(Path(cfg.input_dir))
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, codes = to_events(df, config)
         binding, words = bind(Intake.of(codes, config), config, fitted, {})
-        found = counts(count_words(events, config, binding, len(words)), words)
+        train = of_train(events, named, config.seed)
+        found = counts(count_words(train, config, binding, len(words)), words)
         rows = [(*c.word, c.events, c.subjects, c.seconds) for c in found]
         return pl.LazyFrame(rows, schema={**_WORD, **_TOTAL}, orient="row")
 
@@ -164,7 +201,7 @@ def reduce_words(*dfs: pl.LazyFrame, code_metadata: pl.DataFrame) -> pl.LazyFram
 
 def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
     """The shard's subjects as token sequences, each with its events by family of codes."""
-    config, infos = read_config(cfg), read_infos(code_metadata)
+    config, infos = begin(cfg), read_infos(code_metadata)
     tokenizer = read_tokenizer(code_metadata, config)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
@@ -177,9 +214,40 @@ def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
     return shard
 
 
+def main_fit_bins(cfg: DictConfig) -> None:
+    """Fit bins, roll-ups and subwords on train, into one row of `codes.parquet`."""
+    _fit(cfg, _FITTED, map_values, reduce_values)
+
+
+def main_fit_vocabulary(cfg: DictConfig) -> None:
+    """Count the words of train, into one row of `codes.parquet`."""
+    _fit(cfg, _COUNTS, map_words, reduce_words)
+
+
+def _fit(
+    cfg: DictConfig,
+    column: str,
+    map_fn: Callable[..., Shard],
+    reduce_fn: Callable[..., pl.LazyFrame],
+) -> None:
+    begin(cfg)
+    if cfg.worker == 0:
+        # there after a kill just before the stage was noted as done; MEDS_transforms refuses it
+        left = Path(cfg.stage_cfg.reducer_output_dir) / "codes.parquet"
+        if left.is_file() and column in pl.read_parquet_schema(left):
+            left.unlink()
+    # MEDS_transforms takes a folder called train for the split; the maps look at the split itself
+    cfg.stage_cfg.train_only = False
+    mapreduce_stage(cfg, map_fn, reduce_fn)
+
+
 def main_seal(cfg: DictConfig) -> None:
     """Order the subjects of all shards and seal them as one token data set in `tokens_dir`."""
-    config = read_config(cfg)
+    if cfg.worker != 0:  # a launcher starts all workers of a stage; one of them seals
+        return
+    config, mark = begin(cfg), Path(cfg.output_dir) / SEALED
+    if not cfg.do_overwrite and is_sealed(Path(cfg.tokens_dir), mark):
+        return
     metadata = pl.read_parquet(Path(cfg.stage_cfg.metadata_input_dir) / "codes.parquet")
     seal_shards(
         Path(cfg.stage_cfg.data_input_dir),
@@ -187,6 +255,7 @@ def main_seal(cfg: DictConfig) -> None:
         meds=Path(cfg.input_dir),
         tokenizer=read_tokenizer(metadata, config),
         overwrite=bool(cfg.do_overwrite),
+        mark=mark,
     )
 
 
@@ -220,11 +289,9 @@ def _state(code_metadata: pl.DataFrame, column: str) -> str:
     return str(code_metadata.filter(pl.col("code") == _STATE)[column][0])
 
 
-fit_bins = Stage.register(
-    stage_name="ehr_fit_bins", map_fn=map_values, reduce_fn=reduce_values, is_metadata=True
-)
+fit_bins = Stage.register(stage_name="ehr_fit_bins", main_fn=main_fit_bins, is_metadata=True)
 fit_vocabulary = Stage.register(
-    stage_name="ehr_fit_vocabulary", map_fn=map_words, reduce_fn=reduce_words, is_metadata=True
+    stage_name="ehr_fit_vocabulary", main_fn=main_fit_vocabulary, is_metadata=True
 )
 tokenize = Stage.register(stage_name="ehr_tokenize", map_fn=map_tokens)
 seal = Stage.register(stage_name="ehr_seal", main_fn=main_seal, is_metadata=True)
