@@ -19,6 +19,8 @@ from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
 from ehr_tokenize.sources.config import EventsConfig
 from ehr_tokenize.sources.events import from_events
+from ehr_tokenize.synthetic.cohort import synthesize
+from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tracking.config import load_config
 from ehr_tracking.errors import UserError
 
@@ -275,6 +277,10 @@ def test_only_data_sets_that_we_wrote_are_replaced(tmp_path):
     (tmp_path / "theirs" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not a data set that we wrote"):
         from_events(source, tmp_path / "theirs", WHAT, overwrite=True)
+    # one rule, whichever command comes first
+    synthesize(tmp_path / "out", SynthConfig(num_patients=3), overwrite=True)
+    from_events(source, tmp_path / "out", WHAT, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"e.csv", "out", "theirs"}
 
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)

@@ -251,7 +251,7 @@ def test_an_existing_output_is_replaced_only_when_asked_and_only_if_it_is_ours(t
     assert synthesize(out, SynthConfig(num_patients=6), overwrite=True).subjects == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="not a synthetic cohort"):
+    with pytest.raises(UserError, match="not a data set that we wrote"):
         synthesize(tmp_path / "mine", config, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["meds", "mine"]
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from ehr_tokenize.check import check
 from ehr_tokenize.meds import SPLITS, assign_splits
+from ehr_tokenize.meds_output import new_dataset
 from ehr_tokenize.mend_types import mended_codes, mended_events, mended_splits
-from ehr_tokenize.sources.writer import new_dataset
 from ehr_tracking.errors import UserError
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"

@@ -11,9 +11,9 @@ from ehr_tokenize.sources.config import MimicConfig
 from ehr_tokenize.sources.lookup import Lookup
 from ehr_tokenize.sources.mapping import CORE, Tally, add_descriptions, columns_of, make
 from ehr_tokenize.sources.mimic_codes import Dictionaries, Titles, describe
+from ehr_tokenize.sources.release import require_directory, require_tables, unmatched
 from ehr_tokenize.sources.tables import Piece, is_table, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
-from ehr_tracking.errors import UserError
 
 EXTRAS = {"hadm_id": pl.Int64, "stay_id": pl.Int64, "unit": pl.String}
 _DICTIONARIES = (
@@ -49,8 +49,7 @@ class _Reader:
     """The files of one release, and what is gathered while they are read."""
 
     def __init__(self, source: Path, config: MimicConfig) -> None:
-        if not source.is_dir():
-            raise UserError(f"{source}: no such directory")
+        require_directory(source)
         self.config = config
         self.files = {
             f"{folder}/{path.name.split('.')[0].lower()}": path
@@ -59,23 +58,18 @@ class _Reader:
             if is_table(path)
         }
         self.tables = known.tables(config)
-        names = {t.name for t in (*self.tables, known.PRESCRIPTIONS)}
-        wrong = sorted(set(config.without) - names)
-        if wrong:
-            raise UserError(f"without: {wrong[0]} is none of {', '.join(sorted(names))}")
-        if not names & self.files.keys():
-            raise UserError(f"{source} is no MIMIC-IV: no hosp/patients.csv or its like in it")
+        self.names = tuple(t.name for t in (*self.tables, known.PRESCRIPTIONS))
+        require_tables(
+            source, self.files, sorted(self.names), config.without,
+            kind="MIMIC-IV: no hosp/patients.csv or its like",
+        )  # fmt: skip
         self.tallies: dict[str, Tally] = {}
         self.dictionaries = Dictionaries()
         self.lookups: dict[str, Lookup] = {}
 
     def notes(self) -> list[str]:
         """What was missing, and what was there but is not read; a line each."""
-        used = [t.name for t in (*self.tables, known.PRESCRIPTIONS)] + list(_DICTIONARIES)
-        missing = [n for n in used if n not in self.files and n not in self.config.without]
-        unread = [n for n in self.files if n not in used or n in self.config.without]
-        lines = [f"missing, gone on without: {', '.join(missing)}"] if missing else []
-        return lines + ([f"not read: {', '.join(unread)}"] if unread else [])
+        return unmatched(self.files, (*self.names, *_DICTIONARIES), self.config.without)
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Events of every table that is there."""

@@ -11,6 +11,7 @@ from ehr_tokenize.sources.cells import Cells
 from ehr_tokenize.sources.concepts import Concepts
 from ehr_tokenize.sources.config import OmopConfig
 from ehr_tokenize.sources.mapping import CORE, Event, Tally, make
+from ehr_tokenize.sources.release import require_directory, require_tables, unmatched
 from ehr_tokenize.sources.tables import Piece, column_names, is_table, kind, parts, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
 from ehr_tracking.errors import UserError
@@ -51,29 +52,20 @@ class _Reader:
     """The files of one CDM, and what is gathered while they are read."""
 
     def __init__(self, source: Path, config: OmopConfig) -> None:
-        if not source.is_dir():
-            raise UserError(f"{source}: no such directory")
+        require_directory(source)
         self.config = config
         self.used = ("person", "death", *(t.name for t in known.TABLES))
-        wrong = sorted(set(config.without) - set(self.used))
-        if wrong:
-            raise UserError(f"without: {wrong[0]} is none of {', '.join(self.used)}")
         self.files = _find(source)
-        if not set(self.used) & self.files.keys():
-            raise UserError(
-                f"{source} is no OMOP CDM: no person.csv, measurement.parquet or such in it"
-            )
+        require_tables(
+            source, self.files, self.used, config.without,
+            kind="OMOP CDM: no person.csv, measurement.parquet or such",
+        )  # fmt: skip
         self.tallies: dict[str, Tally] = {}
         self.concepts = Concepts(self.files)
 
     def notes(self) -> list[str]:
         """What was missing, and what was there but is not read; a line each."""
-        missing = [n for n in (*self.used, *known.VOCABULARY)
-                   if n not in self.files and n not in self.config.without]  # fmt: skip
-        read = {*self.used, *known.VOCABULARY} - set(self.config.without)
-        unread = [n for n in self.files if n not in read]
-        lines = [f"missing, gone on without: {', '.join(missing)}"] if missing else []
-        lines += [f"not read: {', '.join(unread)}"] if unread else []
+        lines = unmatched(self.files, (*self.used, *known.VOCABULARY), self.config.without)
         counts = self.concepts.missing
         if counts["unlisted"]:
             lines.append(

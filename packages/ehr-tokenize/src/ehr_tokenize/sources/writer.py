@@ -9,8 +9,7 @@ neither the order of the input nor the number of threads shows.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +22,13 @@ from meds.schema import DataSchema
 
 import ehr_tokenize
 from ehr_tokenize.meds import SPLITS, assign_splits
+from ehr_tokenize.meds_output import ETL, new_dataset
 from ehr_tokenize.sources.config import WriteConfig
 from ehr_tokenize.sources.mapping import CORE, Tally, Types
 from ehr_tokenize.sources.spill import Spill, arrow
 from ehr_tokenize.sources.splits import read_split_file
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import swap_in
 
-ETL = "ehr-tokenize"
 _FIRST, _LAST = -128, 127
 """Ranks of birth and death."""
 _ARROW = {
@@ -108,43 +106,6 @@ class Done:
         """The report as text."""
         tables = [tally.line(table) for table, tally in self.tallies.items()]
         return [*tables, *self.notes, *self.written.lines()]
-
-
-@contextmanager
-def new_dataset(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty directory beside `out`; move it there when the block ends without error.
-
-    Raises:
-        UserError: If `out` exists and is no data set that we wrote, or may not be replaced.
-    """
-    refuse_existing(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        swap_in(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise unless `out` is free, or a MEDS data set that we wrote and may overwrite.
-
-    Raises:
-        UserError: Saying which of these it is.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        about = json.loads((out / "metadata" / "dataset.json").read_bytes())
-        ours = about["etl_name"] == ETL
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{out} exists and is not a data set that we wrote; choose another path")
-    if not overwrite:
-        raise UserError(f"{out} exists; choose another path or pass --overwrite")
 
 
 def write_events(

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 import ehr_tokenize
 from ehr_tokenize.meds import SPLITS, assign_splits
+from ehr_tokenize.meds_output import ETL, new_dataset
 from ehr_tokenize.synthetic import codes, novel
 from ehr_tokenize.synthetic.block import BLOCK, STATIC, Block, draw_block, with_novel_codes
 from ehr_tokenize.synthetic.config import SynthConfig
@@ -28,7 +28,6 @@ from ehr_tokenize.synthetic.patients import patients_json
 from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, Rows
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import swap_in
 
 NAME = "ehr-tokenize synthetic cohort"
 T = TypeVar("T")
@@ -70,28 +69,21 @@ def synthesize(
     Args:
         out: The data set's directory.
         config: Size, seed and effects.
-        overwrite: Replace a synthetic cohort that is there; never anything else.
+        overwrite: Replace a data set that we wrote; never anything else.
         workers: Processes.
         risks: Write `labels/` and `risks/` as well; see `ehr_tokenize.synthetic.risks`.
 
     Raises:
         UserError: If `out` exists and may not be replaced.
     """
-    _refuse_existing(out, overwrite=overwrite)
-    partial_out = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial_out, ignore_errors=True)
-    try:
-        partial_out.mkdir(parents=True)
-        write = partial(_write_block, partial_out, config)
+    with new_dataset(out, overwrite=overwrite) as directory:
+        write = partial(_write_block, directory, config)
         counts = list(over(write, [(b,) for b in _blocks(config)], workers, "subjects"))
-        _write_metadata(partial_out, config)
+        _write_metadata(directory, config)
         if risks:
             from ehr_tokenize.synthetic.risks import write_risks
 
-            write_risks(partial_out, config, workers=workers)
-        swap_in(partial_out, out)
-    finally:
-        shutil.rmtree(partial_out, ignore_errors=True)
+            write_risks(directory, config, workers=workers)
     events, deaths = (sum(x) for x in zip(*counts, strict=True))
     return Summary(out, config.num_patients, events, len(_code_rows(config)), deaths)
 
@@ -214,24 +206,10 @@ def _write_metadata(directory: Path, config: SynthConfig) -> None:
     about = {
         "dataset_name": NAME,
         "dataset_version": json.dumps(drawn_from, sort_keys=True),
-        "etl_name": "ehr-tokenize",
+        "etl_name": ETL,
         "etl_version": ehr_tokenize.__version__,
         "meds_version": version("meds"),
     }
     (directory / meds.dataset_metadata_filepath).write_text(
         json.dumps(about, indent=1) + "\n", encoding="utf-8"
     )
-
-
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        found = json.loads((out / meds.dataset_metadata_filepath).read_bytes())
-        ours = found["dataset_name"] == NAME
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{out} exists and is not a synthetic cohort; choose another path")
-    if not overwrite:
-        raise UserError(f"{out} exists; choose another path or pass --overwrite")

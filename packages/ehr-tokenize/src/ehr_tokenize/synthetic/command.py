@@ -27,7 +27,7 @@ import click
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
-@click.option("--overwrite", is_flag=True, help="Replace a synthetic cohort that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace a data set that ehr-tokenize wrote.")
 def synth(
     num_patients: int | None,
     seed: int | None,
