@@ -1,5 +1,6 @@
 """`ehr-tokenize`: from MEDS health records to sealed token data sets."""
 
+import os
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ from ehr_tokenize.synthetic.command import synth
 from ehr_tracking.errors import Failure, Group
 
 _PATH = click.Path(path_type=Path)
+_MOST = 8
+"""Threads unless asked for: each holds a row group in memory."""
 
 
 @click.group(
@@ -27,7 +30,7 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--tokenizer", type=_PATH, help="Fit nothing: use that of a token set or checkpoint.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Threads."
+    "--workers", type=click.IntRange(1), help=f"Threads.  [default: one a core, at most {_MOST}]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace a token data set that is there.")
 @click.pass_context
@@ -38,7 +41,7 @@ def main(
     config: Path | None,
     overrides: tuple[str, ...],
     tokenizer: Path | None,
-    workers: int,
+    workers: int | None,
     overwrite: bool,
 ) -> None:
     """Turn a MEDS data set into tokens; everything is fitted on its train split.
@@ -57,6 +60,7 @@ def main(
     from ehr_tracking.config import load_config
 
     settings = load_config(TokenizeConfig, config, overrides)
+    workers = workers or min(os.cpu_count() or 1, _MOST)
     done = tokenize(meds, out, settings, tokenizer=tokenizer, workers=workers, overwrite=overwrite)
     click.echo("\n".join(done.lines()))
 
