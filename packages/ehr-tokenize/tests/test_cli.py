@@ -70,7 +70,9 @@ def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
     )
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["inspect"], ["synth"]])
+@pytest.mark.parametrize(
+    "command", [[], ["check"], ["dictionary"], ["inspect"], ["narrate"], ["synth"]]
+)
 def test_help_has_an_example(command):
     shown = CliRunner().invoke(main, [*command, "--help"])
     assert shown.exit_code == 0

@@ -1,6 +1,7 @@
 """Every command and every example that the guides show runs as it stands, where inputs are there."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -56,6 +57,9 @@ def inputs(tmp_path_factory):
     (root / "demo/labels/task").mkdir(parents=True)
     keys.sort("subject_id").write_parquet(root / "demo/labels/task/labels.parquet")
     synthesize_json(root / "synthetic_patients.json", SynthConfig(num_patients=20))
+    entry = {"type": "code", "code_string": "GENDER//F"}
+    clmbr = root / "clmbr_v8_original_dictionary.json"
+    clmbr.write_text(json.dumps({"regular": [entry]}))
     for name, rows in {
         "labs.csv": [
             ["patient", "when", "kind", "code", "result", "units", "note", "encounter", "title"],

@@ -111,6 +111,22 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
         click.echo(f"wrote {html}")
 
 
+@main.command()
+@click.argument("source", type=_PATH)
+@click.option("--out", type=_PATH, required=True, help="Directory of the tokenizer to write.")
+@click.option("--size", type=click.IntRange(min=1), help="Read that many entries, the first ones.")
+def dictionary(source: Path, out: Path, size: int | None) -> None:
+    """Make a tokenizer of a dictionary that others fitted: FEMR's for CLMBR, or hf_ehr's.
+
+    Use it with --tokenizer: nothing is fitted then.
+
+    Example: ehr-tokenize dictionary clmbr_v8_original_dictionary.json --out clmbr --size 39818
+    """
+    from ehr_tokenize.dictionary import from_dictionary
+
+    click.echo("\n".join(from_dictionary(source, out, size=size).lines()))
+
+
 main.add_command(narrate)
 main.add_command(synth)
 main.add_command(from_)
