@@ -1,0 +1,1 @@
+"""A thousand data sets with random faults."""
