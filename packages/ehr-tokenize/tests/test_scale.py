@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ehr_tokenize.config import NumericConfig, TokenizeConfig, Visits
+from ehr_tokenize.config import NumericConfig, ShardConfig, TokenizeConfig, Visits
 from ehr_tokenize.driver import tokenize
 from ehr_tokenize.meds_stages.record import RECORD, check_record
+from ehr_tokenize.meds_stages.seal import seal_shards
+from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, verify
 
@@ -43,11 +45,13 @@ def test_two_workers_killed_and_run_again_write_what_one_process_writes(
     )
     (meds / "data/train").mkdir()
     (meds / "data/0.parquet").rename(meds / "data/train/0.parquet")
-    tokenize(meds, tmp_path / "ours", TokenizeConfig(numeric=NumericConfig(n_bins=4)))
+    config = TokenizeConfig(numeric=NumericConfig(n_bins=4), shard=ShardConfig(subjects=7))
+    tokenize(meds, tmp_path / "ours", config)
     runner, work, out = tmp_path / "joblib.yaml", tmp_path / "work", tmp_path / "stages"
     recipe = re.search(r"```yaml\n(# joblib.yaml\n.*?)```", GUIDE.read_text(), re.DOTALL)
     runner.write_text(recipe[1])
-    place = [f"input_dir={meds}", f"output_dir={work}", f"tokens_dir={out}", "polling_time=0.2"]
+    place = [f"input_dir={meds}", f"output_dir={work}", f"tokens_dir={out}", "polling_time=0.2",
+             "+ehr_tokenize.shard.subjects=7"]  # fmt: skip
     bins = "+ehr_tokenize.numeric.n_bins="
 
     killed = start(*place, f"{bins}4", runner=runner)
@@ -69,6 +73,11 @@ def test_two_workers_killed_and_run_again_write_what_one_process_writes(
     assert again.returncode == 0
     assert (out / MANIFEST).read_bytes() == (tmp_path / "ours" / MANIFEST).read_bytes()
     assert verify(out) == []
+
+    few = tmp_path / "stretches"  # of a few shards each
+    tokenizer = replace(Tokenizer.from_pretrained(out), config=config)
+    seal_shards(work / "data", few, meds=meds, tokenizer=tokenizer, stretch_events=500)
+    assert (few / MANIFEST).read_bytes() == (out / MANIFEST).read_bytes()
 
     # as if killed just before these two stages were noted as done
     for name in ["ehr_fit_bins", "ehr_seal", "_all_stages"]:

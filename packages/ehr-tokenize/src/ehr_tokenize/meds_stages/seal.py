@@ -1,5 +1,14 @@
-"""Token shards of any layout to one sealed `tokens/1`, as the in-process driver writes it."""
+"""Token shards of any layout to one sealed `tokens/1`, as the in-process driver writes it.
 
+Files may hold subjects in any order, and all of them may be more than fits into memory. So a first
+look at who is where decides the output shards, rows are dealt out to stretches of these on disk,
+and each stretch is put in order by itself: memory holds one file, then one stretch.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.driver import PRODUCER, shard_name
 from ehr_tokenize.events import ranges
@@ -24,6 +34,30 @@ SEALED = ".ehr_tokenize.sealed"
 """In a pipeline's `output_dir`: the SHA-256 of the manifest that was sealed."""
 _NAMES = "ehr/families"
 _EVENTS = "ehr/events"
+_SCRATCH = ".scratch"
+_MAX_STRETCHES = 256
+"""Each is a file that is open while rows are dealt out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    """Output shards, one after the other, of one split."""
+
+    split: int
+    first: int
+    """Number of the first shard."""
+    lengths: tuple[npt.NDArray[np.int64], ...]
+    """Of each shard, the events of each subject, in the order of subjects."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """Where each subject goes; N subjects in the order of the files."""
+
+    stretches: list[_Stretch]
+    goes_to: npt.NDArray[np.int64]
+    """[N] index into `stretches`."""
+    coverage: dict[str, list[Family]]
 
 
 def seal_shards(
@@ -34,8 +68,9 @@ def seal_shards(
     tokenizer: Tokenizer,
     overwrite: bool = False,
     mark: Path | None = None,
+    stretch_events: int = 1 << 22,
 ) -> None:
-    """Order subjects, cut them into shards, and seal. Memory holds the tokens of one split.
+    """Order subjects, cut them into shards, and seal.
 
     Args:
         shards: `**/*.parquet` in the columns of `tokens/1`.
@@ -44,6 +79,7 @@ def seal_shards(
         tokenizer: What they were made with.
         overwrite: Replace a token data set that is there.
         mark: A file by which `is_sealed` knows `out` again.
+        stretch_events: How many are put in order at a time, or one output shard.
 
     Raises:
         UserError: If there is nothing to seal, a subject is in two shards, or `out` is taken.
@@ -51,27 +87,24 @@ def seal_shards(
     files = sorted(shards.glob("**/*.parquet"))
     if not files:
         raise UserError(f"{shards} holds no token shards")
-    named, limit = read_splits(meds), tokenizer.config.shard
-    schema = _schema(tokenizer)
+    config, schema = tokenizer.config, _schema(tokenizer)
     with new_artifact(out, overwrite=overwrite) as directory:
         tokenizer.save(directory)
-        rows, coverage = {VOCAB: len(tokenizer)}, {}
-        for i, split in enumerate(SPLITS):
-            table = _read_split(files, schema, named, tokenizer.config.seed, i)
-            length, coverage[split] = _counts(table)
-            table = table.drop_columns([_NAMES, _EVENTS])
-            for n, (a, b) in enumerate(ranges(length, limit.subjects, limit.events)):
-                name = shard_name(split, n)
-                groups = ranges(length[a:b], GROUP_SUBJECTS, GROUP_EVENTS)
-                parts = (table.slice(a + c, d - c) for c, d in groups)
-                rows[name] = write_shard(directory / name, parts)
-        write_coverage(directory, coverage)
+        plan = _plan(files, read_splits(meds), config, stretch_events)
+        scratch = directory / _SCRATCH
+        scratch.mkdir()
+        _deal(files, plan, schema, scratch)
+        rows = {VOCAB: len(tokenizer)}
+        for i, stretch in enumerate(plan.stretches):
+            rows |= _write(stretch, scratch / str(i), directory)
+        shutil.rmtree(scratch)
+        write_coverage(directory, plan.coverage)
         seal(
             directory,
             TOKENS,
             producer=PRODUCER,
-            config=to_dict(tokenizer.config),
-            seed=tokenizer.config.seed,
+            config=to_dict(config),
+            seed=config.seed,
             inputs={"meds": raw_source(meds, contract=CONTRACT)},
             rows=rows,
         )
@@ -85,21 +118,85 @@ def is_sealed(out: Path, mark: Path) -> bool:
     return sealed and sha256(out / MANIFEST) == mark.read_text(encoding="utf-8")
 
 
-def _read_split(
-    files: list[Path], schema: pa.Schema, named: dict[int, str] | None, seed: int, split: int
-) -> pa.Table:
-    tables = [schema.empty_table()]
+def _plan(
+    files: list[Path], named: dict[int, str] | None, config: TokenizeConfig, stretch_events: int
+) -> _Plan:
+    """Decide the shards from who is in which file, with how many events.
+
+    Raises:
+        UserError: If a subject is in two files.
+    """
+    subjects, lengths, splits = [], [], []
+    total: list[dict[str, npt.NDArray[np.int64]]] = [{} for _ in SPLITS]
     for file in files:
-        table = pq.read_table(file)
-        mask = assign_splits(table["subject_id"].to_numpy(), named, seed) == split
-        tables.append(table.filter(pa.array(mask)).cast(schema))
-    table = pa.concat_tables(tables)
-    table = table.take(pc.sort_indices(table["subject_id"])).combine_chunks()
-    subject = table["subject_id"].to_numpy()
-    twice = np.flatnonzero(np.diff(subject) == 0)
+        table = pq.read_table(file, columns=["subject_id", _NAMES, _EVENTS])
+        subject = table["subject_id"].to_numpy()
+        split = assign_splits(subject, named, config.seed)
+        for i, counted in enumerate(total):
+            _add_families(counted, table.filter(pa.array(split == i)))
+        subjects.append(subject)
+        lengths.append(_events(table))
+        splits.append(split)
+    subject, length, split = (np.concatenate(x) for x in (subjects, lengths, splits))
+    order = np.lexsort([subject, split])
+    twice = np.flatnonzero(np.diff(subject[order]) == 0)
     if len(twice):
-        raise UserError(f"subject {subject[twice[0]]} is in two shards; each needs one")
-    return table
+        raise UserError(f"subject {subject[order[twice[0]]]} is in two shards; each needs one")
+    stretches: list[_Stretch] = []
+    goes_to = np.zeros(len(subject), np.int64)
+    most = max(stretch_events, int(length.sum()) // _MAX_STRETCHES)
+    for i in range(len(SPLITS)):
+        mine = order[split[order] == i]
+        cuts = ranges(length[mine], config.shard.subjects, config.shard.events)
+        size = np.array([length[mine[a:b]].sum() for a, b in cuts], np.int64)
+        for first, stop in ranges(size, len(cuts), most):
+            goes_to[mine[cuts[first][0] : cuts[stop - 1][1]]] = len(stretches)
+            shards = tuple(length[mine[a:b]] for a, b in cuts[first:stop])
+            stretches.append(_Stretch(i, first, shards))
+    coverage = {
+        name: families(list(counted), np.reshape(list(counted.values()), (-1, 3)))
+        for name, counted in zip(SPLITS, total, strict=True)
+    }
+    return _Plan(stretches, goes_to, coverage)
+
+
+def _deal(files: list[Path], plan: _Plan, schema: pa.Schema, scratch: Path) -> None:
+    """Write each subject's row to the file of its stretch."""
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(pa.ipc.new_file(scratch / str(i), schema, options=options))
+            for i in range(len(plan.stretches))
+        ]
+        start = 0
+        for file in files:
+            table = pq.read_table(file, columns=schema.names).cast(schema)
+            goes_to = plan.goes_to[start : start + len(table)]
+            start += len(table)
+            for i in np.unique(goes_to).tolist():
+                writers[i].write_table(table.filter(pa.array(goes_to == i)))
+
+
+def _write(stretch: _Stretch, rows: Path, directory: Path) -> dict[str, int]:
+    """Write the shards of a stretch.
+
+    Returns:
+        Name -> rows.
+    """
+    table = pa.ipc.open_file(rows).read_all()
+    table = table.take(pc.sort_indices(table["subject_id"])).combine_chunks()
+    written, start = {}, 0
+    for n, length in enumerate(stretch.lengths, stretch.first):
+        name = shard_name(SPLITS[stretch.split], n)
+        shard = table.slice(start, len(length))
+        written[name] = write_shard(directory / name, _groups(shard, length))
+        start += len(length)
+    return written
+
+
+def _groups(shard: pa.Table, length: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
+    for a, b in ranges(length, GROUP_SUBJECTS, GROUP_EVENTS):
+        yield shard.slice(a, b - a)
 
 
 def with_families(table: pa.Table, made: Sequences, names: list[str]) -> pa.Table:
@@ -120,17 +217,23 @@ def with_families(table: pa.Table, made: Sequences, names: list[str]) -> pa.Tabl
     return table
 
 
-def _counts(table: pa.Table) -> tuple[npt.NDArray[np.int64], list[Family]]:
-    """[N] events of each subject, and the families of all."""
-    total: dict[str, npt.NDArray[np.int64]] = {}
-    length = []
-    for names, flat in zip(*(table[c].to_pylist() for c in [_NAMES, _EVENTS]), strict=True):
-        counted = np.array(flat, np.int64).reshape(-1, 3)
-        length.append(int(counted[:, [0, 2]].sum()))
-        for name, row in zip(names, counted, strict=True):
-            total[name] = total.get(name, 0) + row
-    found = np.stack(list(total.values())) if total else np.zeros((0, 3), np.int64)
-    return np.array(length, np.int64), families(list(total), found)
+def _events(table: pa.Table) -> npt.NDArray[np.int64]:
+    """[N] events of each subject: told and excluded."""
+    events = table[_EVENTS].combine_chunks()
+    row = pc.list_parent_indices(events).to_numpy()[::3]
+    counted = pc.list_flatten(events).to_numpy().reshape(-1, 3)
+    total = np.zeros(len(table), np.int64)
+    np.add.at(total, row, counted[:, 0] + counted[:, 2])
+    return total
+
+
+def _add_families(total: dict[str, npt.NDArray[np.int64]], table: pa.Table) -> None:
+    """Add what the subjects of a table have of each family."""
+    encoded = pc.list_flatten(table[_NAMES].combine_chunks()).dictionary_encode()
+    counted = pc.list_flatten(table[_EVENTS].combine_chunks()).to_numpy().reshape(-1, 3)
+    name = encoded.indices.to_numpy()
+    for i, family in enumerate(encoded.dictionary.to_pylist()):
+        total[family] = total.get(family, np.zeros(3, np.int64)) + counted[name == i].sum(axis=0)
 
 
 def _schema(tokenizer: Tokenizer) -> pa.Schema:
@@ -146,4 +249,4 @@ def _schema(tokenizer: Tokenizer) -> pa.Schema:
         segment=none.astype(np.uint8) if has_segment else None,
         families=np.zeros((0, 0, 3), np.int64),
     )
-    return with_families(to_table(empty, len(tokenizer)), empty, []).schema
+    return to_table(empty, len(tokenizer)).schema
