@@ -12,6 +12,7 @@ import yaml
 from ehr_tokenize.config import NumericConfig, TokenizeConfig, Visits
 from ehr_tokenize.driver import tokenize
 from ehr_tracking.config import validate
+from ehr_tracking.manifest import load_manifest
 
 PIPELINE = "pkg://ehr_tokenize.meds_stages.tokenize.yaml"
 
@@ -113,6 +114,36 @@ def test_both_drivers_agree_on_the_mimic_demo(mimic_demo, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(tmp_path / "ours", tmp_path / "stages")
+
+
+@pytest.mark.slow
+def test_stages_follow_filters_of_the_user(write_meds, cohort, tmp_path):
+    """The pipeline that docs/tokenize.md shows, against a data set that was filtered by hand."""
+    guide = Path(__file__).parents[3] / "docs/tokenize.md"
+    shown = guide.read_text().partition("```yaml\n# mine.yaml")[2].partition("```")[0]
+    tree = yaml.safe_load(shown.partition("\n")[2])
+    splits = {s: ["train", "train", "tuning", "held_out"][s % 4] for s in range(40)}
+    rows = cohort(40)
+    meds = write_meds([r for s in rows for r in s], splits=splits)
+    tree |= {
+        "input_dir": str(meds),
+        "output_dir": f"{tmp_path}/work",
+        "tokens_dir": f"{tmp_path}/b",
+    }
+    assert tree["stages"][0].keys() == {"filter_subjects"}
+    tree["stages"][0]["filter_subjects"]["min_events_per_subject"] = 8
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    done = run_pipeline(pipeline=str(tmp_path / "mine.yaml"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = [s for s in rows if len({row[1] for row in s}) >= 8]  # its events: distinct times
+    assert 0 < len(kept) < 40
+    filtered = write_meds([r for s in kept for r in s], splits=splits, name="filtered")
+    tokenize(filtered, tmp_path / "a", TokenizeConfig(scheme=Visits()))
+    for path in (tmp_path / "a").rglob("*.parquet"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    tokenize(meds, tmp_path / "whole")
+    inputs = [load_manifest(tmp_path / name).inputs for name in ("b", "whole")]
+    assert inputs[0] == inputs[1]  # the data before the filters
 
 
 @pytest.mark.slow
