@@ -193,6 +193,7 @@ def test_a_code_that_looks_like_another_token(run, write_meds):
         ("scheme={kind: joint, time: hourly}", "scheme.joint.time"),
         ("vocabulary.exclude=['[']", "'[' is no regular expression"),
         ("delay={'(': 1}", "'(' is no regular expression"),
+        ("delay={LAB: 40000}", "delay.LAB = 40000: Input should be less than or equal to 36525"),
         ("maps=[{from: ICD9//}]", "map from 'ICD9//': name its table, or give its entries"),
         ("scheme={kind: joint, width: 3}", "unknown key scheme.joint.width"),
         ("numeric.bins=3", "unknown key numeric.bins"),

@@ -219,10 +219,10 @@ def test_contradicting_labels_are_refused(write_meds, tmp_path):
 
 def test_labels_of_absent_subjects_are_refused(write_meds, tmp_path):
     labels = write_labels(tmp_path / "task", [(1, "2020-03-01"), (9, "2020-03-01")])
-    splits = {1: "train", 9: "train"}
-    meds = write_meds(frame(rows(1, [("2020-01-01", "A")])), splits=splits)
-    with pytest.raises(UserError, match=r"1 subjects that .* does not have, the first 9"):
-        narrate(meds, labels, tmp_path / "out")
+    for i, splits in enumerate(({1: "train", 9: "train"}, {1: "train"})):
+        meds = write_meds(frame(rows(1, [("2020-01-01", "A")])), splits=splits, name=f"meds{i}")
+        with pytest.raises(UserError, match=r"1 subjects that .* does not have, the first 9"):
+            narrate(meds, labels, tmp_path / "out")
 
 
 def test_aces_labels_with_unused_columns_are_read(write_meds, tmp_path):

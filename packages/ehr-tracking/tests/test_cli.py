@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from ehr_tracking.cli import main
 from ehr_tracking.contracts import RESULTS
+from ehr_tracking.errors import Group
 from ehr_tracking.manifest import raw_source, source
 
 
@@ -107,3 +109,44 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "Error: the disk is full; nothing was written, free some space\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: (p / "file" / "out").mkdir(), "file/out: Not a directory; choose another path"),
+        (lambda p: (p / "file").mkdir(), "file: File exists; choose another path"),
+        (lambda p: (p / ("a" * 300)).mkdir(), "aaa: File name too long; choose another path"),
+        (lambda p: p.write_text(""), "Is a directory; choose another path"),
+    ],
+)
+def test_an_output_that_cannot_be_there_is_named_in_one_line(tmp_path: Path, make, said) -> None:
+    (tmp_path / "file").touch()
+
+    @click.group(cls=Group)
+    def main() -> None:
+        """Hold one command."""
+
+    @main.command()
+    def write() -> None:
+        """Write."""
+        make(tmp_path)
+
+    done = CliRunner().invoke(main, ["write"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"Error: {tmp_path}")
+    assert done.stderr.endswith(f"{said}\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_bug_is_not_told_as_a_wrong_path(tmp_path: Path) -> None:
+    @click.group(cls=Group)
+    def main() -> None:
+        """Hold one command."""
+
+    @main.command()
+    def read() -> None:
+        """Read what is not there."""
+        (tmp_path / "none").read_text()
+
+    assert isinstance(CliRunner().invoke(main, ["read"]).exception, FileNotFoundError)

@@ -207,7 +207,7 @@ class TokenizeConfig:
     subwords: SubwordConfig = Field(default_factory=SubwordConfig)
     maps: tuple[MapStep, ...] = ()
     """Other codes for codes, before anything else."""
-    delay: dict[Regex, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    delay: dict[Regex, Annotated[float, Field(ge=0, le=36_525)]] = Field(default_factory=dict)
     """Code pattern -> days after its time at which an event becomes known; the first that fits."""
     shard: ShardConfig = Field(default_factory=ShardConfig)
     seed: int = 0

@@ -16,6 +16,17 @@ class Failure(click.ClickException):
     exit_code = 2
 
 
+_PATH_ERRORS = {
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EROFS,
+}
+"""What the system says of an output that lies below a file, on read-only storage and the like."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether a library's error means that no more bytes could be written.
 
@@ -53,4 +64,6 @@ class Group(click.Group):
         except Exception as e:
             if is_disk_full(e):
                 raise Failure("the disk is full; nothing was written, free some space") from e
+            if isinstance(e, OSError) and e.errno in _PATH_ERRORS and e.filename:
+                raise Failure(f"{e.filename}: {e.strerror}; choose another path") from e
             raise

@@ -119,7 +119,6 @@ def narrate(
     tasks = read_labels(labels)
     dataset, terms = open_dataset(meds), Terms(read_codes(meds), config)
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
-    split = _splits(meds, keys, config.seed)
     inputs = {
         "meds": raw_source(meds, contract=CONTRACT),
         "labels": label_source(labels),
@@ -130,6 +129,7 @@ def narrate(
         scratch = directory / _SCRATCH
         scratch.mkdir()
         buckets = Buckets(dataset, _last_seen(keys, config), scratch)
+        split = _splits(meds, keys, config.seed)
         with _Writers(directory, tasks) as writers:
             told = chain.from_iterable(
                 records(events, terms, config) for events in tqdm(buckets, "writing", disable=None)
