@@ -1,9 +1,13 @@
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_tokenize.config import NumericConfig
+from ehr_tokenize.config import NumericConfig, TokenizeConfig, VocabularyConfig
+from ehr_tokenize.events import Events
+from ehr_tokenize.fit import Observed, merged, observe
 from ehr_tokenize.numeric import Bins, Histogram, edges
 
 values = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=60)
@@ -32,6 +36,34 @@ def test_histograms_of_parts_add_up(a, b):
     merged = Histogram.merge([histogram(a), histogram(b)])
     assert np.array_equal(whole.key, merged.key)
     assert np.array_equal(whole.count, merged.count)
+
+
+def test_many_parts_are_merged_on_the_way_and_add_up_to_the_whole():
+    config = TokenizeConfig(vocabulary=VocabularyConfig(min_subjects=2))
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 20, 4000).astype(np.uint32)
+    value = rng.integers(0, 30, 4000).astype(np.float32)
+
+    def part(start, stop):
+        n = stop - start
+        return observe(
+            Events(np.arange(start, stop), np.arange(n + 1), np.zeros(n, np.int64),
+                   code[start:stop], value[start:stop]), config)  # fmt: skip
+
+    held = []
+
+    def parts():
+        for start in range(0, 4000, 40):
+            yield part(start, start + 40)
+            held.append(sum(isinstance(x, Observed) for x in gc.get_objects()))
+
+    found, whole = merged(parts()), part(0, 4000)
+    assert np.array_equal(found.histogram.key, whole.histogram.key)
+    assert np.array_equal(found.histogram.count, whole.histogram.count)
+    assert np.array_equal(found.events, whole.events)
+    pairs = [sorted(map(tuple, x.carrier.T.tolist())) for x in (found, whole)]
+    assert pairs[0] == pairs[1]
+    assert 1 < max(held) < len(held) / 2
 
 
 @given(values, st.integers(1, 12))

@@ -27,6 +27,8 @@ from ehr_tokenize.vocabulary import NO_INFO, CodeInfo, Count, build
 from ehr_tokenize.words import SPANS, Fitted, Word
 
 T = TypeVar("T")
+_WAIT = 8
+"""Parts that are waited for, at least, before they are merged."""
 
 
 class Parts(Protocol):
@@ -61,8 +63,8 @@ def fit_bound(
 ) -> tuple[Tokenizer, Binding]:
     """`fit`, and the tokenizer bound to the same codes: spelling them takes time where they are many."""
     intake = Intake.of(codes, config)
-    found = list(parts(lambda e: observe(intake(e), config)))
-    fitted = learn(Observed.merge(found), intake.codes, infos, config)
+    observed = merged(parts(lambda e: observe(intake(e), config)))
+    fitted = learn(observed, intake.codes, infos, config)
     binding, words = bind(intake, config, fitted, descriptions(infos, config))
     total = np.zeros((3, len(words)), np.int64)
     for part in parts(lambda e: count_words(e, config, binding, len(words))):
@@ -94,6 +96,25 @@ class Observed:
             np.concatenate([none, *(p.carrier for p in parts)], axis=1),
             events,
         )
+
+    def __len__(self) -> int:
+        """Distinct values and pairs held."""
+        return len(self.histogram.key) + int(self.carrier.shape[1])
+
+
+def merged(parts: Iterable[Observed]) -> Observed:
+    """All parts as one, of which no more is held at a time than twice the whole and a few parts.
+
+    Args:
+        parts: Which share no subject.
+    """
+    found: list[Observed] = []
+    for part in parts:
+        found.append(part)
+        rest = found[1:]
+        if len(rest) >= _WAIT and sum(map(len, rest)) >= len(found[0]):  # so each is merged seldom
+            found = [Observed.merge(found)]
+    return Observed.merge(found)
 
 
 def observe(events: Events, config: TokenizeConfig) -> Observed:
