@@ -3,10 +3,11 @@
     uv run python benchmarks/train.py [--quick]
 
 All train the same GPT-2 (no dropout) on the same records (log-normal lengths, median 120, cut to the
-context) in bf16, one contender after the other in a process of its own. Padding counts for nobody.
-Trainer runs as it comes, and once over batches grouped by length. A step of ours holds as many real
-tokens as one of Trainer's does on average. On a CPU every process has one thread, and figures are also
-given per CPU second, which other work on the machine disturbs less; on a GPU only wall time counts.
+context), in bf16 where the machine has it, one contender after the other in a process of its own.
+Padding counts for nobody. Trainer runs as it comes, and once over batches grouped by length. A step of
+ours holds as many real tokens as one of Trainer's does on average. On a CPU every process has one
+thread, and figures are also given per CPU second, which other work on the machine disturbs less; on a
+GPU only wall time counts. Libraries are loaded once, before the processes fork.
 """
 
 import sys
@@ -17,11 +18,16 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # NumPy and torch read it when they are loaded
 
 import numpy as np
 
@@ -29,23 +35,19 @@ CONTEXT, VOCABULARY, BATCH = 1024, 4096, 16
 CONTENDERS = ("trainer padded", "trainer by length", "ours", "ours, 2 processes")
 GROUP = 2_000 // (4 * BATCH)
 """Batches that Trainer sorts by length at a time, with as many records as here."""
-WARMUP = 2
-"""Steps that are not counted."""
 
 
 def main() -> None:
     """Measure, print a table, and end with one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="A smaller model and fewer steps.")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contender:
-        print(json.dumps(measure(args.contender, args.data, quick=args.quick)))
-        return
+    import transformers
+
+    _ = transformers.GPT2LMHeadModel, transformers.Trainer  # loaded when they are first named
     with tempfile.TemporaryDirectory() as scratch:
-        data = write_tokens(Path(scratch) / "tokens")
-        figures = {name: in_own_process(name, data, quick=args.quick) for name in CONTENDERS}
+        data = in_own_process(write_tokens, Path(scratch) / "tokens")
+        figures = {name: in_own_process(measure, name, data, args.quick) for name in CONTENDERS}
     report(figures, quick=args.quick)
 
 
@@ -64,6 +66,7 @@ def report(figures: dict[str, dict[str, Any]], *, quick: bool) -> None:
         "benchmark": "train",
         "quick": quick,
         "device": _device(),
+        "precision": our_config(quick=quick).precision,
         "figures": figures,
         "ratio_padded": ours / figures["trainer padded"][key],
         "ratio_by_length": ours / figures["trainer by length"][key],
@@ -120,32 +123,34 @@ def write_tokens(directory: Path) -> Path:
     return directory
 
 
-def in_own_process(contender: str, data: Path, *, quick: bool) -> dict[str, Any]:
-    """Run one contender apart from the others."""
-    command = [sys.executable, __file__, "--contender", contender, "--data", str(data)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    print(f"... {contender}", file=sys.stderr)
-    done = subprocess.run(
-        command + ["--quick"] * quick,
-        env=environment, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def in_own_process(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 -- any function
+    """Call a function in a fork of this process; what it prints goes to stderr."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(_to_stderr, function, *args).result()
 
 
-def measure(contender: str, data: Path, *, quick: bool) -> dict[str, Any]:
+def _to_stderr(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 -- any function
+    with redirect_stdout(sys.stderr):
+        return function(*args)
+
+
+def measure(contender: str, data: Path, quick: bool) -> dict[str, Any]:
     """Train for some steps; tokens per second, wall and CPU, and the peak of memory."""
-    steps = (4 if quick else 12) * (10 if _device() == "cuda" else 1)
+    print(f"... {contender}")
+    more = 10 if _device() == "cuda" else 1
+    warmup = 1 if quick else 2
+    padded, packed = (4, 8) if quick else (12, 48)
     if contender == "ours, 2 processes":
-        return measure_two(data, 4 * steps, quick=quick)
+        return measure_two(data, warmup, packed * more, quick=quick)
     laps = Laps()
     if contender == "ours":
-        train_ours(data, steps, laps, quick=quick)
+        train_ours(data, warmup + packed * more, laps, quick=quick)
     else:
         grouped = contender == "trainer by length"
         # its sampler goes from long to short within a group: a whole group is to be measured
-        train_theirs(GROUP if grouped else steps, laps, grouped=grouped, quick=quick)
-    return laps.figures()
+        steps = GROUP if grouped else padded * more
+        train_theirs(warmup + steps, laps, grouped=grouped, quick=quick)
+    return laps.figures(warmup)
 
 
 class Laps:
@@ -162,10 +167,10 @@ class Laps:
             torch.cuda.synchronize()
         self.marks.append((tokens, time.perf_counter(), time.process_time()))
 
-    def figures(self) -> dict[str, Any]:
-        """From the end of the warmup to the end."""
+    def figures(self, warmup: int) -> dict[str, Any]:
+        """From the end of so many steps to the end."""
         tokens, wall, cpu = (
-            b - a for a, b in zip(self.marks[WARMUP - 1], self.marks[-1], strict=True)
+            b - a for a, b in zip(self.marks[warmup - 1], self.marks[-1], strict=True)
         )
         return {
             "tokens": int(tokens),
@@ -179,6 +184,7 @@ def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported 
     """The same model, precision and tokens a step."""
     from ehr_models.config import Gpt2ModelConfig
     from ehr_train.config import CLM, DataConfig, OptimConfig, TrainConfig
+    from ehr_train.speed import resolve_precision
 
     mean = int(np.mean([len(r) for r in records()]))
     return TrainConfig(
@@ -186,7 +192,7 @@ def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported 
         objective=CLM(),
         data=DataConfig(context=CONTEXT, batch_tokens=BATCH * mean, micro_tokens=8192),
         optim=OptimConfig(lr=1e-4, epochs=50),
-        precision="bf16",
+        precision=resolve_precision("auto", _device()),
     )
 
 
@@ -205,13 +211,13 @@ def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
     trainer = Trainer(Job(tokens=data, out=out, init=None, labels=None, device=_device()))
     tokens = 0
     for _, (position, windows) in zip(
-        range(steps * 4 + WARMUP), trainer.sampler.steps(Position()), strict=False
+        range(steps), trainer.sampler.steps(Position()), strict=False
     ):
         tokens += trainer.step(windows, position.epoch).tokens
         laps.mark(tokens)
 
 
-def measure_two(data: Path, steps: int, *, quick: bool) -> dict[str, Any]:
+def measure_two(data: Path, warmup: int, steps: int, *, quick: bool) -> dict[str, Any]:
     """The whole command on two processes; its own log has the times."""
     from dataclasses import replace
 
@@ -220,9 +226,9 @@ def measure_two(data: Path, steps: int, *, quick: bool) -> dict[str, Any]:
     from ehr_train.run import train
 
     config = our_config(quick=quick)
-    config = replace(config, optim=OptimConfig(lr=1e-4, steps=steps + WARMUP))
+    config = replace(config, optim=OptimConfig(lr=1e-4, steps=warmup + steps))
     run = train(data, data.parent / "two", config, nproc=2)
-    laps = read_log(run / "timings.jsonl")[WARMUP:-1]  # the last one saves a checkpoint
+    laps = read_log(run / "timings.jsonl")[warmup:-1]  # the last one saves a checkpoint
     seconds = sum(lap["seconds"] for lap in laps)
     tokens = sum(lap["seconds"] * lap["tokens_per_second"] for lap in laps)
     return {
@@ -244,10 +250,10 @@ def train_theirs(steps: int, laps: Laps, *, grouped: bool, quick: bool) -> None:
         TrainingArguments,
     )
 
-    model = our_config(quick=quick).model
     from ehr_models.presets import SIZES
 
-    size = SIZES["gpt2"][model.size]
+    ours = our_config(quick=quick)
+    size = SIZES["gpt2"][ours.model.size]
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=size.hidden, n_layer=size.layers,
         n_head=size.heads, n_inner=size.intermediate, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=5, eos_token_id=6,
@@ -273,8 +279,8 @@ def train_theirs(steps: int, laps: Laps, *, grouped: bool, quick: bool) -> None:
             laps.mark(sum(seen[: state.global_step + 1]))
 
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=steps + WARMUP,
-        bf16=True, use_cpu=_device() == "cpu", optim="adamw_torch_fused", learning_rate=1e-4,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=steps,
+        bf16=ours.precision == "bf16", use_cpu=_device() == "cpu", optim="adamw_torch_fused", learning_rate=1e-4,
         train_sampling_strategy="group_by_length" if grouped else "random",
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
         dataloader_pin_memory=False,
