@@ -155,3 +155,19 @@ def test_a_source_carries_its_own_inputs(make, tmp_path: Path) -> None:
     middle = make("middle", inputs={"meds": raw})
     last = make("last", contract=CHECKPOINT, inputs={"tokens": source(middle)})
     assert source(last).inputs["tokens"].inputs["meds"] == raw
+
+
+@pytest.mark.parametrize("key", [None, "0123abcd"])
+@pytest.mark.parametrize("other", [None, "0123abcd", "fedc"])
+def test_two_runs_do_not_write_one_artifact(tmp_path, key: str | None, other: str | None) -> None:
+    out = tmp_path / "out"
+    with new_artifact(out, key=key) as mine:
+        (mine / "a").write_text("a")
+        with (
+            pytest.raises(UserError, match=r"another run is writing .*out; wait for it or stop it"),
+            new_artifact(out, key=other),
+        ):
+            pass
+        seal(mine, TOKENS, producer="test 1", config={})
+    assert (out / "a").read_text() == "a"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -7,7 +7,9 @@ with their fingerprints (the SHA-256 of their manifests), so that a result can b
 data without the directories in between, and checked by hash where they are at hand.
 """
 
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,15 +86,16 @@ def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) 
         key: Lower-case hexadecimal digits, the same for runs that can go on from each other.
 
     Raises:
-        UserError: If `out` exists and may not be replaced.
+        UserError: If `out` exists and may not be replaced, or another run is writing it.
     """
     refuse_existing(out, overwrite=overwrite)
     partial = out.with_name(f".{out.name}.{key}.partial" if key else f".{out.name}.partial")
     for left in _unfinished(out):  # by runs that were killed
+        os.close(_lock(left, out))
         if not key or left != partial:
             shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
-    keep = False
+    lock, keep = _lock(partial, out), False
     try:
         yield partial
         if not (partial / MANIFEST).is_file():
@@ -104,6 +107,20 @@ def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) 
     finally:
         if not keep:
             shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(partial: Path, out: Path) -> int:
+    """A descriptor that holds the directory until it is closed, or its process ends however it does."""
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"another run is writing {out}; wait for it or stop it") from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
 
 
 def _unfinished(out: Path) -> list[Path]:
