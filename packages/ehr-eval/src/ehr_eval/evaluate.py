@@ -75,6 +75,8 @@ class Evaluation:
     """Metric -> [B] bootstrap values, each the mean over replicates."""
     predictions: dict[tuple[str, str], pl.DataFrame] = field(default_factory=dict)
     """(model, head) -> held-out predictions of the heads fitted on all rows."""
+    seconds: dict[Cell, float] = field(default_factory=dict)
+    """Wall time of fitting and predicting, over all replicates."""
 
 
 def evaluate_task(task: Task, config: EhrshotConfig) -> Evaluation:
@@ -129,14 +131,15 @@ def _replicates(
             held_out.features[cell.model],
         )
         seconds = perf_counter() - began
+        result.seconds[cell] = result.seconds.get(cell, 0.0) + seconds
         if cell.k == -1 and replicate == 0:
             result.predictions[cell.model, cell.head] = _predictions(held_out, fitted.probability)
         point = evaluate(held_out.label, fitted.probability)
         draws = evaluate(held_out.label, fitted.probability, weight)
-        shared = {"selected": json.dumps(fitted.selected), "seconds": seconds}
+        selected = {"selected": json.dumps(fitted.selected)}
         yield _Judged(
             [
-                _row(task, cell, replicate, m, float(point[m][0]), draws[m]) | shared
+                _row(task, cell, replicate, m, float(point[m][0]), draws[m]) | selected
                 for m in METRICS
             ],
             draws,
@@ -148,11 +151,9 @@ def _mean(task: Task, cell: Cell, replicates: list[_Judged]) -> _Judged:
     draws = {m: np.mean([r.draws[m] for r in replicates], axis=0) for m in METRICS}
     rows = []
     for m in METRICS:
-        own = [row for r in replicates for row in r.rows if row["metric"] == m]
-        values = [row["value"] for row in own]
+        values = [row["value"] for r in replicates for row in r.rows if row["metric"] == m]
         value = float("nan") if None in values else float(np.mean(values))
-        seconds = sum(row["seconds"] for row in own)
-        rows.append(_row(task, cell, -1, m, value, draws[m]) | {"seconds": seconds})
+        rows.append(_row(task, cell, -1, m, value, draws[m]))
     return _Judged(rows, draws)
 
 
@@ -171,7 +172,6 @@ def _row(
         "lower": None if reason else bounds.lower,
         "upper": None if reason else bounds.upper,
         "n": len(label),
-        "seconds": 0.0,
         "positives": int(label.sum()),
         "reason": reason,
         "selected": None,

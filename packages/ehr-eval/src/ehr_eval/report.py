@@ -209,8 +209,7 @@ def _details(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
                 _NAMES[m]: _with_interval(r["value"], r["lower"], r["upper"])
                 for m, r in found.items()
             }
-            seconds = round(found["auroc"]["seconds"], 2)
-            rows.append({"model": cell.model, "head": cell.head, **scores, "seconds": seconds})
+            rows.append({"model": cell.model, "head": cell.head, **scores})
         yield table(rows)
 
 

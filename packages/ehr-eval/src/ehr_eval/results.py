@@ -15,6 +15,7 @@ from ehr_eval.evaluate import Cell, Evaluation
 from ehr_eval.metrics import interval
 from ehr_tracking.contracts import PREDICTIONS, RESULTS
 from ehr_tracking.manifest import check_file, read_manifest
+from ehr_tracking.runs import RunLog
 
 _TYPES = {
     "int64": pa.int64(),
@@ -49,6 +50,8 @@ def write_results(
 ) -> dict[str, int]:
     """Write results.parquet, comparisons.parquet and predictions/{task}/{model}/{head}.parquet.
 
+    Wall times go to timings.jsonl, so that all else is the same from run to run.
+
     Returns:
         Path -> rows, for the manifest.
     """
@@ -63,6 +66,12 @@ def write_results(
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table.to_arrow().cast(_PREDICTIONS), directory / name)
             rows[name] = table.height
+    timings = RunLog(directory / "timings.jsonl")
+    for evaluation in evaluations:
+        for cell, seconds in evaluation.seconds.items():
+            timings.append(
+                {"task": evaluation.task, **cell._asdict(), "seconds": round(seconds, 4)}
+            )
     return rows
 
 

@@ -171,7 +171,8 @@ PREDICTIONS = Contract(
 RESULTS = Contract(
     "results",
     1,
-    "`results.parquet`, `report.html`, `plots/`, and `predictions/` in the schema of `predictions/1`.",
+    "`results.parquet`, `report.html`, `plots/`, `predictions/` in the schema of `predictions/1`, and "
+    "`timings.jsonl` (not reproducible).",
     (
         Column("task", "string", "Task name."),
         Column("model", "string", "Name of the features."),
@@ -183,7 +184,6 @@ RESULTS = Contract(
         Column("lower", "double", "2.5th percentile over bootstraps of patients."),
         Column("upper", "double", "97.5th percentile."),
         Column("n", "int64", "Held-out rows."),
-        Column("seconds", "double", "Wall time of fitting and predicting."),
     ),
 )
 NARRATIVES = Contract(
