@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
+from ehr_tokenize.phrases import say_code
 from ehr_tokenize.spans import CALENDAR, INTERVALS
 from ehr_tokenize.units import split_unit
 from ehr_tokenize.vocabulary import Token
@@ -63,7 +64,7 @@ def say(token: Token) -> str:
         return _SPECIALS[token.text]
     if token.kind in _SAY:
         return _SAY[token.kind](token)
-    name = token.info.description or token.code or token.text
+    name = _name(token.code or token.text, token.info.description)
     if token.kind == "value" and token.lower is not None and token.upper is not None:
         return f"{name}: {say_range(token.lower, token.upper, _unit(token))}"
     if token.kind == "category":
@@ -85,17 +86,17 @@ def say_range(lower: float, upper: float, unit: str = "") -> str:
     return f"{low}{space} or more" if np.isinf(upper) else f"{low} to below {high}{space}"
 
 
+def _name(code: str, description: str | None) -> str:
+    return say_code(split_unit(code)[0], description or None)
+
+
 def _unit(token: Token) -> str:
-    """Of the bounds, where the name does not show it: a code without description does."""
+    code = token.code or ""
     if " || " in token.text:  # CODE || unit || bounds, or CODE || bounds
-        _, *between, _ = token.text.removeprefix(token.code or "").split(" || ")
+        _, *between, _ = token.text.removeprefix(code).split(" || ")
         if between:
             return " || ".join(between)
-    return _unit_of(token.info.description, token.code)
-
-
-def _unit_of(description: str | None, code: str | None) -> str:
-    return split_unit(code or "")[1] if description else ""
+    return split_unit(code)[1]
 
 
 def _age(token: Token) -> str:
@@ -175,11 +176,10 @@ class Teller:
             return event
         if token.kind == "part":
             code = event.code + _piece(token)
-            return replace(event, code=code, text=self.descriptions.get(code, code))
+            return replace(event, code=code, text=_name(code, self.descriptions.get(code)))
         found = self.edges.get(event.code)
         if found is None or not token.bin or token.bin > len(found) + 1:
             return event
         lower, upper = (float(x) for x in bounds(found, token.bin))
-        unit = _unit_of(event.text if event.text != event.code else None, event.code)
-        text = f"{event.text}: {say_range(lower, upper, unit)}"
+        text = f"{event.text}: {say_range(lower, upper, split_unit(event.code)[1])}"
         return replace(event, text=text, lower=lower, upper=upper)

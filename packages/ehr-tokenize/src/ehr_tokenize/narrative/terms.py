@@ -5,51 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ehr_tokenize.narrative.config import Lookup, NarrateConfig
+from ehr_tokenize.phrases import PREFIXES, say_code, sex_term, squeezed
 from ehr_tokenize.units import split_unit
 from ehr_tokenize.user_table import Pair, read_pairs
 from ehr_tokenize.vocabulary import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
 
-PREFIXES = {
-    "DRG": "DRG",
-    "INFUSION_END": "infusion end",
-    "INFUSION_START": "infusion start",
-    "INSURANCE": "insurance",
-    "LAB//RESULT": "",
-    "LAB//SPECIMEN_COLLECTED": "specimen collected",
-    "LANGUAGE": "language",
-    "MARITAL_STATUS": "marital status",
-    "MEDICATION//START": "medication start",
-    "MEDICATION//STOP": "medication stop",
-    "PROCEDURE//END": "procedure end",
-    "PROCEDURE//START": "procedure start",
-    "RACE": "race",
-    "SUBJECT_WEIGHT_AT_INFUSION": "weight",
-}
-"""How the beginning of a code is said where it tells something that the rest, or the term of the
-whole code, does not. The longest counts; one that is in no table is left out: `ICD10CM//I10` is told
-as what I10 means."""
-EVENTS = {
-    "ADMISSION": "admission",
-    "ED_OUT": "emergency department out",
-    "ED_REGISTRATION": "emergency department registration",
-    "HOSPITAL_ADMISSION": "hospital admission",
-    "HOSPITAL_DISCHARGE": "hospital discharge",
-    "ICU_ADMISSION": "intensive care admission",
-    "ICU_DISCHARGE": "intensive care discharge",
-    "MEDS_BIRTH": "birth",
-    "MEDS_DEATH": "death",
-    "REGISTRATION": "registration",
-    "TRANSFER_TO": "transfer to",
-    "VISIT": "visit",
-    "VISIT_END": "visit end",
-    "VISIT_START": "visit start",
-}
-"""The same for beginnings that a term of the whole code says itself; said where there is none."""
-SEXES = {"F": "female", "M": "male"}
-_SAYS_NOTHING = {"", "?", "n/a", "na", "none", "null", "other", "unk", "unknown"}
-"""A rest that is told with its beginning only: `SMOKING//UNKNOWN`, not a bare "UNKNOWN"."""
-_SEX = re.compile(r"^(?i:GENDER|SEX)/+(?P<sex>[FM])$")
 _BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
 
 
@@ -97,29 +58,10 @@ class Terms:
         return phrase
 
     def _text(self, code: str, bare: str) -> str:
-        sex = _SEX.search(code)
         term = self._term(code) or (self._term(bare) if bare != code else None)
-        if term is None and sex:
-            term = SEXES[sex["sex"].upper()]
-        begin = self._beginning(bare)
-        said = self._prefixes.get(begin, "")
-        if term is None:
+        if term is None and sex_term(code) is None:
             self.unknown.add(code)
-            said = said or EVENTS.get(begin, "")
-            rest = bare[len(begin) :]
-            term = _readable(rest)
-            if not said and term.lower() in _SAYS_NOTHING:
-                term = _readable(bare)
-        return _joined(said, term) or "(empty code)"
-
-    def _beginning(self, code: str) -> str:
-        """The longest known beginning, else what stands before the first `//`."""
-        parts = code.split("//")
-        for n in range(len(parts), 0, -1):
-            begin = "//".join(parts[:n])
-            if begin in self._prefixes or begin in EVENTS:
-                return begin
-        return parts[0] if len(parts) > 1 else ""
+        return say_code(bare, term, self._prefixes)
 
     def _term(self, code: str) -> str | None:
         """From the user's tables, codes.parquet, then the same of the first parent that has one."""
@@ -127,8 +69,8 @@ class Terms:
         for name in (code, *parents):
             for table in self._tables:
                 if name in table:
-                    return _clean(table[name])
-            description = _clean(self._infos.get(name, NO_INFO).description or "")
+                    return squeezed(table[name])
+            description = squeezed(self._infos.get(name, NO_INFO).description or "")
             if description:
                 return description
         return None
@@ -144,16 +86,3 @@ def _table(lookup: Lookup) -> dict[str, str]:
                 f"{first.row} has {first.value!r}; drop one of them"
             )
     return {lookup.prefix + key: pair.value for key, pair in terms.items()}
-
-
-def _readable(code: str) -> str:
-    """`HEART_FAILURE//LEFT` -> `HEART FAILURE LEFT`."""
-    return _clean(code.replace("//", " ").replace("_", " "))
-
-
-def _clean(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _joined(*parts: str) -> str:
-    return " ".join(p for p in parts if p)
