@@ -33,10 +33,6 @@ def mended_events(frame: pl.DataFrame, path: Path, mended: Counter[str]) -> pl.D
         columns.append(_values(frame["numeric_value"], path, mended))
     if "text_value" in frame.columns:
         columns.append(frame["text_value"].cast(pl.String))
-    for column in columns:
-        before = frame[column.name].dtype
-        if before != column.dtype:
-            mended[f"column {column.name} was {before}, is {column.dtype}"] += 1
     made = frame.with_columns(columns)
     for name in ("subject_id", "code"):
         whole = made.filter(pl.col(name).is_not_null())
@@ -94,8 +90,6 @@ def mended_splits(frame: pl.DataFrame, path: Path, mended: Counter[str]) -> pl.D
         mended["rows of subject_splits.parquet with a null, or that repeat one, were left out"] += (
             len(frame) - len(once)
         )
-    if frame["subject_id"].dtype != pl.Int64:
-        mended[f"subject_id of subject_splits.parquet was {frame['subject_id'].dtype}"] += 1
     return once
 
 

@@ -25,6 +25,19 @@ from ehr_tokenize.mend_types import mended_codes, mended_events, mended_splits
 from ehr_tracking.errors import UserError
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"
+_EVENTS = {
+    "subject_id": pa.int64(),
+    "time": pa.timestamp("us"),
+    "code": pa.string(),
+    "numeric_value": pa.float32(),
+    "text_value": pa.large_string(),
+}
+_CODE_TYPES = {
+    "code": pa.string(),
+    "description": pa.string(),
+    "parent_codes": pa.list_(pa.string()),
+}
+_SPLIT_TYPES = {"subject_id": pa.int64(), "split": pa.string()}
 _ROW, _FIRST = "__row", "__first"  # columns of no MEDS data set
 
 
@@ -117,15 +130,27 @@ def _owners(files: list[Path]) -> tuple[dict[int, int], dict[int, set[int]]]:
 
 def _read(file: Path, mended: Counter[str]) -> pl.DataFrame:
     with _readable(file):
+        types = pq.read_schema(file)
         frame = pl.read_parquet(file, glob=False, hive_partitioning=False)
-    return mended_events(frame, file, mended)
+    made = mended_events(frame, file, mended)
+    _note_types(types, _EVENTS, "", mended)
+    return made
+
+
+def _note_types(
+    found: pa.Schema, wanted: Mapping[str, pa.DataType], of: str, mended: Counter[str]
+) -> None:
+    """Count the columns that are stored otherwise than MEDS has them."""
+    for name, kind in wanted.items():
+        if name in found.names and found.field(name).type != kind:
+            mended[f"column {name}{of} was {found.field(name).type}, is {kind}"] += 1
 
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as e:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as e:
         line = " ".join(str(e).split())[:200]
         raise UserError(f"{file}: not a readable Parquet file ({line})") from None
 
@@ -142,13 +167,16 @@ def _ordered(frame: pl.DataFrame, mended: Counter[str]) -> pl.DataFrame:
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:
-    types = {"code": pa.string(), "text_value": pa.large_string()}
-    table = frame.to_arrow()
-    fields = [pa.field(f.name, types.get(f.name, f.type)) for f in table.schema]
-    table = table.cast(pa.schema(fields))
+    table = _typed(frame, _EVENTS)
     DataSchema.validate(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="zstd")
+
+
+def _typed(frame: pl.DataFrame, types: Mapping[str, pa.DataType]) -> pa.Table:
+    table = frame.to_arrow()
+    fields = [pa.field(f.name, types.get(f.name, f.type)) for f in table.schema]
+    return table.cast(pa.schema(fields))
 
 
 def _write_metadata(directory: Path, done: Repaired, seed: int) -> None:
@@ -159,8 +187,12 @@ def _write_metadata(directory: Path, done: Repaired, seed: int) -> None:
     files = sorted((directory / "data").glob("**/*.parquet"))
     if not files:
         raise UserError(f"{done.path}: no event has both a subject and a code")
-    _write_codes(new / _CODES, files, done.mended)
-    _write_splits(new / _SPLITS, files, done.mended, seed)
+    codes = _codes(metadata / _CODES, files, done.mended)
+    CodeMetadataSchema.validate(codes)
+    pq.write_table(codes, new / _CODES)
+    splits = _splits(metadata / _SPLITS, files, done.mended, seed)
+    SubjectSplitSchema.validate(splits)
+    pq.write_table(splits, new / _SPLITS)
 
 
 def _distinct(files: list[Path], column: str) -> pl.Series:
@@ -168,33 +200,28 @@ def _distinct(files: list[Path], column: str) -> pl.Series:
     return pl.concat(found).unique().sort()
 
 
-def _write_codes(path: Path, files: list[Path], mended: Counter[str]) -> None:
+def _codes(path: Path, files: list[Path], mended: Counter[str]) -> pa.Table:
     known = pl.DataFrame(schema={"code": pl.String})
     if path.is_file():
         with _readable(path):
             known = pl.read_parquet(path, glob=False)
+            _note_types(pq.read_schema(path), _CODE_TYPES, " of codes.parquet", mended)
     known = mended_codes(known, path, mended)
     codes = _distinct(files, "code")
     absent = codes.filter(~codes.is_in(known["code"].implode()))
     if len(absent):
         mended["codes of the data were added to codes.parquet, without description"] += len(absent)
-    table = pl.concat([known, absent.to_frame()], how="diagonal").to_arrow()
-    types = {"code": pa.string(), "description": pa.string(), "parent_codes": pa.list_(pa.string())}
-    fields = [pa.field(f.name, types.get(f.name, f.type)) for f in table.schema]
-    table = table.cast(pa.schema(fields))
-    CodeMetadataSchema.validate(table)
-    pq.write_table(table, path)
+    return _typed(pl.concat([known, absent.to_frame()], how="diagonal"), _CODE_TYPES)
 
 
-def _write_splits(path: Path, files: list[Path], mended: Counter[str], seed: int) -> None:
+def _splits(path: Path, files: list[Path], mended: Counter[str], seed: int) -> pa.Table:
     if path.is_file():
         with _readable(path):
             named = mended_splits(pl.read_parquet(path, glob=False), path, mended)
+            _note_types(pq.read_schema(path), _SPLIT_TYPES, " of subject_splits.parquet", mended)
     else:
         subjects = _distinct(files, "subject_id").to_numpy()
         index = assign_splits(subjects, None, seed)
         named = pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index]})
         mended["subjects got a split by hash, 80/10/10, as tokenize makes it"] += len(named)
-    table = named.to_arrow().cast(pa.schema([("subject_id", pa.int64()), ("split", pa.string())]))
-    SubjectSplitSchema.validate(table)
-    pq.write_table(table, path)
+    return _typed(named, _SPLIT_TYPES)
