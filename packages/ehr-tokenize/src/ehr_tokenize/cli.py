@@ -98,6 +98,7 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
     Example: ehr-tokenize inspect demo/tokens --subject 12
     """
     from ehr_tokenize import inspection
+    from ehr_tracking.files import write_whole
     from ehr_tracking.report import text_table
 
     found = inspection.inspect(tokens)
@@ -105,7 +106,7 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
     click.echo(text_table(rows) if rows else found.text())
     if html:
         try:
-            html.write_text(found.html(rows), encoding="utf-8")
+            write_whole(html, found.html(rows))
         except OSError as e:
             raise Failure(f"{html}: cannot be written: {e.strerror}") from e
         click.echo(f"wrote {html}")

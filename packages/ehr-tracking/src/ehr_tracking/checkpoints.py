@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ehr_tracking.contracts import CHECKPOINT, RUN, ContractError
+from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, load_manifest
 
 _POINTERS = "pointers.json"
@@ -91,9 +92,7 @@ class CheckpointStore:
             "best": best,
             "scores": {n: s for n, s in sorted(scores.items()) if n in kept},
         }
-        partial = self.directory / f".{_POINTERS}.partial"
-        partial.write_text(json.dumps(pointers, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.directory / _POINTERS)
+        write_whole(self.directory / _POINTERS, json.dumps(pointers, indent=1) + "\n")
         for path in self.directory.glob("step-*"):
             if path.name not in kept:
                 shutil.rmtree(path)

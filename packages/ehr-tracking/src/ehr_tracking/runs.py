@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ehr_tracking.files import write_whole
+
 _REPORTED = (
     "ehr-tokenize", "ehr-models", "ehr-train", "ehr-eval", "ehr-tracking",
     "torch", "transformers", "numpy", "polars", "pyarrow", "safetensors", "scikit-learn", "lightgbm",
@@ -38,10 +40,7 @@ class RunLog:
             step: Records with a greater `step` go; those without a `step` stay.
         """
         kept = [r for r in read_log(self.path) if r.get("step", step) <= step]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

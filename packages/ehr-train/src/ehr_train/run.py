@@ -19,6 +19,7 @@ from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import RUN
 from ehr_tracking.errors import UserError, is_disk_full
+from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, load_manifest, refuse_existing, seal
 from ehr_tracking.runs import environment, read_log
 from ehr_train import parallel
@@ -197,9 +198,8 @@ def write_start(out: Path, config: TrainConfig) -> None:
     (out / "environment.json").write_text(
         json.dumps(environment(), indent=1) + "\n", encoding="utf-8"
     )
-    partial = out / ".config.yaml.partial"
-    partial.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    partial.replace(out / "config.yaml")  # last: it is what tells a begun run from other folders
+    # last: it is what tells a begun run from other folders
+    write_whole(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def _prepare(job: Job) -> None:

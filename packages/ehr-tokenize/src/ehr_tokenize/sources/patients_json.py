@@ -20,6 +20,7 @@ from ehr_tokenize.sources.mapping import CORE, INSIDE, Tally
 from ehr_tokenize.sources.subjects import Subjects, read_names
 from ehr_tokenize.sources.writer import Done, Source, write_events
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import write_whole
 
 _LISTS = ("diagnoses", "prescriptions")
 _KNOWN = {"patient_id", "birth_date", "sex", *_LISTS}
@@ -84,7 +85,7 @@ def to_patients_json(meds: Path, out: Path, config: PatientsJsonConfig | None = 
             )
             _put(patient, at, code, config)
     everyone = sorted(patients.values(), key=lambda p: str(p["patient_id"]))
-    out.write_text(json.dumps({"patients": everyone}, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, json.dumps({"patients": everyone}, indent=1) + "\n")
     return len(everyone)
 
 
