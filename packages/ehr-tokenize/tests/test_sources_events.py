@@ -109,6 +109,18 @@ def test_every_file_form_and_order_of_rows_gives_the_same_bytes(tmp_path):
     assert len(read(tmp_path / "parts.out")) == 4
 
 
+def test_json_beside_tables_is_no_part_of_them(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "schema.json").write_text('{"columns": ["p", "t", "c"]}')
+    table(folder / "0.csv", ["1,2020-01-01,A"])
+    assert from_events(folder, tmp_path / "one", WHAT).written.events == 1
+    (folder / "0.csv").unlink()
+    row = {"p": 1, "t": "2020-01-01", "c": "A"}
+    (folder / "schema.json").write_text(json.dumps([row, row | {"c": "B"}]))
+    assert from_events(folder, tmp_path / "two", WHAT).written.events == 2
+
+
 def test_number_of_shards_changes_files_but_no_subject(tmp_path):
     rows = [f"{i % 40},2020-01-{i % 28 + 1:02d},C{i % 7}" for i in range(400)]
     source = table(tmp_path / "e.csv", rows)

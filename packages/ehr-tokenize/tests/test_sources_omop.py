@@ -177,6 +177,76 @@ def test_csv_in_upper_case_and_parquet_in_lower_case_give_the_same_bytes(tmp_pat
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+FURTHER = {
+    "person": ["person_id,gender_concept_id,year_of_birth,race_concept_id,ethnicity_concept_id",
+               "1,8532,1970,8527,38003564"],
+    "visit_detail": [
+        "visit_detail_id,person_id,visit_detail_concept_id,visit_detail_start_date,"
+        "visit_detail_start_datetime,visit_detail_end_date,visit_detail_end_datetime,visit_occurrence_id",
+        "5,1,32037,2020-01-01,2020-01-01 09:00:00,2020-01-02,2020-01-02 09:00:00,100"],
+    "procedure_occurrence": [
+        "person_id,procedure_concept_id,procedure_date,procedure_datetime,visit_occurrence_id",
+        "1,2106000,2020-01-01,2020-01-01 10:00:00,100"],
+    "device_exposure": [
+        "person_id,device_concept_id,device_exposure_start_date,visit_occurrence_id",
+        "1,2106001,2020-01-02,"],
+    "observation": [
+        "person_id,observation_concept_id,observation_date,observation_datetime,value_as_number,"
+        "value_as_string,value_as_concept_id,unit_concept_id,unit_source_value",
+        "1,4005823,2020-01-01,2020-01-01 11:00:00,0,,,8753,",
+        "1,4005823,2020-01-01,2020-01-01 12:00:00,,smokes,,,",
+        "1,4005823,2020-01-01,2020-01-01 13:00:00,,,45884084,0,"],
+    "measurement": [
+        "person_id,measurement_concept_id,measurement_date,measurement_datetime,operator_concept_id,"
+        "value_as_number,unit_concept_id,unit_source_value",
+        "1,3023103,2020-01-01,2020-01-01 14:00:00,4172704,9,0,mmol/l"],
+    "concept": ["concept_id,concept_name,vocabulary_id,concept_code"] + [
+        f"{i},{name},{vocabulary},{code}" for i, name, vocabulary, code in [
+            (8532, "FEMALE", "Gender", "F"), (8527, "White", "Race", "5"),
+            (38003564, "Not Hispanic", "Ethnicity", "Not Hispanic"), (32037, "Intensive Care", "Visit", "OMOP4822460"),
+            (2106000, "ECG", "CPT4", "93000"), (2106001, "Stent", "HCPCS", "C1874"), (4005823, "Tobacco", "SNOMED", "110483000"),
+            (45884084, "Positive", "LOINC", "LA6576-8"), (8753, "millimole per liter", "UCUM", "mmol/L"),
+            (3023103, "Potassium", "LOINC", "2823-3")]],
+}  # fmt: skip
+LATER = {  # columns that 5.4 has in place of, or beside, those of 5.3: none of them makes an event
+    "visit_detail": ("parent_visit_detail_id", "admitted_from_concept_id", "discharged_to_concept_id"),
+    "procedure_occurrence": ("procedure_end_date", "procedure_end_datetime"),
+    "device_exposure": ("production_id", "unit_concept_id", "unit_source_value"),
+    "observation": ("value_source_value", "observation_event_id", "obs_event_field_concept_id"),
+    "measurement": ("unit_source_concept_id", "measurement_event_id", "meas_event_field_concept_id"),
+}  # fmt: skip
+EARLIER = {
+    "visit_detail": ("visit_detail_parent_id", "admitting_source_concept_id"),
+    "measurement": ("measurement_time",),
+}
+
+
+@pytest.mark.parametrize("version", [EARLIER, LATER], ids=["5.3", "5.4"])
+def test_the_other_tables_of_both_versions(tmp_path, version, is_valid_meds):
+    (tmp_path / "cdm").mkdir()
+    for name, (head, *rows) in FURTHER.items():
+        more = version.get(name, ())
+        lines = [",".join([head, *more]), *(",".join([r, *("" for _ in more)]) for r in rows)]
+        (tmp_path / f"cdm/{name}.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cdm/person.json").write_text("{}")  # not a second table
+    from_omop(tmp_path / "cdm", tmp_path / "out", OmopConfig())
+    is_valid_meds(tmp_path / "out")
+    assert read(tmp_path / "out").rows() == [
+        (1, None, "Ethnicity/Not Hispanic", None, None, None, None),
+        (1, None, "Gender/F", None, None, None, None),
+        (1, None, "Race/5", None, None, None, None),
+        (1, at(1, 1, 0, 0, 0, year=1970), "MEDS_BIRTH", None, None, None, None),
+        (1, at(1, 1, 9, 0, 0), "VISIT_DETAIL_START//Visit/OMOP4822460", None, None, 100, None),
+        (1, at(1, 1, 10, 0, 0), "CPT4/93000", None, None, 100, None),
+        (1, at(1, 1, 11, 0, 0), "SNOMED/110483000", 0.0, None, None, "mmol/L"),
+        (1, at(1, 1, 12, 0, 0), "SNOMED/110483000", None, "smokes", None, None),
+        (1, at(1, 1, 13, 0, 0), "SNOMED/110483000", None, "Positive", None, None),
+        (1, at(1, 1, 14, 0, 0), "LOINC/2823-3", 9.0, None, None, "mmol/l"),
+        (1, at(1, 2, 9, 0, 0), "VISIT_DETAIL_END//Visit/OMOP4822460", None, None, 100, None),
+        (1, at(1, 2), "HCPCS/C1874", None, None, None, None),
+    ]
+
+
 def test_settings_change_what_they_say(tmp_path):
     cdm = lower_parquet(tmp_path / "cdm")
     from_omop(

@@ -24,8 +24,10 @@ from ehr_tracking.errors import UserError
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 DELIMITED = (".csv", ".tsv", ".txt")
-JSON = (".jsonl", ".ndjson", ".json")
-"""Lines of objects, or one array of them: what the file begins with tells."""
+JSON_LINES = (".jsonl", ".ndjson")
+JSON = ".json"
+"""Lines of objects or one array of them, which the first character tells. In a folder of tables such
+a file is no table but says something of them, unless there is nothing else."""
 _BLOCK = 4 << 20
 _ROWS = 1 << 16
 _HEADER = 1 << 20
@@ -67,8 +69,8 @@ def kind(path: Path) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Whether `pieces` can read a file, by its name."""
-    return path.is_file() and kind(path) in (*DELIMITED, *JSON, ".parquet")
+    """Whether a file among others is one that `pieces` can read, by its name."""
+    return path.is_file() and kind(path) in (*DELIMITED, *JSON_LINES, ".parquet")
 
 
 def parts(path: Path) -> list[Path]:
@@ -78,15 +80,14 @@ def parts(path: Path) -> list[Path]:
         UserError: If there is nothing to read, or it is no kind of table that we know.
     """
     if path.is_dir():
-        found = sorted(
-            p for p in path.iterdir() if is_table(p) and not p.name.startswith((".", "_"))
-        )
+        files = sorted(p for p in path.iterdir() if not p.name.startswith((".", "_")))
+        found = [p for p in files if is_table(p)] or [p for p in files if kind(p) == JSON]
         if not found:
             raise UserError(f"{path}: no CSV, TSV, JSON or Parquet file in it")
         return found
     if not path.is_file():
         raise UserError(f"{path}: no such file or directory")
-    if not is_table(path):
+    if not (is_table(path) or kind(path) == JSON):
         raise UserError(f"{path}: not a CSV, TSV, JSON or Parquet file by its name")
     return [path]
 
@@ -110,7 +111,7 @@ def pieces(
     try:
         if form == ".parquet":
             yield from _parquet(path, columns, optional)
-        elif form in JSON:
+        elif form in (*JSON_LINES, JSON):
             yield from _json(path, columns, optional)
         else:
             yield from _delimited(path, columns, optional, dialect)
