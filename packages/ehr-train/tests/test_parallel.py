@@ -58,12 +58,12 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     run, killed = tmp_path / "run", []
 
     def kill():
-        while lines(run) < 4:
+        while lines(run) < 8:
             time.sleep(0.001)
         killed.extend(
             child
             for child in children(os.getpid())
-            if "ehr_train.worker" in Path(f"/proc/{child}/cmdline").read_text()
+            if "-m\0ehr_train.worker" in Path(f"/proc/{child}/cmdline").read_text()
         )
         os.kill(killed[0], signal.SIGKILL)
 
@@ -72,7 +72,7 @@ def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two
     with pytest.raises(UserError, match=r"process \d was killed.*--resume"):
         train(tokens, run, config, nproc=2, resume=True)
     thread.join()
-    assert 4 <= lines(run) < 20
+    assert 8 <= lines(run) < 20
     assert not any(map(is_running, killed))
     train(tokens, run, config, nproc=2, resume=True)
     assert outcome(run) == outcome(two)
