@@ -160,6 +160,86 @@ def test_every_row_is_as_worked_out_by_hand(release, tmp_path, is_valid_meds):
     assert codes["MICROBIOLOGY//RESULT//90201//80002"][0] == "Culture: ESCHERICHIA COLI"
 
 
+FURTHER = {
+    "hosp/patients": ["subject_id,gender,anchor_age,anchor_year,dod", "1,F,40,2150,"],
+    "hosp/admissions": [
+        TABLES["hosp/admissions"][0],
+        "1,11,2150-01-01 10:00:00,2150-01-03 12:00:00,,URGENT,,,,,,,,"],
+    "hosp/transfers": [
+        "subject_id,hadm_id,transfer_id,eventtype,careunit,intime,outtime",
+        "1,11,1,admit,Medicine,2150-01-01 10:01:00,2150-01-03 12:00:00",
+        "1,11,2,discharge,,2150-01-03 12:00:00,"],
+    "hosp/services": ["subject_id,hadm_id,transfertime,prev_service,curr_service",
+                      "1,11,2150-01-01 10:02:00,,MED"],
+    "hosp/drgcodes": ["subject_id,hadm_id,drg_type,drg_code,description,drg_severity,drg_mortality",
+                      "1,11,HCFA,003,ECMO OR TRACH,,"],
+    "hosp/procedures_icd": ["subject_id,hadm_id,seq_num,chartdate,icd_code,icd_version",
+                            "1,11,1,2150-01-01,0039,9"],
+    "hosp/hcpcsevents": ["subject_id,hadm_id,chartdate,hcpcs_cd,seq_num,short_description",
+                         "1,11,2150-01-01,G0378,1,Observation"],
+    "hosp/pharmacy": ["subject_id,hadm_id,pharmacy_id,starttime,stoptime,medication",
+                      "1,11,500,2150-01-01 11:00:00,2150-01-01 11:30:00,Insulin"],
+    "hosp/prescriptions": [
+        TABLES["hosp/prescriptions"][0],
+        "1,11,500,2150-01-01 12:00:00,,MAIN,Insulin,00002821501"],
+    "icu/icustays": ["subject_id,hadm_id,stay_id,first_careunit,last_careunit,intime,outtime,los",
+                     "1,11,7,MICU,SICU,2150-01-01 13:00:00,2150-01-02 13:00:00,1.0"],
+    "icu/d_items": ["itemid,label,unitname", "220045,Heart Rate,bpm", "225402,EKG,None"],
+    "icu/chartevents": [
+        "subject_id,hadm_id,stay_id,charttime,storetime,itemid,value,valuenum,valueuom,warning",
+        "1,11,7,2150-01-01 14:00:00,2150-01-01 14:30:00,220045,0,0,bpm,0",
+        "1,11,7,2150-01-01 15:00:00,2150-01-01 15:30:00,223900,No Response,1,,0",
+        "1,11,7,2150-01-01 16:00:00,,224650,Frequent,,,0"],
+    "icu/datetimeevents": ["subject_id,hadm_id,stay_id,charttime,itemid,value",
+                           "1,11,7,2150-01-01 17:00:00,224288,2149-12-30 00:00:00"],
+    "icu/procedureevents": ["subject_id,hadm_id,stay_id,starttime,endtime,itemid",
+                            "1,11,7,2150-01-01 18:00:00,2150-01-01 18:01:00,225402"],
+    "icu/outputevents": ["subject_id,hadm_id,stay_id,charttime,itemid,value,valueuom",
+                         "1,11,7,2150-01-01 19:00:00,226559,0,ml"],
+}  # fmt: skip
+
+
+def test_the_other_tables_too_chartevents_among_them(tmp_path, is_valid_meds):
+    """Uncompressed, as some unpack the release; chartevents is in no public demo."""
+    for name, lines in FURTHER.items():
+        path = tmp_path / f"mimic/{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    done = from_mimic(tmp_path / "mimic", tmp_path / "out", MimicConfig())
+    is_valid_meds(tmp_path / "out")
+    got = read(tmp_path / "out").drop("subject_id", "hadm_id").rows()
+    day = at(1, 1, 23, 59, 59)
+    assert got == [
+        (None, "GENDER//F", None, None, None, None),
+        (at(1, 1, year=2110), "MEDS_BIRTH", None, None, None, None),
+        (at(1, 1, 10), "HOSPITAL_ADMISSION//URGENT//UNK", None, None, None, None),
+        (at(1, 1, 10, 1), "TRANSFER_TO//admit//Medicine", None, None, None, None),
+        (at(1, 1, 10, 2), "SERVICE//MED", None, None, None, None),
+        (at(1, 1, 11), "MEDICATION//START//Insulin//00002821501", None, None, None, None),
+        (at(1, 1, 11, 30), "MEDICATION//STOP//Insulin//00002821501", None, None, None, None),
+        (at(1, 1, 13), "ICU_ADMISSION//MICU", None, None, 7, None),
+        (at(1, 1, 14), "LAB//220045//bpm", 0.0, None, 7, "bpm"),
+        (at(1, 1, 15), "LAB//223900//UNK", 1.0, None, 7, None),
+        (at(1, 1, 16), "LAB//224650//UNK", None, "Frequent", 7, None),
+        (at(1, 1, 17), "DATETIME//224288", None, "2149-12-30 00:00:00", 7, None),
+        (at(1, 1, 18), "PROCEDURE//START//225402", None, None, 7, None),
+        (at(1, 1, 18, 1), "PROCEDURE//END//225402", None, None, 7, None),
+        (at(1, 1, 19), "SUBJECT_FLUID_OUTPUT//226559//ml", 0.0, None, 7, "ml"),
+        (day, "HCPCS//G0378", None, None, None, None),
+        (at(1, 2, 13), "ICU_DISCHARGE//SICU", None, None, 7, None),
+        (at(1, 3, 12), "TRANSFER_TO//discharge//UNK", None, None, None, None),
+        (at(1, 3, 12), "DRG//HCFA//003", None, "ECMO OR TRACH", None, None),
+        (at(1, 3, 12), "PROCEDURE//ICD//9//0039", None, None, None, None),
+        (at(1, 3, 12), "HOSPITAL_DISCHARGE//UNK", None, None, None, None),
+    ]  # fmt: skip
+    assert done.tallies["icu/chartevents"].events == 3
+    codes = {r[0]: r[1:] for r in pl.read_parquet(tmp_path / "out/metadata/codes.parquet").rows()}
+    assert codes["LAB//220045//bpm"] == ("Heart Rate", None)
+    assert codes["PROCEDURE//START//225402"] == ("EKG", None)
+    assert codes["DRG//HCFA//003"] == ("ECMO OR TRACH", ["MS-DRG/003"])
+    assert codes["PROCEDURE//ICD//9//0039"] == (None, ["ICD9Proc/00.39"])
+
+
 def test_results_at_draw_time_only_where_asked_for(release, tmp_path):
     from_mimic(
         release, tmp_path / "out", MimicConfig(labs=LabsConfig(time="draw", specimens=False))
