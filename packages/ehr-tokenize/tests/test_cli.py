@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -58,7 +60,12 @@ def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
     lines = shown.output.splitlines()
     assert len(lines) == 1 + 1 + len(cohort(40)[4]) + 1  # header, [BOS], events, what was written
     assert lines[2].split() == ["always", "known", "0", "0", "GENDER//F", "female"]
-    assert "MEDS_BIRTH" in page.read_text()
+    text = page.read_text()
+    assert "MEDS_BIRTH" in text
+    for section in ("Splits", "Vocabulary", "Families of codes", "Tokens per subject", "Timeline"):
+        assert f"<h2>{section}</h2>" in text
+    assert "unknown in tuning" in text
+    assert not re.search(r"<(script|link|img)|https?://", text)  # self-contained
     with pytest.raises(UserError, match="has no subject 99"):
         inspection.timeline(tokens, 99)
     missing = CliRunner().invoke(main, ["inspect", str(tmp_path)])

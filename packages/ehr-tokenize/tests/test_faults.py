@@ -166,6 +166,28 @@ def test_a_birth_or_death_with_a_longer_code_is_one(tell, tmp_path, kind):
     )
 
 
+def test_an_export_like_that_of_ehrshot_is_read_as_it_is(tmp_path):
+    """One file, further columns, units beside the values, no codes.parquet: 0% of values lost."""
+    meds = tmp_path / "meds"
+    (meds / "data").mkdir(parents=True)
+    (meds / "metadata").mkdir()
+    rows = [(s, START + timedelta(days=d), "LOINC/K", float(d), None, "mmol/L", "measurement", None)
+            for s in (1, 2) for d in range(20)]  # fmt: skip
+    schema = {**SCHEMA, "omop_table": pl.String, "visit_id": pl.Int64}
+    pl.DataFrame(rows, schema, orient="row").write_parquet(meds / "data/data.parquet")
+    pl.DataFrame({"subject_id": [1, 2], "split": ["train", "held_out"]}).write_parquet(
+        meds / "metadata/subject_splits.parquet"
+    )
+    tree = {"scheme": {"kind": "cookbook"}, "numeric": {"n_bins": 4}}
+    done = tokenize(meds, tmp_path / "out", validate(TokenizeConfig, tree, where="test"))
+    assert [s.unknown for s in done.splits] == [0, 0]
+    tokens = Tokenizer.from_pretrained(tmp_path / "out").tokens
+    assert {t.text for t in tokens if t.kind == "value"} == {
+        f"LOINC/K || mmol/L || {a} - {b}"
+        for a, b in (("-inf", "5.0"), ("5.0", "10.0"), ("10.0", "15.0"), ("15.0", "inf"))
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_subject_is_in_two_splits_and_all_of_one_subject_is_in_one_row(
     write_meds, cohort, tmp_path, kind
