@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_tokenize.cli import main
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.driver import tokenize
 from ehr_tokenize.events import DAY_US
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.driver import narrate
@@ -291,6 +293,41 @@ def test_a_bad_lookup_table_is_refused(write_meds, tmp_path, table, message):
     labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
     config = validate(NarrateConfig, {"lookups": [{"table": str(path)}]}, where="test")
     refused(write_meds, tmp_path, labels, config=config, match=message)
+
+
+def test_values_are_told_by_the_bins_of_a_tokenizer(write_meds, tmp_path):
+    past = [("2020-01-01", "LAB//K//mmol/L", float(v)) for v in range(8)]
+    past += [("2020-01-02", "LAB//CL//mmol/L", 100.0), ("2020-01-03", "LAB//K//mmol/L", np.nan)]
+    meds = write_meds(frame(rows(1, past)))
+    config = {"numeric": {"n_bins": 4, "min_values": 8}}
+    tokenize(meds, tmp_path / "tokens", validate(TokenizeConfig, config, where="test"))
+    labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
+    narrate(meds, labels, tmp_path / "out", NarrateConfig(bins=tmp_path / "tokens"))
+    assert texts(tmp_path / "out") == [
+        "K below 2 mmol/L, K below 2 mmol/L, K 2 to 4 mmol/L, K 2 to 4 mmol/L, K 4 to 6 mmol/L, "
+        "K 4 to 6 mmol/L, K at least 6 mmol/L, K at least 6 mmol/L, CL 100 mmol/L, K"
+    ]
+    manifest = read_manifest(tmp_path / "out", NARRATIVES, reader="test")
+    assert manifest.inputs["bins"].contract == "tokens/1"
+    assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scheme": {"kind": "cookbook"}}, "bins: .* has bins by unit; fit one"),
+        ({"maps": [{"entries": {"A": "B"}}]}, "bins: .* maps codes to others; fit one"),
+    ],
+)
+def test_bins_of_other_codes_or_by_unit_are_refused(write_meds, tmp_path, settings, message):
+    labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
+    meds = write_meds(frame(rows(1, [("2020-01-01", "A")])), name="train")
+    tokenize(meds, tmp_path / "tokens", validate(TokenizeConfig, settings, where="test"))
+    config = NarrateConfig(bins=tmp_path / "tokens")
+    refused(write_meds, tmp_path, labels, config=config, match=message)
+    config = NarrateConfig(bins=tmp_path / "none")
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        narrate(meds, labels, tmp_path / "out", config)
 
 
 @pytest.mark.parametrize(

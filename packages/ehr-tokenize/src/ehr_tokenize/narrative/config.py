@@ -70,6 +70,9 @@ class NarrateConfig:
     """Searched in a code: its group `unit` is the unit, not part of what is measured."""
     no_unit: tuple[str, ...] = NO_UNIT
     """What stands for an absent unit."""
+    bins: Path | None = None
+    """A token data set or tokenizer: a value is told by its bin there (`Glucose 5 to 7 mmol/L`), where
+    its code has bins; else by its number."""
     text_values: bool = True
     """Tell `text_value` where there is no `numeric_value`; a clinical note is one too."""
     seed: int = 0

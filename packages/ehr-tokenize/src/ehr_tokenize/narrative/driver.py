@@ -19,9 +19,10 @@ from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, open_dataset, rea
 from ehr_tokenize.narrative.buckets import Buckets
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.labels import KEY, VALUES, read_labels
-from ehr_tokenize.narrative.records import records
+from ehr_tokenize.narrative.records import Edges, records
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
+from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import NARRATIVES
 from ehr_tracking.errors import UserError
@@ -118,6 +119,7 @@ def narrate(
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
     tasks = read_labels(labels)
     dataset, terms = open_dataset(meds), Terms(read_codes(meds), config)
+    edges = _edges(config.bins) if config.bins else {}
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
     inputs = {
         "meds": raw_source(meds, contract=CONTRACT),
@@ -125,6 +127,8 @@ def narrate(
     }
     for i, lookup in enumerate(config.lookups):
         inputs[f"lookup-{i}"] = raw_source(lookup.table, contract="table")
+    if config.bins:
+        inputs["bins"] = raw_source(config.bins, contract="tokenizer")
     with new_artifact(out, overwrite=overwrite) as directory:
         scratch = directory / _SCRATCH
         scratch.mkdir()
@@ -132,7 +136,8 @@ def narrate(
         split = _splits(meds, keys, config.seed)
         with _Writers(directory, tasks) as writers:
             told = chain.from_iterable(
-                records(events, terms, config) for events in tqdm(buckets, "writing", disable=None)
+                records(events, terms, config, edges)
+                for events in tqdm(buckets, "writing", disable=None)
             )
             for made in _made(keys, told, config):
                 writers.write(made.join(split, on="subject_id", maintain_order="left"))
@@ -193,6 +198,15 @@ class _Writers:
         return tuple(TaskSummary(name, *map(int, c)) for name, c in self._counts.items())
 
 
+def _edges(tokenizer: Path) -> Edges:
+    """Of the bins of a tokenizer that has them by code."""
+    found = Tokenizer.from_pretrained(tokenizer)
+    if found.config.scheme.units or found.config.maps:
+        why = "maps codes to others" if found.config.maps else "has bins by unit"
+        raise UserError(f"bins: {tokenizer} {why}; fit one with bins by the codes of the data")
+    return {code: edges for code, edges in found.fitted.edges.items() if len(edges)}
+
+
 def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:
     subjects = keys["subject_id"].unique().sort()
     index = assign_splits(subjects.to_numpy(), read_splits(meds), seed)
@@ -241,4 +255,5 @@ def _table(rows: list[tuple[int, int, str, int, int]]) -> pl.DataFrame:
 def _portable(config: NarrateConfig) -> dict[str, Any]:
     """As plain values; tables by name alone, since a manifest holds no path (inputs have their hash)."""
     named = tuple(dataclasses.replace(x, table=Path(x.table.name)) for x in config.lookups)
-    return to_dict(dataclasses.replace(config, lookups=named))
+    bins = config.bins and Path(config.bins.name)
+    return to_dict(dataclasses.replace(config, lookups=named, bins=bins))

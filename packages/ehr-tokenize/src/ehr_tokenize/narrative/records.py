@@ -1,21 +1,32 @@
 """MEDS rows -> what can be told of each subject."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ehr_tokenize.events import STATIC
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.terms import Terms
-from ehr_tokenize.narrative.text import Record, say_value
+from ehr_tokenize.narrative.text import Record, say_bin, say_value
+
+Edges = Mapping[str, npt.NDArray[np.float32]]
+"""Code -> inner edges of its bins, ascending."""
 
 
 def records(
-    events: pl.DataFrame, terms: Terms, config: NarrateConfig
+    events: pl.DataFrame, terms: Terms, config: NarrateConfig, edges: Edges | None = None
 ) -> Iterator[tuple[int, Record]]:
-    """Subject by subject, from rows sorted by subject."""
-    said = _said(events, terms, config).filter(~pl.col("excluded"))
+    """Subject by subject, from rows sorted by subject.
+
+    Args:
+        events: Rows.
+        terms: What codes are called.
+        config: How.
+        edges: Of the bins by which values are told.
+    """
+    said = _said(events, terms, config, edges or {}).filter(~pl.col("excluded"))
     static, kind = pl.col("time") == STATIC, pl.col("demographic")
     birth = said.filter(pl.col("birth") & ~static)
     told = said.filter(~pl.col("birth"))
@@ -38,7 +49,7 @@ def _bounds(part: pl.DataFrame, subjects: pl.Series) -> list[int]:
     return [*found, part.height]
 
 
-def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig) -> pl.DataFrame:
+def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig, edges: Edges) -> pl.DataFrame:
     """[E] subject, time, text and kind of each event."""
     codes = events["code"].unique(maintain_order=True)
     phrases = terms.phrases(codes.to_list())
@@ -66,7 +77,12 @@ def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig) -> pl.DataF
     value = pl.coalesce("number", spoken)
     return (
         events.join(said, on="code", how="left", maintain_order="left")
-        .join(_numbers(events), on="numeric_value", how="left", maintain_order="left")
+        .join(
+            _numbers(events, edges),
+            on=["code", "numeric_value"] if edges else ["numeric_value"],
+            how="left",
+            maintain_order="left",
+        )
         .select(
             "subject_id",
             pl.col("time").cast(pl.Int64).fill_null(int(STATIC)),
@@ -88,8 +104,16 @@ def _squeezed(column: str) -> pl.Expr:
     return pl.col(column).fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
 
 
-def _numbers(events: pl.DataFrame) -> pl.DataFrame:
-    """Each value that occurs -> its text; NaN is no value."""
-    values = events["numeric_value"].drop_nulls().drop_nans().unique()
-    number = pl.Series("number", [say_value(v) for v in values.to_list()], pl.String)
-    return pl.DataFrame([values, number])
+def _numbers(events: pl.DataFrame, edges: Edges) -> pl.DataFrame:
+    """Each value that occurs, with edges that of each code -> its text; NaN is no value."""
+    columns = ["code", "numeric_value"] if edges else ["numeric_value"]
+    found = (
+        events.select(columns).drop_nulls().filter(pl.col("numeric_value").is_not_nan()).unique()
+    )
+    values = found["numeric_value"].to_list()
+    codes = found["code"].to_list() if edges else [""] * len(values)
+    said = [
+        say_bin(edges[code], value) if code in edges else say_value(value)
+        for code, value in zip(codes, values, strict=True)
+    ]
+    return found.with_columns(number=pl.Series(said, dtype=pl.String))

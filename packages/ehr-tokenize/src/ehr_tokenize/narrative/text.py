@@ -121,6 +121,25 @@ def say_value(value: float) -> str:
     return np.format_float_scientific(number, trim="-")
 
 
+def say_bin(edges: npt.NDArray[np.float32], value: float) -> str:
+    """Bounds of the bin that holds a value: the lower inclusive, the upper exclusive.
+
+    Args:
+        edges: Inner ones, ascending; at least one.
+        value: Any number.
+
+    Examples:
+        >>> [say_bin(np.array([3.5, 5], np.float32), x) for x in (0.0, 3.5, 9.0)]
+        ['below 3.5', '3.5 to 5', 'at least 5']
+    """
+    i = int(np.searchsorted(edges, np.float32(value), side="right"))
+    if i == 0:
+        return f"below {say_value(edges[0])}"
+    if i == len(edges):
+        return f"at least {say_value(edges[-1])}"
+    return f"{say_value(edges[i - 1])} to {say_value(edges[i])}"
+
+
 def _about(record: Record, last: int, prediction_time: int) -> list[str]:
     """Age, then static events, then the last known one of each kind that has a time."""
     about = []
