@@ -66,6 +66,10 @@ def inputs(tmp_path_factory):
             ["17", "2021-03-01 08:30:00", "LAB", "2823-3", "4.1", "mmol/L", "", "901", "Potassium"],
         ],
         "tests.csv": [["patient", "test", "at"], ["1", "A", "2020-01-01"]],
+        "cases.csv": [
+            ["subject", "case", "index_date"],
+            [str(keys["subject_id"][0]), "1", "2020-01-31"],
+        ],
         "my-cdm/PERSON.csv": [["person_id", "year_of_birth"], ["1", "1970"]],
     }.items():
         (root / name).parent.mkdir(exist_ok=True)
