@@ -66,7 +66,7 @@ def test_diagnoses_through_two_tables_and_a_level(tmp_path):
         ("ICD10CM//Z79", "ICD10CM//I50"),
     )
     assert first.line() == (
-        "ICD9CM// -> ICD10CM// by map.csv: 4 of 5 codes mapped, 1 kept as they were, "
+        "ICD9CM// -> ICD10CM// by map.csv: 4 of 5 codes mapped, 1 kept as they were (7 events), "
         "such as ICD9CM//E849.0"
     )
 

@@ -131,8 +131,9 @@ class MapReport:
         """For a terminal."""
         share = f"{self.mapped:,} of {self.candidates:,} codes mapped, {self.unmapped:,} kept as they were"
         first = f" ({self.ambiguous:,} by the first of several targets)" if self.ambiguous else ""
+        events = f" ({self.events_unmapped:,} events)" if self.events_unmapped else ""
         example = f", such as {', '.join(self.examples[:3])}" if self.examples else ""
-        return f"{self.name}: {share}{first}{example}"
+        return f"{self.name}: {share}{events}{first}{example}"
 
 
 @plain_dataclass(frozen=True, slots=True)
