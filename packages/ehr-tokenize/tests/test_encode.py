@@ -1,6 +1,7 @@
 """Events in memory get the tokens that a data set of them gets."""
 
-from datetime import datetime
+import math
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -14,48 +15,99 @@ from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 
 DAY = datetime.fromisoformat("2020-01-01")
-KINDS = ["joint", "visits", "timeline"]
+KINDS = ["joint", "visits", "clmbr", "cookbook", "desc", "timeline", "cehr"]
+SCHEMA = {
+    "subject_id": pl.Int64,
+    "time": pl.Datetime("us"),
+    "code": pl.String,
+    "numeric_value": pl.Float32,
+    "text_value": pl.String,
+    "unit": pl.String,
+}
+COLUMNS = ("token", "time", "age", "visit", "segment")
 
 
 def tokenised(meds, out, kind):
+    """The tokenizer, and each subject's columns as the batch route wrote them."""
+    if kind == "desc":
+        pytest.importorskip("tokenizers")
     tokenize(meds, out, validate(TokenizeConfig, {"scheme": {"kind": kind}}, where="test"))
-    rows = [r for p in sorted(out.glob("*/*.parquet")) for r in pq.read_table(p).to_pylist()]
-    return Tokenizer.from_pretrained(out), {r["subject_id"]: r for r in rows}
+    made = {}
+    for path in sorted(out.glob("*/*.parquet")):
+        table = pq.read_table(path).combine_chunks()
+        cuts = table["token"].chunk(0).offsets.to_numpy()
+        flat = {
+            name: table[name].chunk(0).values.to_numpy(zero_copy_only=False)
+            for name in table.column_names
+            if name != "subject_id"
+        }
+        for i, subject in enumerate(table["subject_id"].to_pylist()):
+            made[subject] = {name: c[cuts[i] : cuts[i + 1]] for name, c in flat.items()}
+    return Tokenizer.from_pretrained(out), made
 
 
 def agree(tokenizer, expected, frame):
-    encoded = tokenizer(frame)
-    flat = encoded.flat
+    flat = tokenizer(frame).flat
     assert set(flat.subject_id.tolist()) == expected.keys()
-    cuts = flat.offsets
-    for i, subject in enumerate(flat.subject_id.tolist()):
-        row, own = expected[subject], slice(cuts[i], cuts[i + 1])
-        assert flat.token[own].tolist() == row["token"]
-        np.testing.assert_array_equal(flat.age[own], np.array(row["age"], np.float32))
+    columns = {n: getattr(flat, n) for n in COLUMNS if getattr(flat, n) is not None}
+    columns["time"] = flat.time.view("datetime64[us]")  # the static is "not a time" there
+    for subject, start, stop in zip(
+        flat.subject_id.tolist(), flat.offsets[:-1], flat.offsets[1:], strict=True
+    ):
+        row = expected[subject]
+        assert row.keys() == columns.keys()
+        for name, column in columns.items():
+            np.testing.assert_array_equal(column[start:stop], row[name], err_msg=name)
+
+
+def odd(cohort):
+    """With texts, units, codes that have levels, and a birth after an event at the same time."""
+    texts, units = ["neg", " pos ", "", "x" * 101, None], ["mg", " g ", None]
+    late = DAY + timedelta(days=9000, microseconds=1)
+    rows = [
+        *(r for own in cohort for r in own),
+        *((99, t, c, None) for t, c in [(None, "GENDER//F"), (DAY, "DX"), (DAY, "MEDS_BIRTH")]),
+        *((99, late, c, v) for c, v in [("LAB//1", math.inf), ("LAB//1", math.nan), ("DX", -0.0)]),
+    ]
+    made = []
+    for i, (subject, time, code, value) in enumerate(rows):
+        lab = code.startswith("LAB")
+        made.append(
+            (subject, time, "ICD10CM//E11.65" if code == "ICD//1" else code,
+             None if lab and i % 5 == 0 else value, texts[i % 5] if lab else None,
+             units[i % 3] if lab else None)
+        )  # fmt: skip
+    return pl.DataFrame(made, SCHEMA, orient="row")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_subject_as_in_the_batch_route(write_meds, cohort, tmp_path, kind):
-    meds = write_meds(*cohort(60))
+    frame = odd(cohort(60))
+    halves = [frame.filter(pl.col("subject_id") % 2 == i) for i in range(2)]
+    splits = {s: "held_out" if s % 5 == 1 else "train" for s in frame["subject_id"].unique()}
+    meds = write_meds(*halves, splits=splits, descriptions={"LAB//0": "Sodium in serum"})
     tokenizer, expected = tokenised(meds, tmp_path / "out", kind)
-    frame = pl.concat([pl.read_parquet(p) for p in sorted((meds / "data").glob("*"))])
     agree(tokenizer, expected, frame)
     agree(tokenizer, expected, frame.to_arrow())
+    agree(tokenizer, expected, frame.with_columns(pl.col("code").cast(pl.Categorical)))
     for (subject,), own in frame.group_by("subject_id", maintain_order=True):
         events = own.drop("subject_id")
         tuples = list(events.select("time", "code", "numeric_value", "text_value").iter_rows())
-        for form in (events, tuples, list(events.iter_rows(named=True))):
-            assert tokenizer(form).ids == [expected[subject]["token"]]
+        forms = [events, list(events.iter_rows(named=True))]
+        for form in forms if kind == "cookbook" else [*forms, tuples]:  # which hold no unit
+            assert tokenizer(form).ids == [expected[subject]["token"].tolist()]
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_subject_of_real_data(mimic_demo, tmp_path, kind):
     tokenizer, expected = tokenised(mimic_demo, tmp_path / "out", kind)
-    files = sorted((mimic_demo / "data").glob("**/*.parquet"))
-    columns = ["subject_id", "time", "code", "numeric_value", "text_value"]
-    found = [pl.read_parquet(p) for p in files]
-    agree(tokenizer, expected, pl.concat([f.select(c for c in columns if c in f) for f in found]))
+    # descriptions of codes that train does not have are in codes.parquet alone
+    split = "train" if kind == "desc" else "**"
+    files = sorted((mimic_demo / "data").glob(f"{split}/*.parquet"))
+    frame = pl.concat([pl.read_parquet(p).select(list(SCHEMA)) for p in files])
+    subjects = set(frame["subject_id"])
+    agree(tokenizer, {s: row for s, row in expected.items() if s in subjects}, frame)
 
 
 @pytest.fixture
@@ -84,6 +136,13 @@ def test_several_subjects_padded(tokenizer):
         ([(DAY, "A"), (None, "B")],
          "events row 1: a row without time comes after a row with one, in subject 0"),
         ([(DAY, None)], "events row 0: code is null"),
+        ([(DAY, "A"), (DAY, "")], "events row 1: code is empty"),
+        ([(DAY, "A\x1fB")], "events row 0: code holds the character U+001F"),
+        (pl.DataFrame({"time": [DAY], "code": ["A"]}).with_columns(
+            time=pl.lit(2**60).cast(pl.Datetime("us"))),
+         "events row 0: time is not in the years 1 to 9999"),
+        (pl.DataFrame({"time": ["2020"], "code": ["A"]}, {"time": pl.Categorical, "code": pl.String}),
+         "events: column time is dictionary"),
         ([(DAY, "A", "high")], "events: column numeric_value: "),
         ([("2020", "A")], "events: column time: "),
         ([], "events: subject 0 has no event"),

@@ -7,11 +7,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.coverage import read_coverage
 from ehr_tokenize.driver import tokenize
 from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.config import validate
@@ -136,43 +133,6 @@ def test_a_tokenizer_used_again_gives_the_same_bytes(kind, tmp_path):
         if path.is_file() and path.name != "manifest.json":
             again = tmp_path / "again" / path.relative_to(tmp_path / "out")
             assert again.read_bytes() == path.read_bytes(), path.name
-
-
-frames = st.dictionaries(
-    st.integers(0, 50),
-    st.lists(
-        st.tuples(
-            st.one_of(st.none(), st.datetimes()),
-            st.sampled_from(["A", "MEDS_BIRTH", "HOSPITAL_ADMISSION//X", "é//☃", "ICD10CM/E11.65"]),
-            st.one_of(st.none(), st.floats(width=32), st.text(max_size=3)),
-            st.sampled_from([None, "", "mg", " g "]),
-        ),
-        min_size=1,
-        max_size=12,
-    ).map(lambda rows: sorted(rows, key=lambda r: (r[0] is not None, r[0]))),
-    min_size=1,
-    max_size=4,
-)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
-@given(data=frames)
-def test_any_valid_frame_loses_no_event(tmp_path_factory, kind, data):
-    root = tmp_path_factory.mktemp("any")
-    half = {"train": dict(list(data.items())[:1]), "held_out": dict(list(data.items())[1:])}
-    done = run(root, half, {"scheme": {"kind": kind}, "numeric": {"min_values": 2}})
-    made = told(root / "out")
-    assert sum(s.events for s in done.splits) == sum(map(len, data.values()))
-    counted = read_coverage(root / "out")
-    assert sum(f.events for fs in counted.values() for f in fs) == sum(map(len, data.values()))
-    for subject, rows in data.items():
-        times = [t for t, *_ in rows]
-        assert set(made[subject]["time"]) == {None, *times}
-        assert len(made[subject]["time"]) > len(rows)
-        assert made[subject]["time"] == sorted(
-            made[subject]["time"], key=lambda t: (t is not None, t)
-        )
 
 
 def test_parts_can_be_put_together_otherwise(tmp_path):

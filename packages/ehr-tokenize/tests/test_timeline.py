@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_tokenize.config import Cehr, Joint, Timeline, TokenizeConfig, Visits
+from ehr_tokenize.config import Cehr, Clmbr, Cookbook, Joint, Timeline, TokenizeConfig, Visits
 from ehr_tokenize.events import DAY_US, STATIC, Events
 from ehr_tokenize.fit import fit
 from ehr_tokenize.sequences import sequences
@@ -87,7 +87,7 @@ record = st.lists(
     min_size=1,
     max_size=25,
 ).map(lambda rows: sorted(rows, key=lambda r: -1 if r[0] is None else r[0]))
-schemes = st.sampled_from([Joint(), Visits(), Timeline(), Cehr(age=True)])
+schemes = st.sampled_from([Joint(), Visits(), Clmbr(), Cookbook(), Timeline(), Cehr(age=True)])
 
 
 @given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), schemes, st.booleans())
