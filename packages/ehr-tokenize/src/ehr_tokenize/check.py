@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize.events import STATIC
+from ehr_tokenize.keys import shown
 from ehr_tokenize.meds import (
     SPLITS,
     Problem,
@@ -30,7 +31,6 @@ from ehr_tokenize.parquet import is_text, line
 from ehr_tracking.errors import UserError
 
 _IDENTITY = ("subject_id", "time", "code", "numeric_value", "text_value")
-_LONGEST = 100
 _BIRTH, _DEATH = b"MEDS_BIRTH", b"MEDS_DEATH"
 
 
@@ -240,14 +240,8 @@ def _check_codes(report: Report, codes: set[str]) -> None:
         return
     absent = sorted(codes - known)
     if absent:
-        report.add("codes", f"{path} (first: {_shown(absent[0])})", "a code of the data is not listed",
+        report.add("codes", f"{path} (first: {shown(absent[0])})", "a code of the data is not listed",
                    len(absent), refused=False)  # fmt: skip
-
-
-def _shown(code: str) -> str:
-    """Any code within a line."""
-    short = code if len(code) <= _LONGEST else f"{code[:_LONGEST]}..."
-    return short if short.isprintable() else ascii(short)
 
 
 def _check_splits(report: Report, owner: dict[int, Path]) -> None:

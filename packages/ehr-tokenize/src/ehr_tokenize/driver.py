@@ -19,7 +19,7 @@ from ehr_tokenize.config import FITTED, TokenizeConfig, with_fitted
 from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.events import Events, ranges
 from ehr_tokenize.fit import fit_bound
-from ehr_tokenize.keys import code_of
+from ehr_tokenize.keys import code_of, shown
 from ehr_tokenize.maps import MapReport, apply_maps, resolve
 from ehr_tokenize.meds import (
     CONTRACT,
@@ -107,7 +107,9 @@ class Summary:
         if not worst:
             return []
         worst.sort(key=lambda x: (-x[0], x[1]))
-        named = ", ".join(f"{name} ({n:,} of {events[name]:,})" for n, name in worst[:_NAMED])
+        named = ", ".join(
+            f"{shown(name)} ({n:,} of {events[name]:,})" for n, name in worst[:_NAMED]
+        )
         return [f"most unknown events: {named}"]
 
 

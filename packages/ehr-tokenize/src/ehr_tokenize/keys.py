@@ -67,6 +67,17 @@ def matching(patterns: Sequence[str], keys: Sequence[Key]) -> npt.NDArray[np.boo
     return found
 
 
+def shown(code: str, longest: int = 100) -> str:
+    """Any code as it goes into a line on a terminal.
+
+    Examples:
+        >>> shown("LAB//é"), shown("A" * 200, longest=3), len(shown(chr(0)))
+        ('LAB//é', 'AAA...', 6)
+    """
+    short = code if len(code) <= longest else f"{code[:longest]}..."
+    return short if short.isprintable() else ascii(short)
+
+
 def clean(text: str | None, longest: int = 100) -> str:
     """A unit or text value as it goes into a token; empty for what is no category.
 
