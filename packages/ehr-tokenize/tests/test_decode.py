@@ -111,6 +111,7 @@ def test_every_event_comes_back_with_its_code_and_bounds_that_hold_its_value(tol
             if event.lower is not None:
                 bounded += 1
                 assert event.lower <= row["numeric_value"] < event.upper
+                assert row["code"].rsplit("//", 1)[-1] in event.text  # the unit
     assert bounded > 5000
 
 

@@ -147,7 +147,8 @@ def test_codes_that_are_not_listed_are_added_and_an_empty_table_is_filled(write_
     meds = write_meds(GOOD, descriptions={"B": "a measurement"})
     path = meds / "metadata/codes.parquet"
     listed = pl.read_parquet(path)
-    pl.concat([listed.filter(pl.col("code") != "GENDER//F"), listed.tail(1)]).write_parquet(path)
+    again = listed.filter(code="B").with_columns(description=pl.lit("another"))
+    pl.concat([listed.filter(pl.col("code") != "GENDER//F"), again]).write_parquet(path)
     assert mended(meds, tmp_path / "one") == {
         "codes of the data were added to codes.parquet, without description": 1,
         "rows of codes.parquet without a code, or with one that is above, were left out": 1,
