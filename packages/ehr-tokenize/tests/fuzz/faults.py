@@ -82,7 +82,7 @@ def codes_are_odd(rng, case):
                     "//A",
                     "\0",
                     "a\0b",
-                    "a\nb",
+                    "a\nb/c",
                     "\r\n",
                     "\t",
                     "\x1b[2J",

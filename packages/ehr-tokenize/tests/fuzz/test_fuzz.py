@@ -11,6 +11,8 @@ import re
 import shutil
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_tokenize.check import check
+from ehr_tokenize.config import Cehr, Clmbr, Cookbook, Desc, Timeline, Visits
 from ehr_tokenize.driver import tokenize
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
@@ -40,6 +43,14 @@ from .reference import (
 )
 
 BLOCKS, BLOCK = 20, 50
+OTHERS = [Visits(), Clmbr(), Cookbook(), Timeline(), Cehr()]
+OTHERS += [Desc()] * bool(find_spec("tokenizers"))
+MORE = [
+    "(unit|text_value) is not UTF-8",
+    "column (unit|text_value) is there twice",
+    "cannot be told from another token",
+]
+"""What other schemes refuse as well."""
 
 
 def read(out: Path) -> dict[int, dict]:
@@ -140,6 +151,27 @@ def one_line(message: str) -> bool:
     return len(message.splitlines()) == 1 and message.isprintable()
 
 
+def try_another(case: Case, root: Path, expected: list[str]) -> None:
+    """Another scheme refuses the same and little more, and loses no event either."""
+    out = root / "other"
+    try:
+        done = tokenize(root / "meds", out, case.config, workers=case.workers)
+    except UserError as e:
+        message = str(e)
+        assert one_line(message), message
+        assert case.unsure or any(re.search(p, message) for p in expected + MORE), message
+        return
+    assert set(expected) <= set(MORE)
+    if not case.unsure:
+        assert sum(s.events for s in done.splits) == len(case.rows)
+        made = read(out)
+        assert made.keys() == records(case).keys()
+        for subject, rows in records(case).items():
+            times = [r.time for r in rows if not excluded(case, r)]
+            assert set(made[subject]["time"]) == {None, *times}
+    shutil.rmtree(out)
+
+
 def run(number: int, root: Path) -> str:
     """Try one case; say what came of it."""
     rng, case = build(number)
@@ -150,6 +182,10 @@ def run(number: int, root: Path) -> str:
         report = check(meds)
         assert all(map(one_line, report.lines()))
         expected = refusals(case) if not case.unsure else []
+        if number % 4 == 0:
+            other = replace(case.config, scheme=rng.choice(OTHERS))
+            try_another(replace(case, config=other), root, expected)
+            assert sorted(root.rglob("*")) == before, "something is left"
         try:
             done = tokenize(meds, out, case.config, workers=case.workers)
         except UserError as e:
@@ -173,7 +209,8 @@ def run(number: int, root: Path) -> str:
         )  # fmt: skip
         assert report.codes == len({r.code for r in rows})
         compare(case, out, done)
-        found = truncated(rng, case) if rng.random() < 0.3 else None
+        assert all(map(one_line, done.lines()))
+        found = truncated(rng, case) if rng.random() < 0.25 else None
         if found:
             part, cut = found
             write(part, root / "part")
