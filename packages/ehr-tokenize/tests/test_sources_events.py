@@ -109,6 +109,23 @@ def test_every_file_form_and_order_of_rows_gives_the_same_bytes(tmp_path):
     assert len(read(tmp_path / "parts.out")) == 4
 
 
+def test_times_with_a_zone_become_utc_from_text_and_from_parquet(tmp_path):
+    source = table(
+        tmp_path / "e.csv", ["1,2020-07-01T10:00:00+02:00,A", "1,2020-07-01T10:00:00Z,B"]
+    )
+    from_events(source, tmp_path / "text", WHAT)
+    typed = pl.read_csv(source).with_columns(
+        t=pl.col("t").str.to_datetime(time_zone="UTC").dt.convert_time_zone("Europe/Berlin")
+    )
+    typed.write_parquet(tmp_path / "e.parquet")
+    from_events(tmp_path / "e.parquet", tmp_path / "typed", WHAT)
+    for out in ("text", "typed"):
+        assert read(tmp_path / out)["time"].to_list() == [
+            datetime(2020, 7, 1, 8),
+            datetime(2020, 7, 1, 10),
+        ]
+
+
 def test_json_beside_tables_is_no_part_of_them(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()

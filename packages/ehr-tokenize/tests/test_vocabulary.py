@@ -31,7 +31,7 @@ def made(tmp_path, write_meds):
 
     def make(subjects, config=None, parents=None, splits=None, **kwargs):
         flat = [
-            (s, datetime.fromisoformat(t), c, *(v or [None]))
+            (s, t and datetime.fromisoformat(t), c, *(v or [None]))
             for s, found in subjects.items()
             for t, c, *v in found
         ]
@@ -105,6 +105,13 @@ def test_a_delayed_code_is_known_later_and_takes_its_place_there(made):
     _, words, times = made(subjects, {"delay": {"^DX": 2.0}})
     assert words[1] == ["LAB", "DX", "LAB", "LAB"]
     assert [t.day for t in times[1]] == [2, 3, 3, 4]
+
+
+def test_what_is_always_known_is_not_delayed(made):
+    subjects = {1: [[None, "DX"], [DAY.format(1), "LAB"]]}
+    _, words, times = made(subjects, {"delay": {".*": 400.0}})
+    assert words[1] == ["DX", "LAB"]
+    assert [t and (t.year, t.month) for t in times[1]] == [None, (2021, 2)]
 
 
 def test_a_token_that_few_people_have_is_left_out(made):
