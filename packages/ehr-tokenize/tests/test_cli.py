@@ -34,6 +34,10 @@ def test_inspect_counts_what_is_there(tokens, cohort):
     assert sum(r["events"] for r in found.splits) == sum(sizes)
     assert sum(r["tokens"] for r in found.splits) == sum(sizes) + 40
     assert max(r["longest"] for r in found.splits) == max(sizes) + 1
+    lengths = [size + 1 for size in sizes]
+    for row in found.lengths:
+        low, high = (int(x) for x in row["tokens"].split(" - "))
+        assert row["subjects"] == sum(low <= n <= high for n in lengths)
     assert sum(r["subjects"] for r in found.lengths) == 40
     assert found.splits[0]["unknown"] == "0.00%"
     assert [r["kind"] for r in found.vocabulary] == ["special", "code", "value"]

@@ -297,7 +297,7 @@ def test_a_bad_lookup_table_is_refused(write_meds, tmp_path, table, message):
 
 def test_values_are_told_by_the_bins_of_a_tokenizer(write_meds, tmp_path):
     past = [("2020-01-01", "LAB//K//mmol/L", float(v)) for v in range(8)]
-    past += [("2020-01-02", "LAB//CL//mmol/L", 100.0), ("2020-01-03", "LAB//K//mmol/L", np.nan)]
+    past += [("2020-01-02", "LAB//CL//mmol/L", 3.0), ("2020-01-03", "LAB//K//mmol/L", np.nan)]
     meds = write_meds(frame(rows(1, past)))
     config = {"numeric": {"n_bins": 4, "min_values": 8}}
     tokenize(meds, tmp_path / "tokens", validate(TokenizeConfig, config, where="test"))
@@ -305,7 +305,7 @@ def test_values_are_told_by_the_bins_of_a_tokenizer(write_meds, tmp_path):
     narrate(meds, labels, tmp_path / "out", NarrateConfig(bins=tmp_path / "tokens"))
     assert texts(tmp_path / "out") == [
         "K below 2 mmol/L, K below 2 mmol/L, K 2 to 4 mmol/L, K 2 to 4 mmol/L, K 4 to 6 mmol/L, "
-        "K 4 to 6 mmol/L, K at least 6 mmol/L, K at least 6 mmol/L, CL 100 mmol/L, K"
+        "K 4 to 6 mmol/L, K at least 6 mmol/L, K at least 6 mmol/L, CL 3 mmol/L, K"
     ]
     manifest = read_manifest(tmp_path / "out", NARRATIVES, reader="test")
     assert manifest.inputs["bins"].contract == "tokens/1"

@@ -199,6 +199,37 @@ def test_admissions_and_deaths_come_at_the_stated_rates() -> None:
         assert abs(count - expected) < 4 * np.sqrt(expected) + 0.02 * expected  # 2%: the grid
 
 
+def test_deaths_depend_on_age_burden_and_the_last_stay_as_stated() -> None:
+    # the same with weights: each part of the rate is told from a wrong one by what it multiplies
+    config, latent, entry, end, done = course(8000, death_rate=0.05, admission_rate=0.5)
+    (subject, age, since, acute), step = at_risk(entry, end, done)
+    years = np.maximum(age[:, None] - latent.onset[subject], 0)
+    burden = (1 - np.exp(-latent.rate[subject] * years)) @ np.array([c.burden for c in CONDITIONS])
+    after = np.exp(-since / config.readmission_days) / (1 + np.exp(-1.5 * (acute - 0.5)))
+    rate = 0.05 * np.exp(0.05 * (age - 60) + 0.9 * burden + 1.5 * after) * step
+    outside = np.isin(
+        np.arange(len(entry)), done.encounters.subject[done.encounters.died], invert=True
+    )
+    died = np.flatnonzero(outside & ~np.isnan(done.death))
+    last = np.searchsorted(subject, died, side="right") - 1  # at risk until the death
+    assert len(died) > 2000
+    for weight in (np.ones(len(age)), (age - 60) / 10, burden, after):
+        difference = weight[last].sum() - (weight * rate).sum()
+        grid = 0.01 * np.abs(weight * rate).sum()
+        assert abs(difference) < 4 * np.sqrt((weight**2 * rate).sum()) + grid
+
+
+def test_frailty_brings_conditions_earlier_as_stated() -> None:
+    male = np.zeros(20_000, bool)
+    latent = sample_latent(np.random.default_rng(0), male, SynthConfig())
+    condition = CONDITIONS[0]  # it has no causes
+    chance = -np.expm1(-condition.hazard * np.exp(0.4 * latent.frailty))
+    for some in (latent.frailty < -0.5, latent.frailty > 0.5):
+        n, expected = some.sum(), chance[some].mean()
+        found = (latent.onset[some, 0] <= 60).mean()
+        assert abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
+
+
 def admissions_by_burden(**settings):
     _, latent, entry, end, done = course(**settings)
     everyone = np.arange(len(entry))
