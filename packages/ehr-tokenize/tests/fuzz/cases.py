@@ -33,6 +33,7 @@ class File:
     reshape: list[Callable[[pa.Table], pa.Table]] = field(default_factory=list)
     options: dict = field(default_factory=dict)
     damage: Callable[[bytes], bytes] | None = None
+    valueless: bool = False
 
 
 @dataclass

@@ -229,10 +229,9 @@ def a_column_has_a_wrong_type(rng, case):
 @fault
 def a_column_is_missing(rng, case):
     file, name = rng.choice(case.files), rng.choice(list(TYPES))
-    file.reshape.append(lambda t: t.drop_columns([n for n in t.column_names if n == name]))
+    file.reshape.append(lambda t: t.select([i for i, n in enumerate(t.column_names) if n != name]))
     if name == "numeric_value":
-        for row in file.rows:
-            row.value = None
+        file.valueless = True
     else:
         case.refused.append(rf"/{file.name}: not MEDS, column {name} is missing")
 

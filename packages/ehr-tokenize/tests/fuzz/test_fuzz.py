@@ -135,6 +135,9 @@ def build(number: int) -> tuple[random.Random, Case]:
     for one in rng.sample(ALL, rng.choice([0, 1, 1, 1, 2, 3])):
         case.faults.append(one.__name__)
         one(rng, case)
+    for file in case.files:
+        if file.valueless:
+            file.rows = [replace(r, value=None) for r in file.rows]
     return rng, case
 
 
