@@ -224,6 +224,14 @@ def test_numbers_that_float32_cannot_hold_are_counted(tmp_path):
     assert read(tmp_path / "out")["numeric_value"].to_list() == [None, None, 0.0]
 
 
+def test_a_note_beside_a_value_is_kept(tmp_path):
+    source = table(tmp_path / "e.csv", ["1,2020-01-01,A,4.1,hemolysed"], "p,t,c,v,n")
+    config = EventsConfig(subject="p", code="c", time="t", value="v", text="n")
+    from_events(source, tmp_path / "out", config)
+    [row] = read(tmp_path / "out").select("numeric_value", "text_value").rows()
+    assert row == (pytest.approx(4.1), "hemolysed")
+
+
 def test_value_and_text_in_one_column(tmp_path):
     source = table(tmp_path / "e.csv", ["1,2020-01-01,A,12", "1,2020-01-01,B,trace"], "p,t,c,v")
     from_events(

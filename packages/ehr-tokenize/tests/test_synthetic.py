@@ -219,6 +219,16 @@ def test_deaths_depend_on_age_burden_and_the_last_stay_as_stated() -> None:
         assert abs(difference) < 4 * np.sqrt((weight**2 * rate).sum()) + grid
 
 
+def test_men_have_conditions_at_the_stated_ratio() -> None:
+    condition = next(c for c in CONDITIONS if c.male and not c.causes)
+    config = SynthConfig(frailty_onset=0)
+    for male in (True, False):
+        latent = sample_latent(np.random.default_rng(0), np.full(20_000, male), config)
+        found = (latent.onset[:, CONDITIONS.index(condition)] <= 60).mean()
+        expected = -np.expm1(-condition.hazard * np.exp(condition.male * male))
+        assert abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / 20_000)
+
+
 def test_frailty_brings_conditions_earlier_as_stated() -> None:
     male = np.zeros(20_000, bool)
     latent = sample_latent(np.random.default_rng(0), male, SynthConfig())
