@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -114,6 +115,18 @@ def test_wrong_column_types(run, good, column, dtype, found):
     path = good / "data/0.parquet"
     pl.read_parquet(path).with_columns(pl.col(column).cast(dtype)).write_parquet(path)
     assert f"data/0.parquet: column {found}" in run(good)
+
+
+def test_a_file_whose_name_is_not_utf8(run, good, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(good) + b"/data/\xff.parquet"))
+    try:
+        (good / "data/0.parquet").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "data/\\udcff.parquet': the name is not UTF-8; rename the file" in run(good)
+    odd.rename(good / "data/0.parquet")
+    Path(os.fsdecode(os.fsencode(good) + b"/\xff.txt")).touch()  # which nothing reads
+    assert fitted(good, tmp_path / "made").is_dir()
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])

@@ -130,6 +130,8 @@ def schema_problem(path: Path) -> Problem | None:
     try:
         schema = pq.read_schema(path)
         names = schema.names
+    except UnicodeEncodeError:
+        return Problem(ascii(str(path)), "the name is not UTF-8; rename the file", 1)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         return Problem(str(path), f"not a readable Parquet file, perhaps truncated ({line(e)})", 1)
     for name, accepted in SCHEMA.items():

@@ -283,7 +283,8 @@ def raw_source(
     files = [directory] if directory.is_file() else [directory / p for p in _listed(directory)]
     digest = hashlib.sha256()
     for path, hashed in zip(files, _hashes(files, workers), strict=True):
-        digest.update(f"{hashed}  {path.relative_to(directory).as_posix()}\n".encode())
+        line = f"{hashed}  {path.relative_to(directory).as_posix()}\n"
+        digest.update(line.encode(errors="surrogateescape"))  # a name may be any bytes
     return Source(contract=contract, producer=producer, fingerprint=digest.hexdigest())
 
 
