@@ -71,7 +71,9 @@ def test_maps_come_first_and_what_they_do_not_know_is_kept_and_counted(made, tmp
     done, words, _ = made(subjects, {"maps": maps})
     assert words[1] == ["ICD10CM//E11", "ICD9//V99", "ICD10CM//E11", "LAB"]
     assert [(r.events_mapped, r.events_unmapped) for r in done.maps] == [(1, 1), (2, 0)]
-    assert any("1 of 2 codes mapped, 1 kept" in line for line in done.lines())
+    assert done.lines()[1].startswith(
+        "map ICD9// -> ICD10CM// by map.csv: 1 of 2 codes mapped, 1 kept as they were (1 events)"
+    )
     # the tokenizer holds the table itself: the file may go
     (tmp_path / "map.csv").unlink()
     _, again, _ = made(subjects, tokenizer=done.out)
@@ -118,6 +120,26 @@ def test_a_token_that_few_people_have_is_left_out(made):
     subjects = {1: rows("RARE", "RARE", "RARE", "A"), 2: rows("A"), 3: rows("A")}
     _, words, _ = made(subjects, {"vocabulary": {"min_subjects": 2}})
     assert words[1] == ["[UNK]", "[UNK]", "[UNK]", "A"]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ({"exclude": [".*"]}, r"vocabulary\.exclude leaves no event of train"),
+        (
+            {"min_subjects": 9},
+            r"min_count = 1 and min_subjects = 9 leave none of the 2 tokens that",
+        ),
+        ({"min_count": 9}, r"min_count = 9 and min_subjects = 1 leave none of the 2 tokens that"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["joint", "timeline"])
+def test_a_vocabulary_without_any_code_is_refused(made, tmp_path, kind, vocabulary, message):
+    subjects = {1: rows("A", "B"), 2: rows("A")}
+    with pytest.raises(ConfigError, match=message):
+        made(subjects, {"scheme": {"kind": kind}, "vocabulary": vocabulary})
+    assert not list(tmp_path.glob("*out*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_values_of_few_people_are_not_in_the_tokenizer_either(made):

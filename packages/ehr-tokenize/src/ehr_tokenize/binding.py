@@ -159,6 +159,11 @@ def family(code: str) -> str:
     Examples:
         >>> family("LAB//50912//mg/dL"), family("ICD10CM/E11.9"), family("MEDS_DEATH")
         ('LAB', 'ICD10CM', '(no prefix)')
+        >>> family("BMI (kg/m2)")
+        '(no prefix)'
     """
-    head, slash, _ = code.partition("/")
-    return head if slash and head else "(no prefix)"
+    head, slashes, _ = code.partition("//")
+    if not slashes:
+        head, slashes, _ = code.partition("/")
+        slashes = "" if " " in head else slashes  # a unit or a date, not a system of codes
+    return head if slashes and head else "(no prefix)"

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ehr_tokenize.coverage import Family, families, write_coverage
 from ehr_tokenize.events import Events, ranges
 from ehr_tokenize.fit import fit_bound
 from ehr_tokenize.keys import code_of, shown
-from ehr_tokenize.maps import MapReport, apply_maps, resolve
+from ehr_tokenize.maps import MapReport, apply_maps, map_name, resolve
 from ehr_tokenize.meds import (
     CONTRACT,
     SPLITS,
@@ -39,7 +39,15 @@ from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_sh
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, refuse_existing, seal, source
+from ehr_tracking.manifest import (
+    MANIFEST,
+    Source,
+    new_artifact,
+    raw_source,
+    refuse_existing,
+    seal,
+    source,
+)
 
 PRODUCER = f"ehr-tokenize {__version__}"
 _SCRATCH = ".scratch"
@@ -141,6 +149,7 @@ def tokenize(
             does not fit the given tokenizer, or `out` is taken.
     """
     config = config or TokenizeConfig()
+    names = [map_name(step) for step in config.maps]
     config = replace(config, maps=resolve(config.maps))
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):
@@ -150,13 +159,7 @@ def tokenize(
     given = Tokenizer.from_pretrained(tokenizer) if tokenizer else None
     if given:
         config = _adopt(config, given, str(tokenizer))
-    inputs = {"meds": raw_source(meds, contract=CONTRACT, workers=workers)}
-    if tokenizer:
-        inputs["tokenizer"] = (
-            source(tokenizer)
-            if (tokenizer / MANIFEST).is_file()
-            else raw_source(tokenizer / TOKENIZER, contract="tokenizer/1")
-        )
+    inputs = _inputs(meds, tokenizer, workers)
     key = run_key(PRODUCER, config, inputs)
     with new_artifact(out, overwrite=overwrite, key=key) as directory:
         finished, scratch = Finished(directory), directory / _SCRATCH
@@ -179,6 +182,7 @@ def tokenize(
         write_coverage(directory, {s.split: list(s.families) for s in summaries})
         if given:
             _refuse_foreign(summaries, config.max_unknown, f"{meds} and {tokenizer}")
+        maps = job.reports(names)
         shutil.rmtree(scratch)
         finished.clear()
         seal(
@@ -192,7 +196,18 @@ def tokenize(
             workers=workers,
         )
     written = tuple(s for s in summaries if s.subjects)
-    return Summary(out, len(fitted), written, named is None, job.maps, len(finished.kept))
+    return Summary(out, len(fitted), written, named is None, maps, len(finished.kept))
+
+
+def _inputs(meds: Path, tokenizer: Path | None, workers: int) -> dict[str, Source]:
+    inputs = {"meds": raw_source(meds, contract=CONTRACT, workers=workers)}
+    if tokenizer:
+        inputs["tokenizer"] = (
+            source(tokenizer)
+            if (tokenizer / MANIFEST).is_file()
+            else raw_source(tokenizer / TOKENIZER, contract="tokenizer/1")
+        )
+    return inputs
 
 
 class _Job:
@@ -209,8 +224,13 @@ class _Job:
     ) -> None:
         self.table, self.fitted, self.binding = table, fitted, binding
         self.config, self.directory, self.finished = config, directory, finished
-        self.maps = _map_reports(table, config)
         self.rows: dict[str, int] = {}
+
+    def reports(self, names: Sequence[str]) -> tuple[MapReport, ...]:
+        """What each map did, under the names that the user gave; those of a given tokenizer have none."""
+        found = _map_reports(self.table, self.config)
+        given = names or [r.name for r in found]
+        return tuple(replace(r, name=n) for r, n in zip(found, given, strict=True))
 
     def write(self, split: int, subjects: npt.NDArray[np.int64], workers: int) -> SplitSummary:
         """Cut the subjects of a split into shards and write them."""

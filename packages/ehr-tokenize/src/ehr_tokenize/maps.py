@@ -261,7 +261,7 @@ def _apply(step: MapStep, codes: list[str], events: list[int]) -> tuple[list[str
         ambiguous += rest in several
     unmapped.sort(key=lambda i: (-events[i], codes[i]))
     report = MapReport(
-        name=_name(step),
+        name=map_name(step),
         candidates=candidates,
         mapped=candidates - len(unmapped),
         unmapped=len(unmapped),
@@ -327,7 +327,8 @@ def _entries(step: TableMap) -> tuple[dict[str, str], set[str]]:
     return entries, several
 
 
-def _name(step: MapStep) -> str:
+def map_name(step: MapStep) -> str:
+    """For a report; a table is named by its file where it is not yet read in."""
     if isinstance(step, TableMap):
         how = step.table.name if step.table else "table"
         return f"{step.from_ or 'any code'} -> {step.to or 'other codes'} by {how}"

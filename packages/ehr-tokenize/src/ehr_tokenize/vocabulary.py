@@ -67,7 +67,7 @@ def build(
 
     Raises:
         UserError: If two tokens would have the same text.
-        ConfigError: If `max_size` has no room for the words of the structure.
+        ConfigError: If `max_size` has no room for the words of the structure, or no other is kept.
     """
     fixed = {w for w in structure(config) if w.kind != "special"}
     found = {c.word: c for c in counts if c.word.kind != "special"}
@@ -79,10 +79,15 @@ def build(
             f"vocabulary.max_size = {limit.max_size} has no room for codes: the scheme needs "
             f"{len(SPECIALS) + len(kept)} tokens of its own"
         )
-    free = [
-        c for w, c in found.items()
-        if w not in fixed and c.events >= limit.min_count and c.subjects >= limit.min_subjects
-    ]  # fmt: skip
+    own = [c for w, c in found.items() if w not in fixed]
+    if not own:
+        raise ConfigError("vocabulary.exclude leaves no event of train")
+    free = [c for c in own if c.events >= limit.min_count and c.subjects >= limit.min_subjects]
+    if not free:
+        raise ConfigError(
+            f"vocabulary.min_count = {limit.min_count} and min_subjects = {limit.min_subjects} leave "
+            f"none of the {len(own):,} tokens that train has"
+        )
     subjects = next((c.events for c in counts if c.word.text == config.scheme.lead), 0)
     kept += free if room is None else sorted(free, key=_rank(config, subjects))[:room]
     kept.sort(key=lambda c: (-c.events, c.word.text))
