@@ -37,11 +37,12 @@ def code_numbers(
         >>> code_numbers(np.array([0, 1, -1, 2, 3]), ["A", "", None, "B"])
         (array([ 0, -2, -1, -3,  3]), ['A', '', '', 'B'])
     """
+    known = [c for c in codes if c]
+    if len(known) == len(codes) and SEPARATOR not in "".join(known):  # nearly always
+        return index, known
     fault = [-3 if c is None else -4 if SEPARATOR in c else 0 if c else -2 for c in codes]
-    if any(fault):
-        numbers = np.array([*(f or i for i, f in enumerate(fault)), -1], np.int64)
-        index = numbers[index]
-    return index, [c or "" for c in codes]
+    numbers = np.array([*(f or i for i, f in enumerate(fault)), -1], np.int64)
+    return numbers[index], [c or "" for c in codes]
 
 
 def times(column: pa.Array) -> npt.NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from tqdm import tqdm
 
 from ehr_tokenize import __version__
@@ -31,11 +30,10 @@ from ehr_tokenize.meds import (
     read_splits,
 )
 from ehr_tokenize.resume import Finished, Shard, run_key
-from ehr_tokenize.sequences import sequences
+from ehr_tokenize.shards import Shards
 from ehr_tokenize.table import EventTable
 from ehr_tokenize.tokenizer import TOKENIZER, VOCAB, Tokenizer
 from ehr_tokenize.vocabulary import CodeInfo
-from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
@@ -52,6 +50,8 @@ from ehr_tracking.manifest import (
 PRODUCER = f"ehr-tokenize {__version__}"
 _SCRATCH = ".scratch"
 _NAMED = 3
+_STRETCH = 1 << 20
+"""Events of train that are counted at a time, which takes an array of all words each."""
 T = TypeVar("T")
 
 
@@ -177,12 +177,12 @@ def tokenize(
             fitted, binding = _fit(table, np.flatnonzero(split == 0), infos, config, workers)
             fitted.save(directory)
         config = with_fitted(config, fitted.config)
-        job = _Job(table, fitted, binding, config, directory, finished)
-        summaries = tuple(job.write(i, np.flatnonzero(split == i), workers) for i in range(3))
+        shards = Shards(directory, table, fitted, binding, finished, workers)
+        rows, summaries = _write(shards, split, config)
         write_coverage(directory, {s.split: list(s.families) for s in summaries})
         if given:
             _refuse_foreign(summaries, config.max_unknown, f"{meds} and {tokenizer}")
-        maps = job.reports(names)
+        maps = _map_reports(table, config, names)
         shutil.rmtree(scratch)
         finished.clear()
         seal(
@@ -192,11 +192,11 @@ def tokenize(
             config=to_dict(config),
             seed=config.seed,
             inputs=inputs,
-            rows={VOCAB: len(fitted)} | job.rows,
+            rows={VOCAB: len(fitted)} | rows,
             workers=workers,
         )
-    written = tuple(s for s in summaries if s.subjects)
-    return Summary(out, len(fitted), written, named is None, maps, len(finished.kept))
+    some = tuple(s for s in summaries if s.subjects)
+    return Summary(out, len(fitted), some, named is None, maps, len(finished.kept))
 
 
 def _inputs(meds: Path, tokenizer: Path | None, workers: int) -> dict[str, Source]:
@@ -210,92 +210,57 @@ def _inputs(meds: Path, tokenizer: Path | None, workers: int) -> dict[str, Sourc
     return inputs
 
 
-class _Job:
-    """Writes the shards of each split."""
-
-    def __init__(
-        self,
-        table: EventTable,
-        fitted: Tokenizer,
-        binding: Binding,
-        config: TokenizeConfig,
-        directory: Path,
-        finished: Finished,
-    ) -> None:
-        self.table, self.fitted, self.binding = table, fitted, binding
-        self.config, self.directory, self.finished = config, directory, finished
-        self.rows: dict[str, int] = {}
-
-    def reports(self, names: Sequence[str]) -> tuple[MapReport, ...]:
-        """What each map did, under the names that the user gave; those of a given tokenizer have none."""
-        found = _map_reports(self.table, self.config)
-        given = names or [r.name for r in found]
-        return tuple(replace(r, name=n) for r, n in zip(found, given, strict=True))
-
-    def write(self, split: int, subjects: npt.NDArray[np.int64], workers: int) -> SplitSummary:
-        """Cut the subjects of a split into shards and write them."""
-        limit = self.config.shard
-        cuts = ranges(self.table.length[subjects], limit.subjects, limit.events)
-
-        def shard(i: int) -> Shard:
-            name = shard_name(SPLITS[split], i)
-            start, stop = cuts[i]
-            made = self.finished.shard(name) or self._write(name, subjects[start:stop])
-            self.rows[name] = made.rows
-            return made
-
-        with ThreadPoolExecutor(workers) as pool:
-            done = pool.map(shard, range(len(cuts)))
-            made = list(tqdm(done, f"writing {SPLITS[split]}", len(cuts), disable=None))
-        total = sum((s.families for s in made), np.zeros((len(self.binding.families), 3), np.int64))
-        return SplitSummary(
-            split=SPLITS[split],
-            subjects=len(subjects),
-            events=int(self.table.length[subjects].sum()),
-            tokens=sum(s.tokens for s in made),
-            unknown=int(total[:, 1].sum()),
-            shards=len(cuts),
-            excluded=int(total[:, 2].sum()),
-            families=tuple(families(self.binding.families, total)),
-        )
-
-    def _write(self, name: str, subjects: npt.NDArray[np.int64]) -> Shard:
-        counted = _Counted(len(self.binding.families))
-        rows = write_shard(self.directory / name, self._groups(subjects, counted))
-        made = Shard(rows, counted.tokens, counted.families)
-        self.finished.note(name, made)
-        return made
-
-    def _groups(self, subjects: npt.NDArray[np.int64], counted: "_Counted") -> Iterator[pa.Table]:
-        for a, b in ranges(self.table.length[subjects], GROUP_SUBJECTS, GROUP_EVENTS):
-            made = sequences(self.table.gather(subjects[a:b]), self.fitted, self.binding)
-            counted.tokens += len(made.token)
-            counted.families += made.families.sum(axis=0)
-            yield to_table(made, len(self.fitted))
+def _write(
+    shards: Shards, split: npt.NDArray[np.uint8], config: TokenizeConfig
+) -> tuple[dict[str, int], list[SplitSummary]]:
+    """Every split; the rows of each shard, and what was written of each split."""
+    rows: dict[str, int] = {}
+    summaries = []
+    for i, name in enumerate(SPLITS):
+        subjects = np.flatnonzero(split == i)
+        written = shards.write(name, subjects, config.shard)
+        rows |= {path: shard.rows for path, shard in written.items()}
+        events = shards.table.length[subjects]
+        summaries.append(_summary(name, events, written, shards.binding.families))
+    return rows, summaries
 
 
-class _Counted:
-    """What went into one shard."""
+def _summary(
+    split: str,
+    events: npt.NDArray[np.int64],
+    written: Mapping[str, Shard],
+    names: list[str],
+) -> SplitSummary:
+    none = np.zeros((len(names), 3), np.int64)
+    total = sum((shard.families for shard in written.values()), none)
+    return SplitSummary(
+        split=split,
+        subjects=len(events),
+        events=int(events.sum()),
+        tokens=sum(shard.tokens for shard in written.values()),
+        unknown=int(total[:, 1].sum()),
+        shards=len(written),
+        excluded=int(total[:, 2].sum()),
+        families=tuple(families(names, total)),
+    )
 
-    def __init__(self, n_families: int) -> None:
-        self.tokens = 0
-        self.families = np.zeros((n_families, 3), np.int64)
 
+def _map_reports(
+    table: EventTable, config: TokenizeConfig, names: Sequence[str]
+) -> tuple[MapReport, ...]:
+    """What each map did, in events of the whole data set, under the names that the user gave.
 
-def _map_reports(table: EventTable, config: TokenizeConfig) -> tuple[MapReport, ...]:
-    """What each map did, in events of the whole data set."""
+    Those of a given tokenizer have none.
+    """
     if not config.maps:
         return ()
     events: dict[str, int] = {}
     for key, count in zip(table.codes, table.code_counts().tolist(), strict=True):
         code = code_of(key)
         events[code] = events.get(code, 0) + count
-    return apply_maps(list(events), config.maps, list(events.values())).report
-
-
-def shard_name(split: str, number: int) -> str:
-    """Path of a shard; names sort in the order of subjects."""
-    return f"{split}/{number:05d}.parquet"
+    found = apply_maps(list(events), config.maps, list(events.values())).report
+    given = names or [r.name for r in found]
+    return tuple(replace(r, name=n) for r, n in zip(found, given, strict=True))
 
 
 def _fit(
@@ -310,7 +275,7 @@ def _fit(
             f"none of the {len(table.subject_id):,} subjects is in the train split, so there is "
             "nothing to fit on; see metadata/subject_splits.parquet or pass --tokenizer"
         )
-    cuts = ranges(table.length[train], len(train), GROUP_EVENTS)
+    cuts = ranges(table.length[train], len(train), _STRETCH)
 
     def parts(apply: Callable[[Events], T]) -> Iterable[T]:
         with ThreadPoolExecutor(workers) as pool:
@@ -332,7 +297,7 @@ def _adopt(config: TokenizeConfig, given: Tokenizer, where: str) -> TokenizeConf
     return with_fitted(config, given.config)
 
 
-def _refuse_foreign(summaries: tuple[SplitSummary, ...], limit: float, which: str) -> None:
+def _refuse_foreign(summaries: Sequence[SplitSummary], limit: float, which: str) -> None:
     unknown, events = sum(s.unknown for s in summaries), sum(s.events for s in summaries)
     if unknown > limit * events:
         raise UserError(

@@ -60,10 +60,10 @@ def matching(patterns: Sequence[str], keys: Sequence[Key]) -> npt.NDArray[np.boo
         >>> matching(["^A$", "B"], [Key("A"), Key("AB"), Key("C")])
         array([ True,  True, False])
     """
-    found = np.zeros(len(keys), bool)
+    found, codes = np.zeros(len(keys), bool), [k.code for k in keys]
     for pattern in patterns:
-        search = re.compile(pattern).search
-        found |= np.array([search(k.code) is not None for k in keys], bool)
+        hits = map(re.compile(pattern).search, codes)
+        found |= np.array([hit is not None for hit in hits], bool)
     return found
 
 

@@ -158,7 +158,7 @@ def _write(scratch: Path, row: int, batch: Batch, code: npt.NDArray[np.uint32]) 
     # plain writes: a full disk is an error here, where a memory map would kill the process
     values = {"time": batch.time, "code": code, "value": batch.value}
     for name, dtype in _COLUMNS.items():
-        data = memoryview(np.ascontiguousarray(values[name], dtype).tobytes())
+        data = np.ascontiguousarray(values[name], dtype).data.cast("B")
         file = os.open(scratch / name, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             at = row * np.dtype(dtype).itemsize

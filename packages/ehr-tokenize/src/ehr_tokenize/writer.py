@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from ehr_tokenize.sequences import Sequences
 
 GROUP_SUBJECTS = 512
-GROUP_EVENTS = 1 << 20
+GROUP_EVENTS = 1 << 17
 """A row group closes at whichever comes first: what a reader fetches for one subject, and what the
-writer holds in memory."""
+writer holds in memory. So many events are a megabyte a column: what a processor's cache holds."""
 
 
 def to_table(s: Sequences, vocab_size: int) -> pa.Table:

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.coverage import Family, families, write_coverage
-from ehr_tokenize.driver import PRODUCER, shard_name
+from ehr_tokenize.driver import PRODUCER
 from ehr_tokenize.events import ranges
 from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, read_splits
 from ehr_tokenize.sequences import Sequences
+from ehr_tokenize.shards import shard_name
 from ehr_tokenize.tokenizer import VOCAB, Tokenizer
 from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
 from ehr_tracking.config import to_dict
