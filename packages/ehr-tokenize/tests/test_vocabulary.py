@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ehr_tokenize import inspection
 from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.coverage import read_coverage
+from ehr_tokenize.sequences import _occurrences
 from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.config import ConfigError, validate
 
@@ -140,6 +144,18 @@ def test_a_vocabulary_without_any_code_is_refused(made, tmp_path, kind, vocabula
         made(subjects, {"scheme": {"kind": kind}, "vocabulary": vocabulary})
     assert not list(tmp_path.glob("*out*"))
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("n_tokens", [7, 10_000])  # counted in a table, and by sorting
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=40))
+def test_events_and_subjects_of_tokens_are_what_a_dictionary_counts(n_tokens, pairs):
+    subject, token = (np.array([p[i] for p in pairs], int) for i in (0, 1))
+    events, subjects = _occurrences(subject, token.astype(np.uint32), (5, n_tokens))
+    for t in range(n_tokens if n_tokens < 10 else 8):
+        assert events[t] == sum(p[1] == t for p in pairs)
+        assert subjects[t] == len({p[0] for p in pairs if p[1] == t})
+    assert events.sum() == len(pairs)
+    assert len(events) == len(subjects) == n_tokens
 
 
 def test_values_of_few_people_are_not_in_the_tokenizer_either(made):

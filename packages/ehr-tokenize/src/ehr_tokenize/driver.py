@@ -34,6 +34,7 @@ from ehr_tokenize.shards import Shards
 from ehr_tokenize.table import EventTable
 from ehr_tokenize.tokenizer import TOKENIZER, VOCAB, Tokenizer
 from ehr_tokenize.vocabulary import CodeInfo
+from ehr_tokenize.writer import GROUP_EVENTS
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError
@@ -51,7 +52,7 @@ PRODUCER = f"ehr-tokenize {__version__}"
 _SCRATCH = ".scratch"
 _NAMED = 3
 _STRETCH = 1 << 20
-"""Events of train that are counted at a time, which takes an array of all words each."""
+"""Most events of train that are counted at a time."""
 T = TypeVar("T")
 
 
@@ -275,7 +276,9 @@ def _fit(
             f"none of the {len(table.subject_id):,} subjects is in the train split, so there is "
             "nothing to fit on; see metadata/subject_splits.parquet or pass --tokenizer"
         )
-    cuts = ranges(table.length[train], len(train), _STRETCH)
+    # each stretch takes an array of all words, so that many codes need long ones to be worth it
+    stretch = min(max(GROUP_EVENTS, 8 * len(table.codes)), _STRETCH)
+    cuts = ranges(table.length[train], len(train), stretch)
 
     def parts(apply: Callable[[Events], T]) -> Iterable[T]:
         with ThreadPoolExecutor(workers) as pool:

@@ -19,6 +19,9 @@ from ehr_tokenize.tokenizer import Tokenizer
 
 Number = TypeVar("Number", bound=np.generic)
 
+_DENSE = 8
+"""Entries of a table for each token that is counted with it, at most."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
@@ -92,14 +95,34 @@ def count_words(
     lead = np.repeat(binding.structure.lead, n)
     all_tokens = np.concatenate([lead, token, *(p.token for p in added)])
     of = [np.arange(n), subject if row is None else subject[row], *(subject[p.row] for p in added)]
-    pair = np.sort(np.concatenate(of) * n_words + all_tokens)
-    distinct = pair[np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]]
     seconds = np.zeros(n_words, np.int64)
     for piece in added:
         if piece.seconds is not None:
             np.add.at(seconds, piece.token, piece.seconds)
-    count = np.bincount(all_tokens, minlength=n_words)
-    return np.stack([count, np.bincount(distinct % n_words, minlength=n_words), seconds])
+    return np.stack([*_occurrences(np.concatenate(of), all_tokens, (n, n_words)), seconds])
+
+
+def _occurrences(subject: Rows, token: Ids, shape: tuple[int, int]) -> tuple[Rows, Rows]:
+    """How often each token occurs, and in how many subjects.
+
+    Args:
+        subject: [T]
+        token: [T]
+        shape: Subjects and tokens that there are.
+
+    Examples:
+        >>> _occurrences(np.array([0, 0, 1]), np.array([2, 2, 2], np.uint32), (2, 3))
+        (array([0, 0, 3]), array([0, 0, 2]))
+    """
+    n, n_tokens = shape
+    pair = subject * n_tokens + token
+    if n * n_tokens <= _DENSE * len(pair):  # a table of all pairs is faster than to sort them
+        table = np.bincount(pair, minlength=n * n_tokens).reshape(shape)
+        return table.sum(axis=0), (table > 0).sum(axis=0)
+    pair.sort()
+    distinct = pair[np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]]
+    counts = (np.bincount(x, minlength=n_tokens) for x in (token, distinct % n_tokens))
+    return next(counts), next(counts)
 
 
 def _families(

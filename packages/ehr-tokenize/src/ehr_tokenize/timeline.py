@@ -21,16 +21,25 @@ def ages(events: Events, birth: Mask) -> npt.NDArray[np.float32]:
         events: Whole subjects.
         birth: [E] which events are a birth; the first timed one of a subject counts.
     """
-    subject = events.subject()
     timed = events.time != STATIC
-    born_at = _first(np.flatnonzero(birth & timed), subject, len(events.subject_id), len(events))
-    begin_at = _first(np.flatnonzero(timed), subject, len(events.subject_id), len(events))
-    time = np.append(events.time, 0)  # index E: there is none, and nothing reads it
-    born = np.arange(len(events)) >= born_at[subject]
-    reference = np.where(born, time[born_at][subject], time[begin_at][subject])
-    days: npt.NDArray[np.float32] = (
-        np.where(timed, events.time - np.where(timed, reference, 0), 0) / DAY_US
-    ).astype(np.float32)
+    start = events.offsets[:-1]
+    begin = timed.copy()  # the first timed row of each subject, since those without time come first
+    begin[1:] &= ~timed[:-1]
+    begin[start[start < len(events)]] |= timed[start[start < len(events)]]
+    begins = np.flatnonzero(begin)
+    owner = _owner(begins, events)
+    reference = np.zeros(len(start), np.int64)
+    reference[owner] = events.time[begins]
+    births = np.flatnonzero(birth & timed)
+    births = births[np.unique(_owner(births, events), return_index=True)[1]]
+    since = _held(
+        np.concatenate([start, births]),
+        np.concatenate([reference, events.time[births]]),
+        len(events),
+    )
+    days: npt.NDArray[np.float32] = (np.where(timed, events.time - since, 0) / DAY_US).astype(
+        np.float32
+    )
     return days
 
 
@@ -53,24 +62,40 @@ def visits(
         [E] ordinal from 1 (held at 65,535), [E] whether a visit begins.
     """
     row = np.flatnonzero((events.time != STATIC) & ~birth)
-    subject, time = events.subject(), events.time[row]
-    begins = start[row]
-    begins |= np.diff(subject[row], prepend=-1) != 0
+    time, begins = events.time[row], start[row]
+    first = np.searchsorted(row, events.offsets)  # of each subject, in `row`
+    begins[first[:-1][first[:-1] < first[1:]]] = True
     if gap_days is not None:
         begins |= np.diff(time, prepend=time[:1]) > gap_days * DAY_US
     row, time = row[begins], time[begins]
-    again = (np.diff(subject[row], prepend=-1) == 0) & (np.diff(time, prepend=time[:1]) == 0)
+    owner = _owner(row, events)
+    again = (np.diff(owner, prepend=-1) == 0) & (np.diff(time, prepend=time[:1]) == 0)
+    row, owner = row[~again], owner[~again]
     flags = np.zeros(len(events), bool)
-    flags[row[~again]] = True
-    total = np.concatenate([[0], np.cumsum(flags)])
-    ordinal = total[1:] - np.repeat(total[events.offsets[:-1]], np.diff(events.offsets))
+    flags[row] = True
+    before = np.searchsorted(row, events.offsets[:-1])
+    number = np.arange(len(row)) - before[owner] + 1
+    ordinal = _held(
+        np.concatenate([events.offsets[:-1], row]),
+        np.concatenate([np.zeros(len(before), np.int64), number]),
+        len(events),
+    )
     return np.minimum(ordinal, np.iinfo(np.uint16).max).astype(np.uint16), flags
 
 
-def _first(
-    rows: npt.NDArray[np.int64], subject: npt.NDArray[np.int64], n: int, missing: int
+def _owner(row: npt.NDArray[np.int64], events: Events) -> npt.NDArray[np.int64]:
+    """Which subject each of some rows belongs to."""
+    return np.searchsorted(events.offsets, row, side="right") - 1
+
+
+def _held(
+    start: npt.NDArray[np.int64], value: npt.NDArray[np.int64], n: int
 ) -> npt.NDArray[np.int64]:
-    """[N] the first of `rows` (ascending) of each subject, else `missing`."""
-    first = np.full(n, missing, np.int64)
-    first[subject[rows[::-1]]] = rows[::-1]
-    return first
+    """[n] the value of the last start that is not after each row; of equal starts, the later one.
+
+    Examples:
+        >>> _held(np.array([0, 3, 1, 3]), np.array([5, 6, 7, 8]), 5)
+        array([5, 7, 7, 8, 8])
+    """
+    order = np.argsort(start, kind="stable")
+    return np.repeat(value[order], np.diff(np.append(start[order], n)))

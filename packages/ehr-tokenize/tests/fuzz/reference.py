@@ -7,6 +7,7 @@ from collections import Counter
 from .cases import DAY, Case, Row
 from .faults import FIRST, LAST, SPECIALS
 
+NOTHING_LEFT = r"vocabulary\.exclude leaves no event of train"
 SPLITS = ("train", "tuning", "held_out")
 BIRTH = re.compile(r"MEDS_BIRTH(//|$)", re.ASCII)
 
@@ -32,6 +33,9 @@ def refusals(case: Case) -> list[str]:
         found.append(f"none of the {len(subjects)} subjects is in the train split")
     if not found:
         found += ["cannot be told from another token"] * bool(twins(case))
+        train = [r for r in case.rows if splits[r.subject] == "train"]
+        if all(excluded(case, r) for r in train):
+            found.append(NOTHING_LEFT)
     return found
 
 
