@@ -5,7 +5,7 @@ N subjects, T tokens, L tokens of the longest subject.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,11 +122,21 @@ def _listed(events: object, extra: Extra) -> pa.Table:
     empty = next((i for i, s in enumerate(subjects) if not s), None)
     if empty is not None:
         raise UserError(f"{_WHERE}: subject {empty} has no event")
-    rows = [(i, _row(e)) for i, s in enumerate(subjects) for e in s]
     names = [*_FIELDS, *(n for n in extra if n and n not in _FIELDS)]
-    columns: dict[str, list[Any]] = {"subject_id": [i for i, _ in rows]}
-    columns |= {n: [r.get(n) for _, r in rows] for n in names}
+    columns: dict[str, Any] = {
+        "subject_id": np.repeat(np.arange(len(subjects)), [len(s) for s in subjects]),
+        **_columns([e for s in subjects for e in s], names),
+    }
     return pa.table({n: _array(n, column) for n, column in columns.items()})
+
+
+def _columns(rows: list[object], names: list[str]) -> dict[str, Sequence[Any]]:
+    tuples: list[tuple[Any, ...]] = [r for r in rows if type(r) is tuple]
+    if len(tuples) == len(rows) and max(map(len, tuples)) <= len(_FIELDS):  # fast, and usual
+        found = dict(zip(_FIELDS, zip_longest(*tuples), strict=False))
+        return {n: found.get(n) or [None] * len(rows) for n in names}
+    dicts = [_row(e) for e in rows]
+    return {n: [r.get(n) for r in dicts] for n in names}
 
 
 def _row(event: object) -> dict[str, Any]:
@@ -140,7 +150,7 @@ def _row(event: object) -> dict[str, Any]:
     return dict(zip(_FIELDS, event, strict=False))
 
 
-def _array(name: str, column: list[Any]) -> pa.Array:
+def _array(name: str, column: Sequence[Any]) -> pa.Array:
     try:
         return pa.array(column, _TYPES.get(name, pa.string()))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
