@@ -10,20 +10,13 @@ import pytest
 
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.driver import tokenize
+from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 
 DAY = datetime.fromisoformat("2020-01-01")
 KINDS = ["joint", "visits", "clmbr", "cookbook", "desc", "timeline", "cehr"]
-SCHEMA = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "code": pl.String,
-    "numeric_value": pl.Float32,
-    "text_value": pl.String,
-    "unit": pl.String,
-}
 COLUMNS = ("token", "time", "age", "visit", "segment")
 
 

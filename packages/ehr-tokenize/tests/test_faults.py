@@ -10,6 +10,7 @@ import pytest
 from ehr_tokenize import inspection
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.driver import tokenize
+from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tokenize.words import SPECIALS
 from ehr_tracking.config import validate
@@ -17,14 +18,6 @@ from ehr_tracking.config import validate
 KINDS = ["joint", "visits", "clmbr", "cookbook", "desc", "timeline", "cehr"]
 VALUED = [k for k in KINDS if k != "desc"]  # which leaves values out, and says so
 START = datetime.fromisoformat("2020-01-01")
-SCHEMA = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "code": pl.String,
-    "numeric_value": pl.Float32,
-    "text_value": pl.String,
-    "unit": pl.String,
-}
 LABS = [("LAB//K", v, "mmol/L") for v in (0.0, 0.0, 1.0, 2.0, 3.0, 4.0)]
 LABS += [("LAB//CONSTANT", 5.0, "g")] * 6 + [("LAB//NULL", None, None)] * 6
 """Train: the edge of potassium is 2."""

@@ -16,6 +16,7 @@ from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.driver import tokenize
 from ehr_tokenize.events import DAY_US
+from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.driver import narrate
 from ehr_tokenize.narrative.text import Record, narrate_record, say_value
@@ -25,14 +26,6 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest, seal, verify
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("narratives/*/in.yaml"))
-SCHEMA = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "code": pl.String,
-    "numeric_value": pl.Float32,
-    "text_value": pl.String,
-    "unit": pl.String,
-}
 
 
 def at(text):

@@ -17,20 +17,13 @@ from hypothesis import strategies as st
 from ehr_tokenize.config import ShardConfig, TokenizeConfig
 from ehr_tokenize.coverage import read_coverage
 from ehr_tokenize.driver import tokenize
+from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tracking.config import load_config
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted(p.stem for p in (ROOT / "configs/tokenize").glob("*.yaml"))
 SCHEMES = ["cehr", "clmbr", "cookbook", "desc", "joint", "timeline", "visits"]
 COLUMNS = ("token", "time", "age", "visit", "segment")
-SCHEMA = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "code": pl.String,
-    "numeric_value": pl.Float32,
-    "text_value": pl.String,
-    "unit": pl.String,
-}
 DESCRIBED = {
     "LAB//K": "Potassium in serum",
     "LAB//NA": "Sodium in serum",

@@ -10,19 +10,12 @@ import yaml
 
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.driver import tokenize
+from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 KINDS = [case.name for case in CASES]
-SCHEMA = {
-    "subject_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "code": pl.String,
-    "numeric_value": pl.Float32,
-    "text_value": pl.String,
-    "unit": pl.String,
-}
 
 
 def moment(found):
