@@ -98,10 +98,11 @@ require_same_vocabulary(loaded, open_tokens(Path("tokens")))
     "ehr-eval": """
 from pathlib import Path
 from ehr_eval.config import EhrshotConfig, LogisticRegressionConfig
-from ehr_eval.counts import count_features
+from ehr_eval.counts.write import count_features
 from ehr_eval.ehrshot import run_ehrshot
-from ehr_eval.features import extract_features
-from ehr_eval.labels import make_labels, read_labels, require_known
+from ehr_eval.features.extract import extract_features
+from ehr_eval.labels import read_labels, require_known
+from ehr_eval.tasks.make import make_labels
 from ehr_tracking.manifest import verify
 
 make_labels(Path("meds"), Path("labels"))

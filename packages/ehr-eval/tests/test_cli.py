@@ -2,7 +2,8 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.config import EhrshotConfig, FeaturesConfig, LightGBMConfig
+from ehr_eval.config import EhrshotConfig, LightGBMConfig
+from ehr_eval.features.config import FeaturesConfig
 from ehr_tracking.config import ConfigError, load_config
 
 

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 from scipy import sparse
 
 from ehr_eval.cli import main
-from ehr_eval.counting import _chunks, count_rows
-from ehr_eval.counts import count_features
-from ehr_eval.counts_config import CountsConfig
+from ehr_eval.counts.config import CountsConfig
+from ehr_eval.counts.count import _chunks, count_rows
+from ehr_eval.counts.things import ancestors, fit_vocabulary, quantile_edges
+from ehr_eval.counts.write import count_features
 from ehr_eval.featureset import read_features
-from ehr_eval.labels import make_labels
-from ehr_eval.vocabulary import ancestors, fit_vocabulary, quantile_edges
+from ehr_eval.tasks.make import make_labels
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, verify
@@ -310,7 +310,7 @@ def test_a_sealed_artifact_with_sorted_rows_the_same_from_any_files(cohort, tmp_
 def test_small_chunks_give_the_same_counts(cohort, tmp_path, monkeypatch) -> None:
     data, labels, _, _ = cohort
     count_features(data, labels, tmp_path / "a")
-    monkeypatch.setattr("ehr_eval.counting.PAIRS", 20)
+    monkeypatch.setattr("ehr_eval.counts.count.PAIRS", 20)
     count_features(data, labels, tmp_path / "b")
     assert load_manifest(tmp_path / "a").files == load_manifest(tmp_path / "b").files
     assert _chunks(np.array([50, 1]), 20) == [(0, 1), (1, 2)]

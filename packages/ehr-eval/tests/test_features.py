@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ehr_eval.config import FeaturesConfig
 from ehr_eval.cutoff import visible_tokens
-from ehr_eval.features import Reader, extract_features
+from ehr_eval.features.config import FeaturesConfig
+from ehr_eval.features.extract import Reader, extract_features
 from ehr_eval.featureset import read_features
 from ehr_models.batch import Span, pack
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint

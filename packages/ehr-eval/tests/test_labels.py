@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.labels import make_labels, read_labels, require_known
+from ehr_eval.labels import read_labels, require_known
 from ehr_eval.meds import read_events, read_splits, splits_by_hash
 from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.make import make_labels
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, verify

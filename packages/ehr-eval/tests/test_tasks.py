@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.course import pair, read_course
 from ehr_eval.tasks.registry import TASKS, choose
-from ehr_eval.tasks.timeline import pair, read_timeline
 from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
 
@@ -47,7 +47,7 @@ def events(*rows):
 def label(task, *rows, **settings):
     """Day of prediction -> label."""
     config = LabelsConfig(**settings)
-    table = TASKS[task].labeler(read_timeline(events(*rows), config), config)
+    table = TASKS[task].labeler(read_course(events(*rows), config), config)
     assert table.columns == ["subject_id", "prediction_time", "boolean_value"]
     assert table.schema["prediction_time"] == pl.Datetime("us")
     days = [(t - START) / timedelta(days=1) for t in table["prediction_time"]]

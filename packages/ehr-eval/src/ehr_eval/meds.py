@@ -1,6 +1,6 @@
 """The part of a MEDS data set that labels and counts need."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow.parquet as pq
 
-from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import Column, Contract, ContractError
 
 MEDS = Contract(
@@ -136,22 +135,6 @@ def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     share = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
     return np.searchsorted(np.array([0.8, 0.9]) * 2.0**53, share.astype(np.float64), side="right")
-
-
-def matching(codes: Sequence[str] | pl.Series, pattern: str) -> pl.Series:
-    """Which of some codes a regular expression matches anywhere.
-
-    Raises:
-        ConfigError: If the expression is beyond polars, which has no look-around.
-
-    Examples:
-        >>> matching(["MEDS_DEATH", "MEDS_BIRTH"], "^MEDS_DEATH").to_list()
-        [True, False]
-    """
-    try:
-        return pl.Series(codes, dtype=pl.String).str.contains(pattern)
-    except pl.exceptions.ComputeError as e:
-        raise ConfigError(f"pattern {pattern!r}: {_line(e)}") from None
 
 
 def _line(error: Exception) -> str:

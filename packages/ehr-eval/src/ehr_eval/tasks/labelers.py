@@ -1,6 +1,6 @@
 """The tasks themselves.
 
-Each labeler is a pure function from a `Timeline` to rows (subject_id, prediction_time,
+Each labeler is a pure function from a `Course` to rows (subject_id, prediction_time,
 boolean_value). A prediction time is inclusive: what happened at that very time is visible, and the
 outcome is strictly later. A window of d days is (prediction time, prediction time + d days].
 """
@@ -8,64 +8,64 @@ outcome is strictly later. A window of d days is (prediction time, prediction ti
 import polars as pl
 
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.timeline import Timeline
+from ehr_eval.tasks.course import Course
 
 ROW = ["subject_id", "prediction_time", "boolean_value"]
 
 
-def in_hospital_mortality(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def in_hospital_mortality(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death in the stay, predicted some hours after admission."""
-    return _running_stays(timeline, config).select(
+    return _running_stays(course, config).select(
         "subject_id",
         "prediction_time",
         boolean_value=pl.col("died") | (pl.col("death") <= pl.col("end")).fill_null(False),
     )
 
 
-def long_stay(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def long_stay(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A stay longer than some days, predicted some hours after admission."""
     longer = pl.col("end") - pl.col("start") > pl.duration(days=config.long_stay_days)
-    return _running_stays(timeline, config).select(
+    return _running_stays(course, config).select(
         "subject_id", "prediction_time", boolean_value=longer
     )
 
 
-def readmission_30d(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def readmission_30d(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """An admission within some days after discharge."""
     days = config.readmission_days
-    return _within(_discharges(timeline), timeline.admissions, days, timeline, config)
+    return _within(_discharges(course), course.admissions, days, course, config)
 
 
-def mortality_1y(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def mortality_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death within a year after discharge."""
-    deaths = timeline.deaths.rename({"death": "time"})
-    return _within(_discharges(timeline), deaths, config.horizon_days, timeline, config)
+    deaths = course.deaths.rename({"death": "time"})
+    return _within(_discharges(course), deaths, config.horizon_days, course, config)
 
 
-def new_diagnosis_1y(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A first diagnosis within a year after discharge, in subjects without one until then."""
-    first = timeline.diagnoses.group_by("subject_id").agg(first=pl.col("time").min())
+    first = course.diagnoses.group_by("subject_id").agg(first=pl.col("time").min())
     rows = (
-        _discharges(timeline)
+        _discharges(course)
         .join(first, on="subject_id", how="left", maintain_order="left")
         .filter(pl.col("first").is_null() | (pl.col("first") > pl.col("prediction_time")))
         .drop("first")
     )
-    return _within(rows, timeline.diagnoses, config.horizon_days, timeline, config)
+    return _within(rows, course.diagnoses, config.horizon_days, course, config)
 
 
-def abnormal_lab_next_visit(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Whether the first value of a measurement in the next visit is abnormal."""
     following = [
         pl.col(c).shift(-1).over("subject_id").alias(f"next_{c}") for c in ("start", "end")
     ]
     rows = (
-        timeline.visits.with_columns(following, prediction_time="end")
+        course.visits.with_columns(following, prediction_time="end")
         .filter(pl.col("next_start") > pl.col("prediction_time"))
         .sort("next_start")
     )
     found = rows.join_asof(
-        timeline.labs.sort("time").rename({"time": "measured"}),
+        course.labs.sort("time").rename({"time": "measured"}),
         left_on="next_start",
         right_on="measured",
         by="subject_id",
@@ -77,10 +77,10 @@ def abnormal_lab_next_visit(timeline: Timeline, config: LabelsConfig) -> pl.Data
     )
 
 
-def _running_stays(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
+def _running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Stays that are still running, and subjects not known dead, some hours after admission."""
     return (
-        timeline.stays.join(timeline.deaths, on="subject_id", how="left", maintain_order="left")
+        course.stays.join(course.deaths, on="subject_id", how="left", maintain_order="left")
         .with_columns(
             prediction_time=pl.col("start") + pl.duration(hours=config.hours_after_admission)
         )
@@ -91,10 +91,10 @@ def _running_stays(timeline: Timeline, config: LabelsConfig) -> pl.DataFrame:
     )
 
 
-def _discharges(timeline: Timeline) -> pl.DataFrame:
+def _discharges(course: Course) -> pl.DataFrame:
     """subject_id, prediction_time: the end of each stay that the subject survived."""
     return (
-        timeline.stays.join(timeline.deaths, on="subject_id", how="left", maintain_order="left")
+        course.stays.join(course.deaths, on="subject_id", how="left", maintain_order="left")
         .filter(~pl.col("died") & (pl.col("death").is_null() | (pl.col("death") > pl.col("end"))))
         .select("subject_id", prediction_time="end")
     )
@@ -104,7 +104,7 @@ def _within(
     rows: pl.DataFrame,
     outcomes: pl.DataFrame,
     days: float,
-    timeline: Timeline,
+    course: Course,
     config: LabelsConfig,
 ) -> pl.DataFrame:
     """Label rows by whether an outcome falls into the window after their prediction time.
@@ -116,7 +116,7 @@ def _within(
         rows: subject_id, prediction_time.
         outcomes: subject_id, time.
         days: Length of the window.
-        timeline: Of the same subjects.
+        course: Of the same subjects.
         config: What becomes of censored rows.
     """
     until = pl.col("prediction_time") + pl.duration(days=days)
@@ -131,8 +131,8 @@ def _within(
             allow_exact_matches=False,
             check_sortedness=False,
         )
-        .join(timeline.deaths, on="subject_id", how="left")
-        .join(timeline.last, on="subject_id", how="left")
+        .join(course.deaths, on="subject_id", how="left")
+        .join(course.last, on="subject_id", how="left")
         .with_columns(boolean_value=(pl.col("outcome") <= until).fill_null(False))
     )
     followed = (pl.col("last") >= until) | pl.col("death").is_not_null()

@@ -1,17 +1,17 @@
 """Tasks by name: what they mean, which codes they need, who labels them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from ehr_eval.meds import matching
 from ehr_eval.tasks import labelers
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.timeline import Timeline
+from ehr_eval.tasks.course import Course
+from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
 
-Labeler = Callable[[Timeline, LabelsConfig], pl.DataFrame]
+Labeler = Callable[[Course, LabelsConfig], pl.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +119,19 @@ def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str,
     if not chosen:
         raise UserError("no task fits this data set: " + "; ".join(skipped.values()))
     return chosen, skipped
+
+
+def matching(codes: Sequence[str] | pl.Series, pattern: str) -> pl.Series:
+    """Which of some codes a regular expression matches anywhere.
+
+    Raises:
+        ConfigError: If the expression is beyond polars, which has no look-around.
+
+    Examples:
+        >>> matching(["MEDS_DEATH", "MEDS_BIRTH"], "^MEDS_DEATH").to_list()
+        [True, False]
+    """
+    try:
+        return pl.Series(codes, dtype=pl.String).str.contains(pattern)
+    except pl.exceptions.ComputeError as e:
+        raise ConfigError(f"pattern {pattern!r}: {' '.join(str(e).split())}") from None

@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ehr_eval import __version__
-from ehr_eval.config import FeaturesConfig
 from ehr_eval.cutoff import visible_tokens
+from ehr_eval.features.config import FeaturesConfig
+from ehr_eval.features.passes import Pass, batches, plan
 from ehr_eval.featureset import write_features
 from ehr_eval.labels import KEY, read_labels, require_known
-from ehr_eval.passes import Pass, batches, plan
 from ehr_models.batch import pack
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.heads import hidden_states, pool

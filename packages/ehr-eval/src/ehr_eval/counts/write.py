@@ -19,11 +19,11 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ehr_eval import __version__
-from ehr_eval.counting import column_names, count_rows
-from ehr_eval.counts_config import CountsConfig
+from ehr_eval.counts.config import CountsConfig
+from ehr_eval.counts.count import column_names, count_rows
+from ehr_eval.counts.things import Vocabulary, fit_vocabulary
 from ehr_eval.labels import KEY, read_labels, require_known
 from ehr_eval.meds import RAW, data_files, read_codes, read_events, read_splits
-from ehr_eval.vocabulary import Vocabulary, fit_vocabulary
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, ContractError
 from ehr_tracking.labels import label_source

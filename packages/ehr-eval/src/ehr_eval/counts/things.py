@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ehr_eval.counts_config import CountsConfig
+from ehr_eval.counts.config import CountsConfig
 from ehr_eval.meds import read_events
 
 

@@ -8,7 +8,7 @@ from ehr_eval.tasks.config import LabelsConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class Course:
     """Whole subjects, cut up once for all labelers. All times are timestamps in microseconds."""
 
     admissions: pl.DataFrame
@@ -27,7 +27,7 @@ class Timeline:
     """subject_id, time, value of each measurement of `config.lab`."""
 
 
-def read_timeline(events: pl.DataFrame, config: LabelsConfig) -> Timeline:
+def read_course(events: pl.DataFrame, config: LabelsConfig) -> Course:
     """Cut the events of some whole subjects into what labelers look at.
 
     Args:
@@ -36,7 +36,7 @@ def read_timeline(events: pl.DataFrame, config: LabelsConfig) -> Timeline:
     """
     timed = events.filter(pl.col("time").is_not_null())
     stays = pair(timed, config.admission, config.discharge)
-    return Timeline(
+    return Course(
         admissions=timed.filter(pl.col("code").str.contains(config.admission)).select(
             "subject_id", "time"
         ),

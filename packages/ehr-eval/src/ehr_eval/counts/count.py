@@ -8,8 +8,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-from ehr_eval.counts_config import CountsConfig
-from ehr_eval.vocabulary import Vocabulary, items
+from ehr_eval.counts.config import CountsConfig
+from ehr_eval.counts.things import Vocabulary, items
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,0 +1,1 @@
+"""One vector for each (subject, prediction time), read from a pretrained model."""

@@ -1,0 +1,23 @@
+"""What a user may set about how features are read from a model."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FeaturesConfig:
+    """How one vector is read from a model for each prediction time."""
+
+    pooling: Literal["auto", "last", "mean"] = "auto"
+    """`auto`: the last visible token of a causal model, the mean over all of a bidirectional one."""
+    context: int | None = Field(default=None, ge=2)
+    """Most tokens a model sees at once (the newest, behind [CLS]/[BOS]); null: as in its training."""
+    one_pass: bool = True
+    """Causal models read a subject once for all its prediction times, where they fit the context."""
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Most tokens in one forward pass; a longer subject goes alone."""
+    precision: Literal["fp32", "bf16"] = "fp32"

@@ -1,0 +1,144 @@
+"""Make MEDS labels of the built-in tasks."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ehr_eval import __version__
+from ehr_eval.labels import KEY
+from ehr_eval.meds import RAW, SPLITS, data_files, read_events, read_splits
+from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.course import read_course
+from ehr_eval.tasks.labelers import ROW
+from ehr_eval.tasks.registry import TASKS, choose
+from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import LABELS
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
+
+SCHEMA = pa.schema(
+    [
+        pa.field("subject_id", pa.int64(), nullable=False),
+        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
+        pa.field("boolean_value", pa.bool_(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was written."""
+
+    path: Path
+    counts: pl.DataFrame
+    """task, split, rows, positives."""
+    skipped: Mapping[str, str]
+    """Task -> why the data set cannot have it."""
+
+
+def make_labels(
+    meds: Path, out: Path, config: LabelsConfig | None = None, *, overwrite: bool = False
+) -> Summary:
+    """Label a MEDS data set and write `labels/1`.
+
+    Args:
+        meds: Data set; one file of it is in memory at a time.
+        out: The artifact.
+        config: Tasks, codes and times.
+        overwrite: Replace an artifact that is there.
+
+    Raises:
+        UserError: If a task does not fit the data set, no row can be labelled, or `out` exists.
+        ContractError: If `meds` is not a MEDS data set.
+    """
+    config = config or LabelsConfig()
+    refuse_existing(out, overwrite=overwrite)
+    files = data_files(meds)
+    codes = pl.concat([_distinct_codes(f) for f in files]).unique()
+    chosen, skipped = choose(config, codes)
+    parts: dict[str, list[pl.DataFrame]] = {name: [] for name in chosen}
+    for path in tqdm(files, desc="labels", unit="file", disable=None):
+        course = read_course(read_events(path), config)
+        for name in chosen:
+            parts[name].append(TASKS[name].labeler(course, config))
+    tables = {name: _sample(_sorted(pl.concat(p)), name, config) for name, p in parts.items()}
+    empty = [name for name, table in tables.items() if not table.height]
+    for name in empty:
+        skipped[name] = "no row can be labelled"
+        del tables[name]
+    if not tables:
+        raise UserError(f"{meds}: no row can be labelled for {', '.join(empty)}")
+    counts = _count(meds, tables, config)
+    with new_artifact(out, overwrite=overwrite) as partial:
+        rows = {}
+        for name, table in tables.items():
+            (partial / name).mkdir()
+            rows[f"{name}/labels.parquet"] = table.height
+            pq.write_table(table.to_arrow().cast(SCHEMA), partial / name / "labels.parquet")
+        _write_tasks(partial / "tasks.json", tables, counts, config)
+        seal(
+            partial,
+            LABELS,
+            producer=f"ehr-eval {__version__}",
+            config=to_dict(config),
+            seed=config.seed,
+            inputs={"meds": raw_source(meds, contract=RAW)},
+            rows=rows,
+        )
+    return Summary(out, counts, skipped)
+
+
+def _distinct_codes(path: Path) -> pl.Series:
+    return read_events(path)["code"].unique()
+
+
+def _sorted(table: pl.DataFrame) -> pl.DataFrame:
+    """One row a (subject, time); of two that coincide, positive wins."""
+    return table.group_by(KEY).agg(pl.col("boolean_value").any()).sort(KEY).select(ROW)
+
+
+def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFrame:
+    if config.rows_per_subject is None:
+        return table
+
+    def draw(row: tuple[object, ...]) -> bytes:
+        text = f"{config.seed}:{name}:{row[0]}:{row[1]}"
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    order = pl.Series("order", [draw(r) for r in table.select(KEY).iter_rows()], pl.Binary)
+    kept = pl.col("order").rank("ordinal").over("subject_id") <= config.rows_per_subject
+    return table.with_columns(order).filter(kept).drop("order")
+
+
+def _count(meds: Path, tables: Mapping[str, pl.DataFrame], config: LabelsConfig) -> pl.DataFrame:
+    subjects = pl.concat([t["subject_id"] for t in tables.values()]).unique()
+    splits = read_splits(meds, subjects.to_list(), seed=config.seed)
+    named = [table.with_columns(task=pl.lit(name)) for name, table in tables.items()]
+    every = pl.DataFrame({"task": list(tables)}).join(pl.DataFrame({"split": SPLITS}), how="cross")
+    found = (
+        pl.concat(named)
+        .join(splits, on="subject_id")
+        .group_by("task", "split")
+        .agg(rows=pl.len(), positives=pl.col("boolean_value").sum())
+    )
+    return every.join(found, on=["task", "split"], how="left", maintain_order="left").fill_null(0)
+
+
+def _write_tasks(
+    path: Path, tables: Mapping[str, pl.DataFrame], counts: pl.DataFrame, config: LabelsConfig
+) -> None:
+    about = {}
+    for name in tables:
+        of_task = counts.filter(pl.col("task") == name).drop("task")
+        about[name] = {
+            "definition": TASKS[name].define(config),
+            "splits": {row.pop("split"): row for row in of_task.to_dicts()},
+        }
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
