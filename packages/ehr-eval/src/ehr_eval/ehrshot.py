@@ -21,10 +21,10 @@ from ehr_eval.featureset import FeatureSet, align, read_features
 from ehr_eval.labels import KEY, read_labels
 from ehr_eval.report import write_report
 from ehr_eval.results import write_results
+from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import RESULTS, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import new_artifact, refuse_existing, seal, source
 
 

@@ -7,8 +7,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ehr_eval import __version__
+from ehr_tracking.arrow.labels import label_files
 from ehr_tracking.contracts import LABELS, ContractError
-from ehr_tracking.labels import label_files
 
 KEY = ["subject_id", "prediction_time"]
 ROW = [*KEY, "boolean_value"]

@@ -13,7 +13,7 @@ from ehr_eval import __version__
 from ehr_eval.config import EhrshotConfig
 from ehr_eval.evaluate import Cell, Evaluation
 from ehr_eval.metrics import interval
-from ehr_tracking.contracts import PREDICTIONS, RESULTS
+from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_tracking.runs import RunLog
 
@@ -25,23 +25,8 @@ _TYPES = {
     "bool": pa.bool_(),
     "timestamp[us]": pa.timestamp("us"),
 }
-_SCORES = pa.schema(
-    [
-        *((column.name, _TYPES[column.dtype]) for column in RESULTS.columns),
-        ("positives", pa.int64()),
-        ("reason", pa.string()),
-        ("selected", pa.string()),
-    ]
-)
-"""Beyond the contract: held-out positives, why a value is null, the grid's point that was kept."""
-_COMPARISONS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("task", "model", "baseline", "head")),
-        ("k", pa.int64()),
-        *((name, pa.float64()) for name in ("model_auroc", "baseline_auroc")),
-        *((name, pa.float64()) for name in ("difference", "lower", "upper")),
-    ]
-)
+_SCORES = pa.schema([(column.name, _TYPES[column.dtype]) for column in RESULTS.columns])
+_COMPARISONS = pa.schema([(column.name, _TYPES[column.dtype]) for column in COMPARISON_COLUMNS])
 _PREDICTIONS = pa.schema([(column.name, _TYPES[column.dtype]) for column in PREDICTIONS.columns])
 
 

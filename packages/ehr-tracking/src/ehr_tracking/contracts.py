@@ -71,6 +71,12 @@ class Contract:
             raise ContractError(f"{where} breaks contract {self.tag}: {'; '.join(problems)}")
 
 
+TRAIN, TUNING, HELD_OUT = SPLITS = ("train", "tuning", "held_out")
+"""The splits, as MEDS names them."""
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]")
+"""The first tokens of every vocabulary; the place of each is its id."""
+PAD_ID, UNK_ID, CLS_ID, SEP_ID, MASK_ID, BOS_ID, EOS_ID = range(len(SPECIALS))
+
 _SUBJECT = Column("subject_id", "int64", "MEDS subject.")
 _PREDICTION_TIME = Column(
     "prediction_time", "timestamp[us]", "Inclusive: events at this very time are visible."
@@ -118,6 +124,8 @@ VOCABULARY_COLUMNS = (
     Column("subjects", "int64", "Subjects in the train split."),
     Column("description", "string", "From codes.parquet, or null."),
     Column("parents", "list<element: string>", "From codes.parquet, or null."),
+    Column("seconds", "double", "Typical length of a time interval, null else.", optional=True),
+    Column("starts_visit", "bool", "Whether a visit begins with it.", optional=True),
 )
 """Columns of `vocab.parquet` in `tokens/1`."""
 
@@ -127,6 +135,12 @@ CHECKPOINT = Contract(
     "A Hugging Face directory (`config.json`, `model.safetensors`, remote code where the class is "
     "ours), the `vocab.parquet` and `tokenizer.json` it was trained with, `metrics.json`, and "
     "`training_state/` (safetensors and JSON) where training can go on from it.",
+)
+ADAPTER = Contract(
+    "adapter",
+    1,
+    "A PEFT directory: `adapter_config.json`, adapter and trained heads as safetensors; its input "
+    "`base` is the checkpoint that it adapts.",
 )
 LABELS = Contract(
     "labels",
@@ -156,6 +170,22 @@ FEATURES = Contract(
         Column("split", "string", "train, tuning or held_out."),
     ),
 )
+SHOTS = Contract(
+    "shots",
+    1,
+    "`shots.parquet`: the rows of each task, k and replicate, on which a model that is trained "
+    "elsewhere learns and chooses, so that it is compared on the same draws.",
+    (
+        Column("task", "string", "Task name."),
+        Column("k", "int64", "Shots per class; -1 is all."),
+        Column("replicate", "int64", "Which draw."),
+        Column("split", "string", "train: learnt from; tuning: chosen by."),
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("boolean_value", "bool", "The outcome."),
+        Column("order", "int64", "Place within the draw, from 0."),
+    ),
+)
 PREDICTIONS = Contract(
     "predictions",
     1,
@@ -171,7 +201,7 @@ PREDICTIONS = Contract(
 RESULTS = Contract(
     "results",
     1,
-    "`results.parquet`, `report.html`, `plots/`, `predictions/` in the schema of `predictions/1`, and "
+    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` in the schema of `predictions/1`, and "
     "`timings.jsonl` (not reproducible).",
     (
         Column("task", "string", "Task name."),
@@ -184,8 +214,24 @@ RESULTS = Contract(
         Column("lower", "double", "2.5th percentile over bootstraps of patients."),
         Column("upper", "double", "97.5th percentile."),
         Column("n", "int64", "Held-out rows."),
+        Column("positives", "int64", "Held-out rows of the positive class.", optional=True),
+        Column("reason", "string", "Why a value is null.", optional=True),
+        Column("selected", "string", "The point of the grid that was kept.", optional=True),
     ),
 )
+COMPARISON_COLUMNS = (
+    Column("task", "string", "Task name."),
+    Column("model", "string", "Name of the features."),
+    Column("baseline", "string", "Name of those it is compared with."),
+    Column("head", "string", "Classifier on both."),
+    Column("k", "int64", "Shots per class; -1 is all."),
+    Column("model_auroc", "double", "Mean over replicates."),
+    Column("baseline_auroc", "double", "The same of the baseline."),
+    Column("difference", "double", "Of the two: above 0 the model is better."),
+    Column("lower", "double", "2.5th percentile of the difference, paired by patient."),
+    Column("upper", "double", "97.5th percentile."),
+)
+"""Columns of `comparisons.parquet` in `results/1`."""
 NARRATIVES = Contract(
     "narratives",
     1,
@@ -201,6 +247,19 @@ NARRATIVES = Contract(
         Column("truncated", "int64", "Older events left out to stay within the limit."),
     ),
 )
+TRAJECTORIES = Contract(
+    "trajectories",
+    1,
+    "`**/*.parquet`: simulated futures as MEDS events, by subject, prediction time, sample and time.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("sample", "int64", "Which future, from 0."),
+        Column("time", "timestamp[us]", "After the prediction time."),
+        Column("code", "string", "What happens."),
+        Column("numeric_value", "float", "Its value, or null.", optional=True),
+    ),
+)
 RUN = Contract(
     "run",
     1,
@@ -209,6 +268,10 @@ RUN = Contract(
 )
 
 CONTRACTS = {
-    c.name: c for c in (TOKENS, NARRATIVES, CHECKPOINT, LABELS, FEATURES, PREDICTIONS, RESULTS, RUN)
-}
+    c.name: c
+    for c in (
+        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, TRAJECTORIES,
+        RESULTS, RUN,
+    )
+}  # fmt: skip
 """Every contract that this version knows, by name."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ehr_models.tokens import TokenSet, open_tokens
+from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
 from ehr_tracking.contracts import ContractError
-from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import Source, source
 from ehr_train import __version__
 from ehr_train.config import TrainConfig

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_models.tokens import Tokens, TokenSet
+from ehr_tracking.arrow.labels import label_files
 from ehr_tracking.contracts import LABELS, ContractError
-from ehr_tracking.labels import label_files
 from ehr_train import __version__
 from ehr_train.sampler import Examples
 

@@ -24,9 +24,9 @@ from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Vocabulary, fit_vocabulary
 from ehr_eval.labels import KEY, read_labels, require_known
 from ehr_eval.meds import RAW, data_files, read_codes, read_events, read_splits
+from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, ContractError
-from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 INDEX = pa.schema(

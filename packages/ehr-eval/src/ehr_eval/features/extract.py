@@ -25,9 +25,9 @@ from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_sam
 from ehr_models.heads import hidden_states, pool
 from ehr_models.presets import OBJECTIVES
 from ehr_models.tokens import Tokens, TokenSet, open_tokens, read_split
+from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES, ContractError
-from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
 
 Pooling = Literal["last", "mean"]

@@ -23,10 +23,10 @@ from ehr_tokenize.narrative.records import Edges, records
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import NARRATIVES
 from ehr_tracking.errors import UserError
-from ehr_tracking.labels import label_source
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 _FILE = "narratives.parquet"

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_tokenize import __version__
+from ehr_tracking.arrow.labels import label_files
 from ehr_tracking.contracts import ContractError
-from ehr_tracking.labels import label_files
 
 KEY = ("subject_id", "prediction_time")
 VALUES = {

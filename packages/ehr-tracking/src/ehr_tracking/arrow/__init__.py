@@ -1,0 +1,1 @@
+"""What several packages read or write as Arrow tables: labels, MEDS, splits, features, delays."""

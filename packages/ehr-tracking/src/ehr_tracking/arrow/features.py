@@ -1,0 +1,150 @@
+"""Write `features/1`, and read its index: one row a (subject, prediction time), dense or CSR.
+
+n rows, d features.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ehr_tracking.arrow.columns import decoded, strings
+from ehr_tracking.arrow.parquet import read_table
+from ehr_tracking.contracts import FEATURES, ContractError
+
+INDEX = pa.schema(
+    [
+        pa.field("subject_id", pa.int64(), nullable=False),
+        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+_DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
+"""NumPy's name -> that of safetensors, in the order in which a file has them."""
+
+
+class Csr(Protocol):
+    """A sparse matrix in rows, such as `scipy.sparse.csr_matrix`."""
+
+    data: npt.NDArray[Any]
+    indices: npt.NDArray[Any]
+    indptr: npt.NDArray[Any]
+    shape: tuple[int, ...]
+
+
+Matrix: TypeAlias = "npt.NDArray[Any] | Csr"
+
+
+def write_features(directory: Path, matrix: Matrix, index: pa.Table) -> dict[str, int]:
+    """Write a matrix and its index; the caller seals.
+
+    Args:
+        directory: Exists.
+        matrix: [n, d], written as float32; a sparse one with the indices of each row ascending.
+        index: `subject_id`, `prediction_time`, `split` in the order of the rows.
+
+    Returns:
+        Path -> rows, for the manifest.
+
+    Raises:
+        ContractError: If the index names a subject and time twice.
+    """
+    table = index.append_column("row", pa.array(np.arange(len(index)))).select(INDEX.names)
+    _refuse_twice(table, directory / "index.parquet")
+    write_tensors(directory / "features.safetensors", _tensors(matrix))
+    pq.write_table(table.cast(INDEX), directory / "index.parquet")
+    return {"index.parquet": len(index)}
+
+
+def read_index(path: Path, *, rows: int) -> pa.Table:
+    """Read which row of a matrix is whose, in the order of the file.
+
+    Args:
+        path: `index.parquet` of a `features/1` artifact.
+        rows: Of the matrix.
+
+    Returns:
+        The columns of `INDEX`.
+
+    Raises:
+        ContractError: If it is damaged, names a subject and time twice, or other rows than the
+            matrix has.
+    """
+    found = read_table(path, INDEX.names)
+    kinds = {name: str(decoded(found[name]).type) for name in found.column_names}
+    if "split" in kinds:
+        found = found.set_column(
+            found.column_names.index("split"), "split", strings(found["split"], "split", path)
+        )
+        kinds["split"] = "string"
+    FEATURES.check(kinds, where=str(path))
+    for name in INDEX.names:
+        if found[name].null_count:
+            row = int(found[name].is_null().to_numpy().argmax())
+            raise ContractError(f"{path} row {row}: {name} is null")
+    table = found.select(INDEX.names).cast(INDEX)
+    _refuse_twice(table, path)
+    if not np.array_equal(np.sort(table["row"].to_numpy()), np.arange(rows)):
+        raise ContractError(
+            f"{path} names {len(table):,} rows, which are not rows 0..{rows - 1} of "
+            "features.safetensors one by one"
+        )
+    return table
+
+
+def write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as safetensors does, byte for byte, without holding a copy of them.
+
+    Args:
+        path: The file.
+        tensors: Name -> array of a dtype in `_DTYPES`.
+    """
+    kinds = list(_DTYPES)
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    order = sorted(arrays, key=lambda name: (kinds.index(arrays[name].dtype.str), name))
+    header, start = {}, 0
+    for name in order:
+        stop = start + arrays[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[arrays[name].dtype.str],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(arrays[name].reshape(-1).data)
+
+
+def _tensors(matrix: Matrix) -> dict[str, npt.NDArray[Any]]:
+    if isinstance(matrix, np.ndarray):
+        return {"features": np.asarray(matrix, np.float32)}
+    return {
+        "data": np.asarray(matrix.data, np.float32),
+        "indices": np.asarray(matrix.indices, np.int32),
+        "indptr": np.asarray(matrix.indptr, np.int64),
+        "shape": np.array(matrix.shape, np.int64),
+    }
+
+
+def _refuse_twice(table: pa.Table, path: Path) -> None:
+    subject = table["subject_id"].to_numpy()
+    time = table["prediction_time"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((time, subject))
+    again = (np.diff(subject[order]) == 0) & (np.diff(time[order]) == 0)
+    if again.any():
+        row = int(order[1:][again].min())
+        moment = str(np.datetime64(int(time[row]), "us").astype("M8[s]")).replace("T", " ")
+        raise ContractError(
+            f"{path} row {row}: subject {subject[row]} at {moment} is there twice "
+            f"({int(again.sum()):,} such rows); each subject and time has one row"
+        )

@@ -1,0 +1,253 @@
+"""MEDS labels, whoever made them: a `labels/1` artifact, or anyone's Parquet files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
+from ehr_tracking.arrow.parquet import read_table
+from ehr_tracking.contracts import LABELS, MEDS_LABELS, ContractError
+from ehr_tracking.manifest import (
+    MANIFEST,
+    Source,
+    check_file,
+    load_manifest,
+    raw_source,
+    read_manifest,
+    source,
+)
+
+KEY = ("subject_id", "prediction_time")
+VALUES = {
+    "boolean_value": pa.bool_(),
+    "integer_value": pa.int64(),
+    "float_value": pa.float32(),
+    "categorical_value": pa.string(),
+}
+"""Column of an outcome -> the type it is read as."""
+
+
+def read_labels(path: Path, *, reader: str) -> dict[str, pa.Table]:
+    """Read the labels of each task.
+
+    Args:
+        path: A `labels/1` artifact or a directory of tasks (`<task>/**/*.parquet`), the directory of
+            one task (files lie in it directly), or one file; sealed ones are checked.
+        reader: Distribution and version of the caller, for messages.
+
+    Returns:
+        Task -> `subject_id` int64, `prediction_time` timestamp[us], and those of `VALUES` that hold
+        anything; sorted by the first two, one row each.
+
+    Raises:
+        ContractError: If there are none, a file cannot be read or a column of it is not what MEDS
+            has, a key is null, a sealed file was changed, or two rows contradict each other.
+    """
+    if not path.exists():
+        raise ContractError(f"{path}: no such directory")
+    return {task: _read_task(task, files) for task, files in _tasks(path, reader).items()}
+
+
+def read_task(path: Path, *, reader: str) -> tuple[str, pa.Table]:
+    """Read the labels of the one task that a path holds, and its name.
+
+    Args:
+        path: As of `read_labels`.
+        reader: Distribution and version of the caller, for messages.
+
+    Raises:
+        ContractError: As of `read_labels`, or naming the tasks where there are several.
+    """
+    if not path.exists():
+        raise ContractError(f"{path}: no such directory")
+    tasks = _tasks(path, reader)
+    if len(tasks) > 1:
+        raise ContractError(
+            f"{path} holds labels of {len(tasks)} tasks ({', '.join(tasks)}), but one is needed; "
+            f"give the directory of one, e.g. {path / next(iter(tasks))}"
+        )
+    ((task, files),) = tasks.items()
+    return task, _read_task(task, files)
+
+
+def binary(table: pa.Table, *, task: str) -> pa.Table:
+    """Labels as yes or no, from whichever column of `VALUES` holds them.
+
+    Args:
+        table: From `read_labels`.
+        task: For messages.
+
+    Returns:
+        `subject_id`, `prediction_time`, `boolean_value`; without nulls.
+
+    Raises:
+        ContractError: If there is not exactly one column of values, or a value is neither 0 nor 1.
+
+    Examples:
+        >>> binary(pa.table({"subject_id": [4, 5], "prediction_time": [0, 0], "float_value": [0.0, 1.0]}),
+        ...     task="died")["boolean_value"].to_pylist()
+        [False, True]
+    """
+    used = [name for name in VALUES if name in table.column_names]
+    if not len(table):
+        values = pa.array([], pa.bool_())
+        return table.select(KEY).append_column("boolean_value", values)
+    if len(used) != 1:
+        have = " and ".join(used) if used else "no value"
+        raise ContractError(f"task {task} has {have}; expected exactly one of {', '.join(VALUES)}")
+    (name,), column = used, table[used[0]]
+    if pa.types.is_string(column.type):
+        raise ContractError(f"task {task} has {name}; only binary labels can be used here")
+    if column.null_count:
+        row = int(column.is_null().to_numpy().argmax())
+        raise ContractError(f"task {task} has no {name} for {_named(table, row)}")
+    number = column.to_numpy()
+    wrong = (number != 0) & (number != 1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ContractError(
+            f"task {task} has {name} = {number[row]} for {_named(table, row)}; expected 0 or 1"
+        )
+    return table.select(KEY).append_column("boolean_value", pa.array(number == 1))
+
+
+def require_known(
+    tables: Mapping[str, pa.Table], subject_id: npt.NDArray[np.int64], *, where: str | Path
+) -> None:
+    """Refuse labels of subjects that a data set does not have.
+
+    Args:
+        tables: Task -> labels, from `read_labels`.
+        subject_id: Who there is, in any order.
+        where: The data set.
+
+    Raises:
+        ContractError: With the task, the number of such subjects and the first one.
+    """
+    for task, table in tables.items():
+        unknown = np.setdiff1d(table["subject_id"].to_numpy(), subject_id)
+        if len(unknown):
+            raise ContractError(
+                f"labels of task {task} name {len(unknown):,} subjects that {where} does not have, "
+                f"the first {unknown[0]}; were they made from other data?"
+            )
+
+
+def label_source(labels: Path) -> Source:
+    """Labels as an input: the artifact that they are or belong to, else the files."""
+    sealed = _artifact(labels)
+    return raw_source(labels, contract=MEDS_LABELS) if sealed is None else source(sealed)
+
+
+def label_files(labels: Path, *, reader: str) -> list[Path]:
+    """The Parquet files of labels, in path order; sealed ones are checked against their manifest.
+
+    Args:
+        labels: A `labels/1` artifact, one task or one file of it, or the same without a manifest.
+        reader: Distribution and version of the caller, for the message.
+
+    Raises:
+        ContractError: If a sealed file is missing or was changed, one is there that was not sealed,
+            or `labels` is an artifact of another kind.
+    """
+    sealed = _artifact(labels)
+    if sealed is None:
+        return _parquet(labels)
+    manifest = read_manifest(sealed, LABELS, reader=reader)
+    below = labels if sealed == labels else labels.absolute()
+    listed = (sealed / name for name in manifest.files if name.endswith(".parquet"))
+    found = sorted({*_parquet(below), *(path for path in listed if path.is_relative_to(below))})
+    for path in found:
+        check_file(sealed, manifest, path.relative_to(sealed).as_posix())
+    return [labels / path.relative_to(below) for path in found]
+
+
+def _artifact(labels: Path) -> Path | None:
+    """The artifact that `labels` is, or is a task or a file of."""
+    if (labels / MANIFEST).is_file():
+        return labels
+    above = labels.absolute().parents
+    for directory in above[: 2 if labels.is_file() else 1]:
+        if (directory / MANIFEST).is_file():
+            kind = load_manifest(directory).contract.partition("/")[0]
+            return directory if kind == LABELS.name else None
+    return None
+
+
+def _parquet(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+
+
+def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:
+    """Task -> its files."""
+    files = label_files(path, reader=reader)
+    if path.is_file():
+        return {path.stem: files}
+    if not files:
+        raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
+    if any(f.parent == path for f in files):
+        return {path.resolve().name: files}
+    tasks: dict[str, list[Path]] = {}
+    for file in files:
+        tasks.setdefault(file.relative_to(path).parts[0], []).append(file)
+    return tasks
+
+
+def _read_task(task: str, files: Sequence[Path]) -> pa.Table:
+    table = pa.concat_tables([_read_file(f) for f in files], promote_options="default")
+    used = [name for name in VALUES if name in table.column_names]
+    table = table.select([*KEY, *used])
+    subject, time = (table[name].cast(pa.int64()).to_numpy() for name in KEY)
+    order = np.lexsort((time, subject))
+    table, subject, time = table.take(order), subject[order], time[order]
+    again = (subject[1:] == subject[:-1]) & (time[1:] == time[:-1])
+    if not again.any():
+        return table
+    for name in used:
+        value = table[name].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+        contradicts = again & (value[1:] != value[:-1])
+        if contradicts.any():
+            row = int(contradicts.argmax())
+            raise ContractError(f"task {task} has contradicting labels of {_named(table, row)}")
+    return table.filter(pa.array(np.concatenate([[True], ~again])))
+
+
+def _read_file(path: Path) -> pa.Table:
+    found = read_table(path, [*KEY, *VALUES])
+    for name in KEY:
+        if name not in found.column_names:
+            raise ContractError(f"{path} has no column {name}: not MEDS labels")
+        no_nulls(found[name], name, path)
+    columns = {
+        "subject_id": whole_numbers(found["subject_id"], "subject_id", path),
+        "prediction_time": microseconds(found["prediction_time"], "prediction_time", path),
+    }
+    for name in VALUES:
+        # tools write the columns that they do not use as all null, of whatever type
+        if name in found.column_names and found[name].null_count < len(found):
+            columns[name] = _value(found[name], name, path)
+    return pa.table(columns)
+
+
+def _value(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    kind = decoded(column).type
+    if name == "integer_value":
+        return whole_numbers(column, name, path)
+    if name == "categorical_value":
+        return strings(column, name, path)
+    if name == "float_value" and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return decoded(column).cast(VALUES[name], safe=False)
+    if name == "boolean_value" and pa.types.is_boolean(kind):
+        return decoded(column)
+    raise ContractError(f"{path}: column {name} is {kind} (expected {VALUES[name]})")
+
+
+def _named(table: pa.Table, row: int) -> str:
+    subject, time = (table[name].cast(pa.int64())[row].as_py() for name in KEY)
+    # not as datetime, which ends with the year 9999
+    return (
+        f"subject {subject} at {str(np.datetime64(time, 'us').astype('M8[s]')).replace('T', ' ')}"
+    )

@@ -1,0 +1,90 @@
+"""Which subject is in which split: as the data set says, else by a stable hash. N subjects."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ehr_tracking.arrow.parquet import SUBJECT, TEXT, read_columns
+from ehr_tracking.contracts import SPLITS, ContractError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """The splits of a data set, from `read_splits`."""
+
+    seed: int
+    """Of the split by hash."""
+    named: tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]] | None = None
+    """Subjects, ascending, and the index into `SPLITS` of each; None where the data set names none."""
+    where: Path | None = None
+    """The file that names them."""
+
+    def of(self, subject_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """[N] index into `SPLITS` of each subject.
+
+        Raises:
+            ContractError: If the data set names splits, but not that of every subject.
+
+        Examples:
+            >>> named = np.array([3, 8]), np.array([2, 0], np.uint8)
+            >>> Splits(seed=0, named=named).of(np.array([8, 3, 8])).tolist()
+            [0, 2, 0]
+        """
+        if self.named is None:
+            return splits_by_hash(subject_id, self.seed)
+        known, split = self.named
+        at = np.minimum(np.searchsorted(known, subject_id), max(len(known) - 1, 0))
+        missing = subject_id[known[at] != subject_id] if len(known) else subject_id
+        if len(missing):
+            raise ContractError(
+                f"subject {missing[0]} has no split in {self.where} ({len(missing):,} such subjects)"
+            )
+        return split[at]
+
+
+def read_splits(meds: Path, *, seed: int = 0) -> Splits:
+    """Read how a data set splits its subjects.
+
+    Args:
+        meds: Its `metadata/subject_splits.parquet` decides, where there is one.
+        seed: Of the split by hash, where there is none.
+
+    Raises:
+        ContractError: If the file is damaged, or a subject is in two splits or in an unknown one.
+    """
+    path = meds / "metadata" / "subject_splits.parquet"
+    if not path.is_file():
+        return Splits(seed)
+    columns = read_columns(path, {"subject_id": SUBJECT, "split": TEXT})
+    index = {name: i for i, name in enumerate(SPLITS)}
+    assigned: dict[int, int] = {}
+    for row, (subject, split) in enumerate(zip(*columns.values(), strict=True)):
+        if subject is None:
+            raise ContractError(f"{path} row {row}: subject_id is null")
+        if split not in index:
+            known = ", ".join(SPLITS)
+            raise ContractError(f"{path} row {row}: split is {split!r}, MEDS has {known}")
+        if assigned.setdefault(subject, index[split]) != index[split]:
+            raise ContractError(f"{path} row {row}: subject {subject} is in two splits")
+    subjects = np.fromiter(assigned.keys(), np.int64, len(assigned))
+    numbers = np.fromiter(assigned.values(), np.uint8, len(assigned))
+    order = np.argsort(subjects)
+    return Splits(seed, (subjects[order], numbers[order]), path)
+
+
+def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint8]:
+    """[N] index into `SPLITS`: 80/10/10 by SplitMix64 (Steele et al. 2014) of subject and seed.
+
+    Examples:
+        >>> np.bincount(splits_by_hash(np.arange(10_000), seed=0)).tolist()
+        [8012, 982, 1006]
+    """
+    # in Python's integers: numpy warns where a scalar product wraps
+    x = subject_id.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    share = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
+    bounds = np.array([0.8, 0.9]) * 2.0**53
+    return np.searchsorted(bounds, share.astype(np.float64), side="right").astype(np.uint8)
