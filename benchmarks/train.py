@@ -198,16 +198,16 @@ def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported 
 
 def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
     """The trainer's own steps, one process."""
-    from ehr_train import parallel
+    from ehr_train.data.sampler import Position
     from ehr_train.job import Job
     from ehr_train.loop import Trainer
     from ehr_train.run import write_start
-    from ehr_train.sampler import Position
+    from ehr_train.speed import keep_freed_memory
 
     out = data.parent / "ours"
     out.mkdir()
     write_start(out, our_config(quick=quick))
-    parallel.keep_freed_memory()
+    keep_freed_memory()
     trainer = Trainer(Job(tokens=data, out=out, init=None, labels=None, device=_device()))
     tokens = 0
     for _, (position, windows) in zip(

@@ -6,7 +6,7 @@ import pytest
 from ehr_models.tokens import open_tokens, read_split
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.manifest import seal
-from ehr_train.labels import label_examples, read_labels, refuse_unknown
+from ehr_train.data.examples import label_examples, read_labels, refuse_unknown
 
 from .conftest import write_tokens
 

@@ -5,10 +5,10 @@ import torch
 from ehr_models import registry
 from ehr_models.batch import Span, newest
 from ehr_models.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens, read_split
-from ehr_train import objectives
 from ehr_train.config import CLM, MLM
-from ehr_train.objectives import Asker, Learner, mask_tokens, next_token_rows
-from ehr_train.sampler import Window, whole_records
+from ehr_train.data.sampler import Window, whole_records
+from ehr_train.objectives import asking as objectives
+from ehr_train.objectives.asking import Asker, Learner, mask_tokens, next_token_rows
 
 from .conftest import CODES, tiny_config
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ehr_models.batch import newest
 from ehr_models.tokens import BOS, Tokens
-from ehr_train.sampler import Position, Sampler, fill, packs, share, whole_records, window_at
+from ehr_train.data.sampler import Position, Sampler, fill, packs, share, whole_records, window_at
 
 
 def records(lengths, first_token=BOS) -> Tokens:

@@ -4,7 +4,7 @@ from dataclasses import fields
 import numpy as np
 
 from ehr_models.tokens import Tokens, open_tokens, read_split
-from ehr_train.store import build_cache, open_cache
+from ehr_train.data.store import build_cache, open_cache
 
 
 def test_the_mapped_arrays_equal_those_of_the_parquet(tokens, tmp_path):

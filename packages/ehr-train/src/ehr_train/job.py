@@ -13,9 +13,9 @@ from ehr_tracking.contracts import ContractError
 from ehr_tracking.manifest import Source, source
 from ehr_train import __version__
 from ehr_train.config import TrainConfig
-from ehr_train.labels import label_examples, read_labels
-from ehr_train.sampler import Examples, whole_records
-from ehr_train.store import build_cache, open_cache
+from ehr_train.data.examples import label_examples, read_labels
+from ehr_train.data.sampler import Examples, whole_records
+from ehr_train.data.store import build_cache, open_cache
 
 PRODUCER = f"ehr-train {__version__}"
 TRAIN, TUNING = "train", "tuning"

@@ -18,15 +18,16 @@ from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.runs import RunLog
-from ehr_train import draws, parallel
 from ehr_train.config import TrainConfig
+from ehr_train.data import draws
+from ehr_train.data.sampler import Position, Sampler, Window, packs, share
 from ehr_train.job import PRODUCER, Job
 from ehr_train.model import load_or_build, positive_weight
-from ehr_train.objectives import Asker, Learner, Question
+from ehr_train.objectives.asking import Asker, Learner, Question
 from ehr_train.optim import learning_rate, make_optimizer
-from ehr_train.resume import State, load_state, save_state
-from ehr_train.sampler import Position, Sampler, Window, packs, share
+from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
+from ehr_train.state import State, load_state, save_state
 from ehr_train.validation import Validator, autocast
 
 _DROPOUT = 21  # so that two uses of one seed draw differently
@@ -110,7 +111,7 @@ class Trainer:
         Raises:
             UserError: If the loss is not a number any more.
         """
-        config, first = self.config, parallel.rank() == 0
+        config, first = self.config, group.rank() == 0
         logs = _Logs(self) if first else None
         steps = self.sampler.steps(Position(self.state.epoch, self.state.done))
         self._settle()
@@ -144,8 +145,8 @@ class Trainer:
             UserError: If the loss or the gradient is not finite.
         """
         number, lr = self.state.step + 1, self.learning_rate()
-        torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, parallel.rank())))
-        mine = share(windows, parallel.rank(), parallel.world())
+        torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, group.rank())))
+        mine = share(windows, group.rank(), group.world())
         # a process without a window still takes part in the sum of gradients, with nothing
         groups = list(packs(mine or windows[:1], self.config.data.micro_tokens))
         questions = [self.asker.ask(group, epoch).to(self.device) for group in groups]
@@ -153,7 +154,7 @@ class Trainer:
             [sum(len(q.rows) for q in questions), sum(w.span.length for w in mine)],
             dtype=torch.float64,
         )
-        targets, tokens = parallel.total_on(counts if mine else counts * 0, self.device).tolist()
+        targets, tokens = group.total_on(counts if mine else counts * 0, self.device).tolist()
         loss = self._backward(questions, (1.0 if mine else 0.0) / max(targets, 1.0))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
@@ -161,8 +162,8 @@ class Trainer:
                 f"step {number}: the loss is {loss}, the norm of its gradient {float(norm)}; "
                 "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for part in self.optimizer.param_groups:
+            part["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return Done(loss, float(norm), int(targets), int(tokens))
@@ -179,9 +180,9 @@ class Trainer:
             with self._sync(last), autocast(self.config.precision, self.device):
                 loss, _ = self.wrapped(question)
                 # data parallelism takes the mean over processes; this makes it the sum
-                (loss * (weight * parallel.world())).backward()
+                (loss * (weight * group.world())).backward()
             loss_sum += loss.detach() * weight
-        return float(parallel.total_on(loss_sum.cpu(), self.device))
+        return float(group.total_on(loss_sum.cpu(), self.device))
 
     def _sync(self, last: bool) -> Any:  # noqa: ANN401 -- either context
         if last or not isinstance(self.wrapped, DistributedDataParallel):
@@ -194,7 +195,7 @@ class Trainer:
         After its first backward pass, data parallelism sorts gradients into buckets anew, and with
         them the order of summation; a resumed run has to sum like one that was never stopped.
         """
-        if parallel.world() > 1:
+        if group.world() > 1:
             _, windows = next(iter(self.sampler.steps(Position())))
             self._backward([self.asker.ask(windows[:1], 0).to(self.device)], 0.0)
             self.optimizer.zero_grad(set_to_none=True)
@@ -289,7 +290,7 @@ def _wrap(learner: Learner, config: TrainConfig, device: torch.device) -> nn.Mod
     wrapped: nn.Module = learner
     if config.compile:
         wrapped.compile(dynamic=True)
-    if parallel.world() > 1:
+    if group.world() > 1:
         ids = [device.index] if device.type == "cuda" else None
         wrapped = DistributedDataParallel(wrapped, device_ids=ids)
     return wrapped

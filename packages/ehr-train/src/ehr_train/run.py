@@ -22,11 +22,11 @@ from ehr_tracking.errors import UserError, is_disk_full
 from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, load_manifest, refuse_existing, seal
 from ehr_tracking.runs import environment, read_log
-from ehr_train import parallel
 from ehr_train.config import Classification, TrainConfig
+from ehr_train.data.examples import read_labels, refuse_unknown
 from ehr_train.job import PRODUCER, Job
-from ehr_train.labels import read_labels, refuse_unknown
-from ehr_train.outputs import write_report
+from ehr_train.report import write_report
+from ehr_train.scale import launch
 from ehr_train.speed import resolve_precision
 
 
@@ -85,7 +85,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
 
             work(job)
         else:
-            parallel.launch("ehr_train.worker", job.spec(), nproc, device)
+            launch.launch("ehr_train.worker", job.spec(), nproc, device)
         _finish(job)
     return out
 
@@ -277,5 +277,5 @@ def plan(
             "precision": precision,
             "device": device,
             "processes": nproc,
-            "threads_each": parallel.threads_each(nproc),
+            "threads_each": launch.threads_each(nproc),
         }

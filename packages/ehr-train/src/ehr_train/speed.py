@@ -1,5 +1,7 @@
 """How fast a run is, next to how fast it could be."""
 
+import ctypes
+import platform
 import resource
 import sys
 import time
@@ -8,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ehr_train import parallel
+from ehr_train.scale import group
 
 
 class Stopwatch:
@@ -17,7 +19,7 @@ class Stopwatch:
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
         self.device = device
         self.flops_per_token = flops_per_token(model)
-        self.peak = matmul_peak(device, precision) * parallel.world()
+        self.peak = matmul_peak(device, precision) * group.world()
         self.last = time.perf_counter()
 
     def lap(self, tokens: int) -> dict[str, float]:
@@ -88,3 +90,11 @@ def resolve_precision(
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     found = torch.cpu.get_capabilities()
     return "bf16" if found.get("amx_bf16") or found.get("avx512_bf16") else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed instead of giving it back and asking again in every layer."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: serve large blocks from the heap
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink it

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 
 from ehr_models.batch import newest
-from ehr_train import parallel
 from ehr_train.config import TrainConfig
-from ehr_train.objectives import Asker, Learner
-from ehr_train.sampler import Examples, Window, packs, share
+from ehr_train.data.sampler import Examples, Window, packs, share
+from ehr_train.objectives.asking import Asker, Learner
+from ehr_train.scale import group
 
 _EPOCH = -1
 """Masks of the validation: of no epoch of the training, and always the same."""
@@ -32,7 +32,7 @@ class Validator:
                 zip(examples.subject.tolist(), examples.visible.tolist(), strict=True)
             )
         ]
-        mine = share(windows, parallel.rank(), parallel.world())
+        mine = share(windows, group.rank(), group.world())
         self.packs = list(packs(mine, config.data.micro_tokens))
 
     @torch.no_grad()
@@ -54,13 +54,13 @@ class Validator:
             if labelled:
                 scores[question.examples] = answer.double().cpu()
         learner.train()
-        loss_sum, targets, right = parallel.total_on(sums, self.device).tolist()
+        loss_sum, targets, right = group.total_on(sums, self.device).tolist()
         metrics = {"val_loss": loss_sum / max(targets, 1)}
         if self.examples.label is None:
             metrics["val_accuracy"] = right / max(targets, 1)
             metrics["val_perplexity"] = math.exp(min(metrics["val_loss"], 700.0))
             return metrics
-        area = auroc(self.examples.label > 0, parallel.total_on(scores, self.device).numpy())
+        area = auroc(self.examples.label > 0, group.total_on(scores, self.device).numpy())
         return metrics if area is None else {**metrics, "val_auroc": area}
 
 

@@ -5,9 +5,10 @@ import sys
 
 import torch
 
-from ehr_train import parallel
 from ehr_train.job import Job
 from ehr_train.loop import Trainer
+from ehr_train.scale import launch
+from ehr_train.speed import keep_freed_memory
 
 
 def work(job: Job) -> None:
@@ -16,12 +17,12 @@ def work(job: Job) -> None:
     Raises:
         UserError: For what a user can mend.
     """
-    parallel.keep_freed_memory()
+    keep_freed_memory()
     with torch.random.fork_rng():
         Trainer(job).run()
 
 
 if __name__ == "__main__":
     _job = Job.from_spec(json.loads(sys.argv[1]))
-    with parallel.member(_job.device):
+    with launch.member(_job.device):
         work(_job)

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from ehr_models import heads
 from ehr_models.batch import PackedBatch, pack
 from ehr_models.tokens import MASK, PAD, SPECIALS, STATIC, Tokens
-from ehr_train import draws
 from ehr_train.config import MLM, Objective
-from ehr_train.sampler import Examples, Window
+from ehr_train.data import draws
+from ehr_train.data.sampler import Examples, Window
 
 _CHOICE, _KIND, _REPLACEMENT = 11, 12, 13  # so that three uses of one seed draw differently
 _LOGITS = 2**25

@@ -11,7 +11,7 @@ from ehr_models.tokens import Tokens, TokenSet
 from ehr_tracking.arrow.labels import label_files
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_train import __version__
-from ehr_train.sampler import Examples
+from ehr_train.data.sampler import Examples
 
 
 def read_labels(directory: Path) -> pa.Table:

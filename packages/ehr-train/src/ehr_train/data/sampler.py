@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ehr_models.batch import Span, newest
 from ehr_models.tokens import BOS, CLS, Tokens
-from ehr_train import draws
+from ehr_train.data import draws
 
 _ORDER, _WINDOW = 1, 2  # so that two uses of one seed draw differently
 

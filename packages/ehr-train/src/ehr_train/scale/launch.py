@@ -1,10 +1,8 @@
-"""Several processes on this machine: launching, ending and talking."""
+"""Several processes on this machine: how they start, and how they end."""
 
-import ctypes
 import errno
 import json
 import os
-import platform
 import signal
 import sys
 import threading
@@ -27,30 +25,6 @@ _POLL = 0.2
 _GRACE = 10 * _POLL
 """Seconds before a process raises: when it fails only because another has ended, the agent ends it
 before it prints what would hide the cause."""
-
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def total_on(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The sum of a tensor over all processes, on the CPU.
-
-    Args:
-        values: On the CPU.
-        device: Where the processes talk.
-    """
-    if not dist.is_initialized():
-        return values
-    values = values.to(device)
-    dist.all_reduce(values)
-    return values.cpu()
 
 
 def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> None:
@@ -180,11 +154,3 @@ def threads_each(nproc: int) -> int:
     """Threads of each process: the cores this process may use, shared out."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // nproc)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed instead of giving it back and asking again in every layer."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: serve large blocks from the heap
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink it

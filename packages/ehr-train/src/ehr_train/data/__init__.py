@@ -1,0 +1,1 @@
+"""What a model is shown of a data set, and in which order."""
