@@ -8,48 +8,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ehr_models.tokens import Tokens, TokenSet
-from ehr_tracking.arrow.labels import label_files
-from ehr_tracking.contracts import LABELS, ContractError
+from ehr_tracking.arrow.labels import binary, read_task, require_known
+from ehr_tracking.contracts import ContractError
 from ehr_train import __version__
 from ehr_train.data.sampler import Examples
 
 
-def read_labels(directory: Path) -> pa.Table:
+def read_labels(path: Path) -> pa.Table:
     """Read the binary labels of one task.
 
     Args:
-        directory: Holds Parquet files in the schema of MEDS labels at any depth; columns of other
-            values than booleans are left out.
+        path: Of one task, or of a directory that holds no other; anyone's, or a `labels/1` artifact.
 
     Returns:
-        `subject_id`, `prediction_time` (microseconds), `boolean_value`; without nulls.
+        `subject_id`, `prediction_time` (microseconds), `boolean_value`; sorted by the first two,
+        without nulls.
 
     Raises:
-        ContractError: Naming the file and what is wrong with it, or that a sealed one was changed.
+        ContractError: Naming the tasks where there are several, or what is wrong with a file.
     """
-    files = label_files(directory, reader=f"ehr-train {__version__}")
-    if not files:
-        raise ContractError(f"{directory} holds no label file (*.parquet)")
-    return pa.concat_tables(_read(path) for path in files)
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise ContractError(f"{path} cannot be read as Parquet: {str(e).splitlines()[0]}") from None
-    # tools write the value columns they do not use as all null, of whatever type
-    unused = [n for n in table.column_names if table[n].null_count == len(table) > 0]
-    table = table.drop_columns(unused)
-    LABELS.check({f.name: str(f.type) for f in table.schema}, where=str(path))
-    if "boolean_value" not in table.column_names:
-        raise ContractError(f"{path} has no boolean_value: fine-tuning here is binary")
-    table = table.select(["subject_id", "prediction_time", "boolean_value"])
-    for name in table.column_names:
-        if table[name].null_count:
-            row = table[name].is_null().to_pylist().index(True)
-            raise ContractError(f"{path}, row {row}: {name} is null")
-    return table
+    task, table = read_task(path, reader=f"ehr-train {__version__}")
+    return binary(table, task=task)
 
 
 def refuse_unknown(labels: pa.Table, tokens: TokenSet, *, where: Path) -> None:
@@ -61,12 +40,7 @@ def refuse_unknown(labels: pa.Table, tokens: TokenSet, *, where: Path) -> None:
     shards = [p for p in tokens.manifest.files if "/" in p and p.endswith(".parquet")]
     columns = [pq.read_table(tokens.directory / p, columns=["subject_id"]) for p in shards]
     known = pa.concat_tables(columns)["subject_id"].to_numpy() if columns else np.zeros(0, np.int64)
-    unknown = np.setdiff1d(labels["subject_id"].to_numpy(), known)
-    if len(unknown):
-        raise ContractError(
-            f"{where}: {len(unknown)} labelled subjects are not in {tokens.directory}, "
-            f"the first is {unknown[0]}; use the tokens of the same data set"
-        )
+    require_known({where.name: labels}, known, where=tokens.directory)
 
 
 def label_examples(labels: pa.Table, tokens: Tokens) -> Examples:
