@@ -23,7 +23,7 @@ from ehr_tokenize.narrative.text import Record, narrate_record, say_value
 from ehr_tracking.config import ConfigError, load_config, validate
 from ehr_tracking.contracts import LABELS, NARRATIVES, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import read_manifest, seal, verify
+from ehr_tracking.manifest import load_manifest, read_manifest, seal, source, verify
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("narratives/*/in.yaml"))
 
@@ -122,6 +122,54 @@ def test_the_future_changes_no_byte(write_meds, tmp_path, gap_days):
     assert pl.read_parquet(one)["events"].sum() > 0
 
 
+DELAYED = [
+    ("2020-01-10", "DIAGNOSIS//A"),
+    ("2020-01-15", "LAB//X"),
+    ("2020-02-09", "LAB//Y"),
+    ("2020-02-20", "LAB//Z"),
+]
+
+
+def test_what_is_delayed_is_told_when_it_is_known_and_in_that_order(write_meds, tmp_path):
+    times = ["2020-01-20", "2020-02-08 23:59:59", "2020-02-09", "2020-03-01"]
+    labels = write_labels(tmp_path / "task", [(1, t) for t in times])
+    config = NarrateConfig(delay={"^DIAGNOSIS": 30}, separator=";", prefixes={"LAB": ""})
+    narrate(write_meds(frame(rows(1, DELAYED))), labels, tmp_path / "out", config)
+    # the diagnosis of 10 January is known from 9 February on, and stands before the lab of that day
+    assert texts(tmp_path / "out") == ["X", "X", "X;A;Y", "X;A;Y;Z"]
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.config["delay"] == {"^DIAGNOSIS": 30.0}
+
+
+def test_texts_tell_what_the_tokens_show_at_the_same_time(write_meds, tmp_path):
+    meds = write_meds(frame(rows(1, DELAYED)), splits={1: "train"})
+    config = TokenizeConfig(delay={"^DIAGNOSIS": 30})
+    tokenize(meds, tmp_path / "tokens", config)
+    times = ["2020-01-10", "2020-01-20", "2020-02-09", "2020-02-10", "2020-02-20"]
+    labels = write_labels(tmp_path / "task", [(1, t) for t in times])
+    narrate(meds, labels, tmp_path / "out", tokens=tmp_path / "tokens")
+    names = pl.read_parquet(tmp_path / "tokens" / "vocab.parquet")["code"].to_list()
+    record = pl.read_parquet(tmp_path / "tokens" / "train").row(0, named=True)
+    for time, text in zip(times, texts(tmp_path / "out"), strict=True):
+        seen = [
+            names[token]
+            for token, known in zip(record["token"], record["time"], strict=True)
+            if known is not None and known <= at(time) and names[token] is not None
+        ]
+        assert text.split(", ") == ([code.split("//")[1] for code in seen] or [""])
+    assert load_manifest(tmp_path / "out").inputs["tokens"] == source(tmp_path / "tokens")
+
+
+def test_delays_that_contradict_are_refused(write_meds, tmp_path):
+    meds = write_meds(frame(rows(1, DELAYED)), splits={1: "train"})
+    tokenize(meds, tmp_path / "tokens", TokenizeConfig(delay={"^DIAGNOSIS": 30}))
+    labels = write_labels(tmp_path / "task", [(1, "2020-03-01")])
+    with pytest.raises(UserError, match=r"delay is .* in the config, but .* in .*tokens") as error:
+        config = NarrateConfig(delay={"^DIAGNOSIS": 7})
+        narrate(meds, labels, tmp_path / "out", config, tokens=tmp_path / "tokens")
+    assert "\n" not in str(error.value)
+
+
 def test_bytes_do_not_depend_on_shards_or_on_the_size_of_a_bucket(
     write_meds, tmp_path, cohort, monkeypatch
 ):
@@ -194,7 +242,7 @@ def refused(write_meds, tmp_path, labels, events=None, config=None, match=""):
 def test_a_missing_prediction_time_is_refused_by_file_and_row(write_meds, tmp_path):
     labels = write_labels(tmp_path / "task", [(1, "2020-03-01"), (1, None)], [True, False])
     caught = refused(
-        write_meds, tmp_path, labels, match=r"labels.parquet row 1: no prediction_time"
+        write_meds, tmp_path, labels, match=r"labels.parquet row 1: prediction_time is null"
     )
     assert caught.type is ContractError
 

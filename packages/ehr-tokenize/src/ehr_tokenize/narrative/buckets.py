@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ehr_tokenize.meds import Dataset, from_table, row_problems, runs
 from ehr_tokenize.parquet import NOTE, line, open_events
+from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.errors import UserError
 
 _BATCH_ROWS = 1 << 18
@@ -38,7 +39,7 @@ SCHEMA = pl.Schema(
 class Buckets:
     """N labelled subjects, cut into ranges of ids."""
 
-    def __init__(self, dataset: Dataset, last: pl.DataFrame, scratch: Path) -> None:
+    def __init__(self, dataset: Dataset, last: pl.DataFrame, scratch: Path, delays: Delays) -> None:
         """Deal the rows out.
 
         Args:
@@ -46,6 +47,7 @@ class Buckets:
             last: subject_id and `last`, the last time that any of the subject's prediction times can
                 see; sorted by subject, one row each.
             scratch: Empty directory.
+            delays: When events become known; `time` is that from here on.
 
         Raises:
             UserError: If rows break MEDS, a labelled subject is in two places, or is in none.
@@ -55,6 +57,7 @@ class Buckets:
         n = min(max(1, -(-rows // _BUCKET_ROWS)), max(1, len(self.subject_id)))
         self._bounds = np.linspace(0, len(self.subject_id), n + 1).astype(np.int64)
         self._scratch, self._last, self._parts = scratch, last, 0
+        self._delays = delays
         where: dict[int, Path] = {}
         for path in tqdm(dataset.files, "reading", disable=None):
             self._deal(path, where)
@@ -70,11 +73,11 @@ class Buckets:
         return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """The events of one range after the other, by subject, else in the order of their file."""
+        """The events of one range after the other, by subject and time, else in file order."""
         for i in range(len(self)):
             parts = [pl.read_ipc(p, memory_map=False) for p in sorted(self._folder(i).glob("*"))]
             events = pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
-            yield events.sort("subject_id", maintain_order=True)
+            yield events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
 
     def _folder(self, bucket: int) -> Path:
         return self._scratch / f"{bucket:06d}"
@@ -99,7 +102,7 @@ class Buckets:
     def _write(self, table: pa.Table) -> None:
         """Keep what a prediction time of the subject can see, each row in the folder of its range."""
         seen = (
-            _frame(table)
+            _frame(self._delays.shift(table))
             .join(self._last, on="subject_id", how="inner", maintain_order="left")
             .filter(pl.col("time").is_null() | (pl.col("time") <= pl.col("last")))
             .drop("last")

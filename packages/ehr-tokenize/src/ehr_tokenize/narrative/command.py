@@ -16,6 +16,7 @@ _PATH = click.Path(path_type=Path)
     help="Subjects and prediction times: labels/1, or <task>/**/*.parquet as MEDS labels.",
 )
 @click.option("--out", type=_PATH, required=True, help="Data set of texts to write.")
+@click.option("--tokens", type=_PATH, help="Token data set whose delays are followed.")
 @click.option("-c", "--config", type=_PATH, help="YAML file of NarrateConfig.")
 @click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
 @click.option("--overwrite", is_flag=True, help="Replace a data set of texts that is there.")
@@ -23,6 +24,7 @@ def narrate(
     meds: Path,
     labels: Path,
     out: Path,
+    tokens: Path | None,
     config: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
@@ -30,7 +32,7 @@ def narrate(
     """Tell each labelled record up to its prediction time, as text for a language model.
 
     Demographics come first, then events in order of time. Nothing after the prediction time is
-    told; with gap_days, nothing from (prediction time - gap) on, for cases and controls alike.
+    told, and what becomes known later is told later; with gap_days, nothing from (prediction time - gap) on, for cases and controls alike.
 
     Example: ehr-tokenize narrate --meds demo/meds --labels demo/labels --out demo/text -s gap_days=30
     """
@@ -39,5 +41,5 @@ def narrate(
     from ehr_tracking.config import load_config
 
     settings = load_config(NarrateConfig, config, overrides)
-    done = write(meds, labels, out, settings, overwrite=overwrite)
+    done = write(meds, labels, out, settings, tokens=tokens, overwrite=overwrite)
     click.echo("\n".join(done.lines()))

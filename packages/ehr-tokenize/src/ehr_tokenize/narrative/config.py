@@ -64,6 +64,9 @@ class NarrateConfig:
     )
     """Searched in a code: told first and never left out, like static events. Of those with a time,
     the last that is visible counts."""
+    delay: dict[Regex, Annotated[float, Field(ge=0, le=36_525)]] | None = None
+    """Searched in a code -> days after which its events become known, the first that fits; null: as
+    the tokens that are given, or that `bins` names, have it."""
     exclude: tuple[Regex, ...] = ()
     """Searched in a code: not told."""
     unit_codes: tuple[UnitRegex, ...] = UNIT_CODES

@@ -18,17 +18,25 @@ from ehr_tokenize import __version__
 from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, open_dataset, read_codes, read_splits
 from ehr_tokenize.narrative.buckets import Buckets
 from ehr_tokenize.narrative.config import NarrateConfig
-from ehr_tokenize.narrative.labels import KEY, VALUES, read_labels
 from ehr_tokenize.narrative.records import Edges, records
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer import Tokenizer
-from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.arrow.delays import Delays, delays_of
+from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import NARRATIVES
+from ehr_tracking.contracts import NARRATIVES, TOKENS
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
+from ehr_tracking.manifest import (
+    new_artifact,
+    raw_source,
+    read_manifest,
+    refuse_existing,
+    seal,
+    source,
+)
 
+_PRODUCER = f"ehr-tokenize {__version__}"
 _FILE = "narratives.parquet"
 _SCRATCH = ".scratch"
 _GROUP_ROWS = 1024
@@ -94,6 +102,7 @@ def narrate(
     out: Path,
     config: NarrateConfig | None = None,
     *,
+    tokens: Path | None = None,
     overwrite: bool = False,
 ) -> Summary:
     """Write `narratives/1`: for each row of the labels, what was known then, as text.
@@ -106,20 +115,25 @@ def narrate(
         labels: A `labels/1` artifact, `<task>/**/*.parquet`, one task, or one file.
         out: The artifact.
         config: Defaults where None.
+        tokens: A `tokens/1` data set: events become known when they do there.
         overwrite: Replace an artifact that is there.
 
     Raises:
         UserError: If the data set breaks MEDS, lacks a labelled subject, a lookup table cannot be
-            read, or `out` is taken.
+            read, delays differ between config, tokens and bins, or `out` is taken.
         ContractError: If the labels cannot be read, or one has no prediction time.
     """
     config = config or NarrateConfig()
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
-    tasks = read_labels(labels)
+    read = read_labels(labels, reader=_PRODUCER)
+    tasks = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in read.items()}
     dataset, terms = open_dataset(meds), Terms(read_codes(meds), config)
-    edges = _edges(config.bins) if config.bins else {}
+    fitted = Tokenizer.from_pretrained(config.bins) if config.bins else None
+    edges = _edges(fitted, config.bins) if fitted else {}
+    delays = _delays(config, tokens, fitted)
+    config = dataclasses.replace(config, delay=dict(delays.days))
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
     inputs = {
         "meds": raw_source(meds, contract=CONTRACT),
@@ -129,10 +143,12 @@ def narrate(
         inputs[f"lookup-{i}"] = raw_source(lookup.table, contract="table")
     if config.bins:
         inputs["bins"] = raw_source(config.bins, contract="tokenizer")
+    if tokens:
+        inputs["tokens"] = source(tokens)
     with new_artifact(out, overwrite=overwrite) as directory:
         scratch = directory / _SCRATCH
         scratch.mkdir()
-        buckets = Buckets(dataset, _last_seen(keys, config), scratch)
+        buckets = Buckets(dataset, _last_seen(keys, config), scratch, delays)
         split = _splits(meds, keys, config.seed)
         with _Writers(directory, tasks) as writers:
             told = chain.from_iterable(
@@ -145,7 +161,7 @@ def narrate(
         seal(
             directory,
             NARRATIVES,
-            producer=f"ehr-tokenize {__version__}",
+            producer=_PRODUCER,
             config=_portable(config),
             seed=config.seed,
             inputs=inputs,
@@ -198,13 +214,31 @@ class _Writers:
         return tuple(TaskSummary(name, *map(int, c)) for name, c in self._counts.items())
 
 
-def _edges(tokenizer: Path) -> Edges:
+def _edges(tokenizer: Tokenizer, path: Path | None) -> Edges:
     """Of the bins of a tokenizer that has them by code."""
-    found = Tokenizer.from_pretrained(tokenizer)
-    if found.config.scheme.units or found.config.maps:
-        why = "maps codes to others" if found.config.maps else "has bins by unit"
-        raise UserError(f"bins: {tokenizer} {why}; fit one with bins by the codes of the data")
-    return {code: edges for code, edges in found.fitted.edges.items() if len(edges)}
+    if tokenizer.config.scheme.units or tokenizer.config.maps:
+        why = "maps codes to others" if tokenizer.config.maps else "has bins by unit"
+        raise UserError(f"bins: {path} {why}; fit one with bins by the codes of the data")
+    return {code: edges for code, edges in tokenizer.fitted.edges.items() if len(edges)}
+
+
+def _delays(config: NarrateConfig, tokens: Path | None, bins: Tokenizer | None) -> Delays:
+    """Those of the config, of the tokens and of the tokenizer with the bins, which must agree."""
+    found: dict[str, Delays] = {}
+    if config.delay is not None:
+        found["the config"] = Delays(config.delay)
+    if tokens is not None:
+        found[str(tokens)] = delays_of(read_manifest(tokens, TOKENS, reader=_PRODUCER))
+    if bins is not None:
+        found[str(config.bins)] = Delays(bins.config.delay)
+    (first, delays), *others = found.items() or [("", Delays())]
+    for name, other in others:
+        if list(other.days.items()) != list(delays.days.items()):
+            raise UserError(
+                f"delay is {dict(delays.days)} in {first}, but {dict(other.days)} in {name}; texts "
+                "follow one: leave `delay` out, and give the tokens with which they are compared"
+            )
+    return delays
 
 
 def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:
