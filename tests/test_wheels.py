@@ -101,7 +101,7 @@ from ehr_eval.config import EhrshotConfig, LogisticRegressionConfig
 from ehr_eval.counts.write import count_features
 from ehr_eval.ehrshot import run_ehrshot
 from ehr_eval.features.extract import extract_features
-from ehr_eval.labels import read_labels, require_known
+from ehr_eval.frames import read_labels
 from ehr_eval.tasks.make import make_labels
 from ehr_tracking.manifest import verify
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ehr_eval.featureset import write_features
+from ehr_tracking.arrow.features import write_features
 from ehr_tracking.contracts import FEATURES, TOKENS
 from ehr_tracking.manifest import new_artifact, seal
 
@@ -72,7 +72,7 @@ TOKEN_SCHEMA = pa.schema(
 )
 
 
-def write_tokens(out, records, *, vocabulary="code"):
+def write_tokens(out, records, *, vocabulary="code", config=None):
     with new_artifact(out, overwrite=True) as partial:
         names = SPECIALS + [f"{vocabulary}{i}" for i in range(len(SPECIALS), VOCAB)]
         pq.write_table(
@@ -84,7 +84,7 @@ def write_tokens(out, records, *, vocabulary="code"):
             rows = [r.columns() for r in records if r.split == split]
             (partial / split).mkdir()
             pq.write_table(pa.Table.from_pylist(rows, TOKEN_SCHEMA), partial / split / "0.parquet")
-        seal(partial, TOKENS, producer="test 0", config={}, seed=0)
+        seal(partial, TOKENS, producer="test 0", config=config or {}, seed=0)
     return out
 
 
@@ -125,7 +125,7 @@ def write_feature_artifact(out, rows, matrix):
         }
     )
     with new_artifact(out, overwrite=True) as partial:
-        written = write_features(partial, np.asarray(matrix, np.float32), index)
+        written = write_features(partial, np.asarray(matrix, np.float32), index.to_arrow())
         seal(partial, FEATURES, producer="test 0", config={}, seed=0, rows=written)
     return out
 

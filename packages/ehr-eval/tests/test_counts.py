@@ -16,11 +16,12 @@ from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import _chunks, count_rows
 from ehr_eval.counts.things import ancestors, fit_vocabulary, quantile_edges
 from ehr_eval.counts.write import count_features
-from ehr_eval.featureset import read_features
+from ehr_eval.features.read import read_features
 from ehr_eval.tasks.make import make_labels
+from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import load_manifest, verify
+from ehr_tracking.manifest import load_manifest, source, verify
 
 START = datetime(2020, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
 SCHEMA = pa.schema(
@@ -229,19 +230,8 @@ def test_events_of_the_future_are_not_counted_in_train_either(cohort) -> None:
 
 
 def _vocabulary(frame):
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "0.parquet"
-        pq.write_table(frame.to_arrow().cast(SCHEMA), path)
-        codes = pl.DataFrame(
-            {"code": list(CODES), "parent_codes": list(CODES.values())},
-            schema={"code": pl.String, "parent_codes": pl.List(pl.String)},
-        )
-        return fit_vocabulary(
-            [path], frame["subject_id"].unique(), codes, CountsConfig(min_values=5)
-        )
+    subjects = frame["subject_id"].unique()
+    return fit_vocabulary([frame], subjects, CODES, CountsConfig(min_values=5))
 
 
 def test_only_train_subjects_choose_bins_and_columns(cohort, tmp_path) -> None:
@@ -337,6 +327,49 @@ def test_what_cannot_be_counted_is_refused(cohort, tmp_path) -> None:
     count_features(data, labels, tmp_path / "out")
     with pytest.raises(UserError, match="--overwrite"):
         count_features(data, labels, tmp_path / "out")
+
+
+def test_delayed_events_count_from_when_they_became_known(cohort, tmp_path) -> None:
+    data, labels, events, splits = cohort
+    delay = {"^A.1$": 3.5, "^(A|LAB)": 40.0}
+    moved = [
+        (
+            s,
+            d if d is None else d + (3.5 if c == "A.1" else 40.0 * c.startswith(("A", "LAB"))),
+            c,
+            v,
+        )
+        for s, d, c, v in events
+    ]
+    by_hand = write_meds(tmp_path / "by_hand", moved, splits)
+    count_features(by_hand, labels, tmp_path / "a")
+    count_features(data, labels, tmp_path / "b", CountsConfig(delay=delay))
+    count_features(data, labels, tmp_path / "c")
+    a, b, c = (load_manifest(tmp_path / name).files for name in "abc")
+    assert a == b
+    assert a["features.safetensors"] != c["features.safetensors"]
+
+
+def test_delays_come_from_tokens_or_from_the_config_and_may_not_differ(
+    cohort, toys, tmp_path
+) -> None:
+    data, labels, _, _ = cohort
+    delay = {"^LAB": 40.0}
+    tokens = toys.tokens(tmp_path / "tokens", toys.records(), config={"delay": delay})
+    count_features(data, labels, tmp_path / "a", tokens=tokens)
+    count_features(data, labels, tmp_path / "b", CountsConfig(delay=delay))
+    count_features(data, labels, tmp_path / "c", CountsConfig(delay=delay), tokens=tokens)
+    a, b, c = (load_manifest(tmp_path / name) for name in "abc")
+    assert a.files == b.files == c.files
+    assert a.config == b.config == c.config
+    assert a.inputs["tokens"] == source(tokens)
+    with pytest.raises(ConfigError, match=r"delay = .* but .*tokens has .*; give one of the two"):
+        count_features(data, labels, tmp_path / "d", CountsConfig(delay={"A": 1}), tokens=tokens)
+    mapped = {"delay": delay, "maps": [{"path": "map.csv"}]}
+    tokens = toys.tokens(tmp_path / "mapped", toys.records(), config=mapped)
+    with pytest.raises(ContractError, match="delays codes that its maps made"):
+        count_features(data, labels, tmp_path / "d", tokens=tokens)
+    assert not (tmp_path / "d").exists()
 
 
 def test_the_command(cohort, tmp_path) -> None:

@@ -9,7 +9,7 @@ import torch
 from ehr_eval.cutoff import visible_tokens
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, extract_features
-from ehr_eval.featureset import read_features
+from ehr_eval.features.read import read_features
 from ehr_models.batch import Span, pack
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
@@ -246,6 +246,14 @@ def test_context_is_that_of_the_training_unless_said_otherwise(toys, wire, tmp_p
     assert load_manifest(extract_features(*args)).config["context"] == 16
     config = FeaturesConfig(context=32)
     assert load_manifest(extract_features(*args, config, overwrite=True)).config["context"] == 32
+
+
+def test_features_say_with_which_delays_their_tokens_were_made(toys, wire, tmp_path):
+    assert run(wire, "gpt2", tmp_path, name="none").manifest.config["delay"] == {}
+    delay = {"^DIAGNOSIS": 7.0}
+    tokens = toys.tokens(tmp_path / "tokens", toys.records(), config={"delay": delay})
+    found = run(wire, "gpt2", tmp_path, tokens=tokens, name="delayed")
+    assert found.manifest.config["delay"] == delay
 
 
 def test_unknown_subjects_are_refused_and_nothing_is_written(toys, wire, tmp_path):

@@ -64,6 +64,7 @@ def labels(
 @click.option("--meds", type=_DIRECTORY, required=True, help="MEDS data set.")
 @click.option("--labels", type=_DIRECTORY, required=True, help="Labels.")
 @click.option("--out", type=_DIRECTORY, required=True, help="Where features go.")
+@click.option("--tokens", type=_DIRECTORY, help="Take `delay` from these tokens.")
 @click.option("-c", "--config", type=_DIRECTORY, help="YAML file of CountsConfig.")
 @click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
 @click.option("--overwrite", is_flag=True, help="Replace features that are there.")
@@ -71,6 +72,7 @@ def counts(
     meds: Path,
     labels: Path,
     out: Path,
+    tokens: Path | None,
     config: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
@@ -78,7 +80,8 @@ def counts(
     """Write count features, the baseline to beat, for every labelled prediction time.
 
     Counts of codes, of their ancestors and of value bins over several windows, with age and static
-    codes; sparse features/1.
+    codes; sparse features/1. Compared with a model on tokens that were made with `delay`, they need
+    the same: give --tokens, or set it.
 
     Example: ehr-eval counts --meds demo/meds --labels demo/labels --out demo/features/counts
     """
@@ -87,7 +90,7 @@ def counts(
     from ehr_tracking.config import load_config
 
     settings = load_config(CountsConfig, config, overrides)
-    done = count_features(meds, labels, out, settings, overwrite=overwrite)
+    done = count_features(meds, labels, out, settings, tokens=tokens, overwrite=overwrite)
     click.echo(
         f"{done.path}: {done.rows:,} rows, {done.columns:,} columns, {done.nonzero:,} counts"
     )

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from ehr_eval import __version__
 from ehr_eval.config import EhrshotConfig
 from ehr_eval.evaluate import SPLITS, Evaluation, Split, Task, evaluate_task
-from ehr_eval.featureset import FeatureSet, align, read_features
-from ehr_eval.labels import KEY, read_labels
+from ehr_eval.features.read import FeatureSet, align, read_features
+from ehr_eval.frames import KEY, read_labels
 from ehr_eval.report import write_report
 from ehr_eval.results import write_results
 from ehr_tracking.arrow.labels import label_source

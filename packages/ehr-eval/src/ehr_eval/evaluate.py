@@ -15,7 +15,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ehr_eval.config import EhrshotConfig
-from ehr_eval.featureset import Matrix
+from ehr_eval.features.read import Matrix
 from ehr_eval.fewshot import shots
 from ehr_eval.heads import fit_predict
 from ehr_eval.metrics import METRICS, Floats, evaluate, interval, patient_draws, undefined

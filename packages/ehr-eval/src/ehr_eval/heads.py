@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from ehr_eval.config import HeadConfig, LightGBMConfig, LogisticRegressionConfig
-from ehr_eval.featureset import Matrix
+from ehr_eval.features.read import Matrix
 from ehr_eval.metrics import Floats, evaluate
 
 _Predict = Callable[[Matrix], Floats]

@@ -5,13 +5,11 @@ Fitted on the train split alone: only what train subjects have gets a number.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from ehr_eval.counts.config import CountsConfig
-from ehr_eval.meds import read_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +27,27 @@ class Vocabulary:
 
 
 def fit_vocabulary(
-    files: Iterable[Path], train: pl.Series, parents: pl.DataFrame, config: CountsConfig
+    files: Iterable[pl.DataFrame],
+    train: pl.Series,
+    parents: Mapping[str, list[str | None] | None],
+    config: CountsConfig,
 ) -> Vocabulary:
     """Number the codes and value bins of train subjects.
 
     Args:
-        files: Of events.
+        files: Events, one file after the other.
         train: Train subjects.
-        parents: code, parent_codes.
+        parents: Code -> the codes above it.
         config: Whether there are ancestors, and how many bins.
     """
     codes: set[str] = set()
     values: list[pl.DataFrame] = []
-    for path in files:
-        events = read_events(path).filter(pl.col("subject_id").is_in(train.implode()))
+    for file in files:
+        events = file.filter(pl.col("subject_id").is_in(train.implode()))
         codes.update(events["code"].unique())
         values.append(finite(events).select("code", "numeric_value"))
     edges = quantile_edges(pl.concat(values), config) if config.bins > 1 and values else {}
-    above = dict(parents.iter_rows()) if config.ontology else {}
+    above = parents if config.ontology else {}
     member = [(code, name) for code in sorted(codes) for name in ancestors(code, above)]
     things = sorted({name for _, name in member})
     number = {name: i for i, name in enumerate(things)}

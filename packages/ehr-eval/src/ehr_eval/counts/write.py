@@ -6,36 +6,33 @@ This is the strong form of the baseline: ontology expansion and value bins each 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 from scipy import sparse
 from tqdm import tqdm
 
-from ehr_eval import __version__
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Vocabulary, fit_vocabulary
-from ehr_eval.labels import KEY, read_labels, require_known
-from ehr_eval.meds import RAW, data_files, read_codes, read_events, read_splits
+from ehr_eval.frames import READER, labelled_rows, read_events, read_splits
+from ehr_tracking.arrow.delays import Delays, delays_of
+from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
-from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import FEATURES, ContractError
-from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
-
-INDEX = pa.schema(
-    [
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-    ]
+from ehr_tracking.arrow.meds import RAW, data_files, read_codes
+from ehr_tracking.arrow.meds import read_events as read_columns
+from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.contracts import FEATURES, TOKENS, TRAIN, ContractError
+from ehr_tracking.manifest import (
+    Source,
+    new_artifact,
+    raw_source,
+    read_manifest,
+    refuse_existing,
+    seal,
+    source,
 )
 
 
@@ -55,107 +52,98 @@ def count_features(
     out: Path,
     config: CountsConfig | None = None,
     *,
+    tokens: Path | None = None,
     overwrite: bool = False,
 ) -> Summary:
     """Count the past of each labelled (subject, prediction time) and write `features/1` as CSR.
 
     Column `age` is in years; every other one is a count and is named `<thing>|<window>`, with
-    `any` for the whole record. Bins and columns are chosen on train rows alone.
+    `any` for the whole record. Bins and columns are chosen on train rows alone. What is delayed
+    counts from when it became known, in every window.
 
     Args:
         meds: Data set; one file of it is in memory at a time.
-        labels: Anything that `read_labels` reads; the rows are the union over its tasks.
+        labels: Anyone's MEDS labels; the rows are the union over their tasks.
         out: The artifact.
         config: What is counted.
+        tokens: `tokens/1` that the delays are taken from.
         overwrite: Replace an artifact that is there.
 
     Raises:
         ContractError: If an input is not what it should be, labels name unknown subjects, or no
             labelled subject is in train.
+        ConfigError: If config and tokens have different delays.
     """
     config = config or CountsConfig()
     refuse_existing(out, overwrite=overwrite)
+    inputs = {"meds": raw_source(meds, contract=RAW), "labels": label_source(labels)}
+    if tokens is not None:
+        config, inputs["tokens"] = _delayed_as(tokens, config)
     files = data_files(meds)
-    tasks = read_labels(labels)
     subjects = _subjects(meds, files, config)
-    require_known(tasks, subjects["subject_id"])
-    rows = _rows(tasks, subjects)
-    is_train = (rows["split"] == "train").to_numpy()
+    rows = labelled_rows(labels, subjects, where=meds)
+    is_train = (rows["split"] == TRAIN).to_numpy()
     if not is_train.any():
         raise ContractError(f"{labels}: no labelled subject is in the train split of {meds}")
-    train = subjects.filter(pl.col("split") == "train")["subject_id"]
-    vocabulary = fit_vocabulary(files, train, read_codes(meds), config)
+    train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
+    codes = read_codes(meds)
+    parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))
+    vocabulary = fit_vocabulary((read_events(f) for f in files), train, parents, config)
     matrix = _count_files(files, rows, vocabulary, config)
     names = column_names(vocabulary.names, config)
     kept = np.flatnonzero(matrix[is_train].getnnz(axis=0) >= config.min_rows)
     matrix = matrix[:, kept]
+    matrix.sort_indices()
+    index = rows.select("subject_id", "prediction_time", "split").to_arrow()
     with new_artifact(out, overwrite=overwrite) as partial:
-        _write(partial, matrix, rows, [names[i] for i in kept], vocabulary)
+        written = write_features(partial, matrix, index)
+        _write_columns(partial / "columns.json", [names[i] for i in kept], vocabulary)
         seal(
             partial,
             FEATURES,
-            producer=f"ehr-eval {__version__}",
+            producer=READER,
             config=to_dict(config),
             seed=config.seed,
-            inputs={
-                "meds": raw_source(meds, contract=RAW),
-                "labels": label_source(labels),
-            },
-            rows={"index.parquet": rows.height},
+            inputs=inputs,
+            rows=written,
         )
     return Summary(out, rows.height, len(kept), matrix.nnz)
 
 
+def _delayed_as(tokens: Path, config: CountsConfig) -> tuple[CountsConfig, Source]:
+    """The config with the delays of tokens, and these as an input."""
+    delay = dict(delays_of(read_manifest(tokens, TOKENS, reader=READER)).days)
+    if config.delay and config.delay != delay:
+        raise ConfigError(f"delay = {config.delay}, but {tokens} has {delay}; give one of the two")
+    return replace(config, delay=delay), source(tokens)
+
+
 def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFrame:
     """subject_id, file (its number), split of every subject of the data set."""
-    parts = [
-        read_events(path).select("subject_id").unique().with_columns(file=pl.lit(i))
-        for i, path in enumerate(files)
-    ]
+    parts = []
+    for i, path in enumerate(files):
+        here = np.unique(read_columns(path, ["subject_id"])["subject_id"].to_numpy())
+        parts.append(pl.DataFrame({"subject_id": here}).with_columns(file=pl.lit(i)))
     found = pl.concat(parts)
-    twice = found.filter(found["subject_id"].is_duplicated())["subject_id"]
-    if len(twice):
-        raise ContractError(f"{meds}: subject {twice.sort()[0]} is in more than one file")
-    splits = read_splits(meds, found["subject_id"].to_list(), seed=config.seed)
+    splits = read_splits(meds, found["subject_id"].unique(), seed=config.seed)
     return found.join(splits, on="subject_id", how="left")
-
-
-def _rows(tasks: Mapping[str, pl.DataFrame], subjects: pl.DataFrame) -> pl.DataFrame:
-    """The union over tasks: subject_id, prediction_time, file, split; sorted by the first two."""
-    keys = pl.concat([task.select(KEY) for task in tasks.values()]).unique()
-    return keys.join(subjects, on="subject_id", how="left").sort(KEY)
 
 
 def _count_files(
     files: list[Path], rows: pl.DataFrame, vocabulary: Vocabulary, config: CountsConfig
 ) -> sparse.csr_matrix:
     """[R, columns] in the order of `rows`."""
+    delays = Delays(config.delay)
     numbered = rows.with_row_index("row")
     parts, order = [], []
     for i, path in enumerate(tqdm(files, desc="counts", unit="file", disable=None)):
         here = numbered.filter(pl.col("file") == i)
         if here.height:
-            parts.append(count_rows(read_events(path), here, vocabulary, config))
+            parts.append(count_rows(read_events(path, delays), here, vocabulary, config))
             order.append(here["row"].to_numpy())
     return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
 
 
-def _write(
-    directory: Path,
-    matrix: sparse.csr_matrix,
-    rows: pl.DataFrame,
-    names: list[str],
-    vocabulary: Vocabulary,
-) -> None:
-    matrix.sort_indices()
-    tensors = {
-        "data": matrix.data.astype(np.float32),
-        "indices": matrix.indices.astype(np.int32),
-        "indptr": matrix.indptr.astype(np.int64),
-        "shape": np.array(matrix.shape, np.int64),
-    }
-    save_file(tensors, directory / "features.safetensors")
-    index = rows.with_row_index("row").select(*KEY, pl.col("row").cast(pl.Int64), "split")
-    pq.write_table(index.to_arrow().cast(INDEX), directory / "index.parquet")
+def _write_columns(path: Path, names: list[str], vocabulary: Vocabulary) -> None:
     about = {"columns": names, "bin_edges": vocabulary.edges}
-    (directory / "columns.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

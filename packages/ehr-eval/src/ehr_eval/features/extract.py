@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ehr_eval import __version__
 from ehr_eval.cutoff import visible_tokens
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Pass, batches, plan
-from ehr_eval.featureset import write_features
-from ehr_eval.labels import KEY, read_labels, require_known
+from ehr_eval.frames import READER, labelled_rows
 from ehr_models.batch import pack
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.heads import hidden_states, pool
 from ehr_models.presets import OBJECTIVES
-from ehr_models.tokens import Tokens, TokenSet, open_tokens, read_split
+from ehr_models.tokens import Tokens, open_tokens, read_split
+from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
-from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.contracts import FEATURES
 from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
 
 Pooling = Literal["last", "mean"]
@@ -52,7 +51,7 @@ def extract_features(
     Args:
         checkpoint: A run or checkpoint directory.
         tokens: `tokens/1` with the checkpoint's vocabulary.
-        labels: `labels/1` or a tree of MEDS labels.
+        labels: Anyone's MEDS labels; the rows are the union over their tasks.
         out: Where the features shall be.
         config: Pooling, context, batches.
         device: As torch names it.
@@ -64,7 +63,7 @@ def extract_features(
     Raises:
         ContractError: If an input is not what it should be, or the vocabularies differ.
         ConfigError: If the context is longer than the model can take.
-        UserError: If labels name subjects that the tokens do not hold, or `out` exists.
+        UserError: If `out` exists.
     """
     config = config or FeaturesConfig()
     refuse_existing(out, overwrite=overwrite)
@@ -73,15 +72,17 @@ def extract_features(
     require_same_vocabulary(loaded, token_set)
     reader = Reader(loaded, config, device=device)
     splits = {split: read_split(token_set, split) for split in token_set.splits}
-    rows = _rows(labels, splits, token_set)
+    rows = labelled_rows(labels, _subjects(splits), where=tokens)
     features, blind = _read_all(reader, splits, rows)
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
+    resolved["delay"] = token_set.manifest.config.get("delay") or {}
     with new_artifact(out, overwrite=overwrite) as partial:
-        written = write_features(partial, features, rows)
+        index = rows.select("subject_id", "prediction_time", "split").to_arrow()
+        written = write_features(partial, features, index)
         seal(
             partial,
             FEATURES,
-            producer=f"ehr-eval {__version__}",
+            producer=READER,
             config={**resolved, "rows_without_tokens": blind},
             seed=None,
             inputs={
@@ -180,10 +181,9 @@ def _trained_context(manifest: Manifest) -> int | None:
     return context if isinstance(context, int) else None
 
 
-def _rows(labels: Path, splits: Mapping[str, Tokens], token_set: TokenSet) -> pl.DataFrame:
-    """The union over tasks of (subject, prediction time), sorted, with split and subject row."""
-    tasks = read_labels(labels)
-    subjects = pl.concat(
+def _subjects(splits: Mapping[str, Tokens]) -> pl.DataFrame:
+    """subject_id, split, subject_row of every subject."""
+    return pl.concat(
         [
             pl.DataFrame(
                 {
@@ -195,12 +195,6 @@ def _rows(labels: Path, splits: Mapping[str, Tokens], token_set: TokenSet) -> pl
             for split, tokens in splits.items()
         ]
     )
-    if subjects["subject_id"].is_duplicated().any():
-        twice = subjects.filter(pl.col("subject_id").is_duplicated())["subject_id"][0]
-        raise ContractError(f"{token_set.directory}: subject {twice} is in two places")
-    require_known(tasks, subjects["subject_id"])
-    times = pl.concat([task.select(KEY) for task in tasks.values()]).unique().sort(KEY)
-    return times.join(subjects, on="subject_id", how="left", maintain_order="left")
 
 
 def _read_all(

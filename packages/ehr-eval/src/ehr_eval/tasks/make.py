@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_eval import __version__
-from ehr_eval.labels import KEY
-from ehr_eval.meds import RAW, SPLITS, data_files, read_events, read_splits
+from ehr_eval.frames import KEY, read_events, read_splits
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.labelers import ROW
 from ehr_eval.tasks.registry import TASKS, choose
+from ehr_tracking.arrow.meds import RAW, data_files
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import LABELS
+from ehr_tracking.contracts import LABELS, SPLITS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
@@ -119,7 +119,7 @@ def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFram
 
 def _count(meds: Path, tables: Mapping[str, pl.DataFrame], config: LabelsConfig) -> pl.DataFrame:
     subjects = pl.concat([t["subject_id"] for t in tables.values()]).unique()
-    splits = read_splits(meds, subjects.to_list(), seed=config.seed)
+    splits = read_splits(meds, subjects, seed=config.seed)
     named = [table.with_columns(task=pl.lit(name)) for name, table in tables.items()]
     every = pl.DataFrame({"task": list(tables)}).join(pl.DataFrame({"split": SPLITS}), how="cross")
     found = (

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.labels import read_labels, require_known
-from ehr_eval.meds import read_events, read_splits, splits_by_hash
+from ehr_eval.frames import labelled_rows, read_labels, read_splits
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.make import make_labels
 from ehr_tracking.contracts import ContractError
@@ -132,7 +131,7 @@ def test_nothing_is_written_when_nothing_can_be(tmp_path) -> None:
         make_labels(
             data, tmp_path / "out", LabelsConfig(tasks=("long_stay",), hours_after_admission=8000)
         )
-    with pytest.raises(ContractError, match="not a MEDS data set"):
+    with pytest.raises(ContractError, match="is no MEDS data set"):
         make_labels(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     make_labels(data, tmp_path / "out")
@@ -161,88 +160,40 @@ def test_aces_output_and_other_types_are_read(tmp_path) -> None:
     assert labels["icu"].schema["prediction_time"] == pl.Datetime("us")
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"float_value": [0.0, 0.5]}, r"row 1 has float_value = 0.5; expected 0 or 1"),
-        ({"integer_value": [3, 1]}, r"row 0 has integer_value = 3"),
-        ({"categorical_value": ["a", "b"]}, "only binary labels"),
-        ({"boolean_value": [True, None]}, "row 1 has no boolean_value"),
-        ({"boolean_value": [True, True], "integer_value": [1, 1]}, "boolean_value and integer"),
-        ({}, "has no value; expected exactly one"),
-        ({"boolean_value": [True, True], "subject_id": ["1", "2"]}, "subject_id is"),
-        ({"boolean_value": [True, True], "prediction_time": ["x", "y"]}, "prediction_time is"),
-        ({"boolean_value": [True, True], "subject_id": [1, None]}, "row 1 has no subject_id"),
-    ],
-)
-def test_labels_that_are_not_binary_are_refused_by_row(tmp_path, columns, message) -> None:
-    write_labels(tmp_path / "tree" / "task" / "0.parquet", **columns)
-    with pytest.raises(ContractError, match=message) as error:
+def test_values_that_are_not_binary_are_refused_in_one_line(tmp_path) -> None:
+    write_labels(tmp_path / "tree" / "task" / "0.parquet", float_value=[0.0, 0.5])
+    with pytest.raises(ContractError, match=r"task task has float_value = 0\.5 for subject 2 at"):
         read_labels(tmp_path / "tree")
-    assert "0.parquet" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
-def test_contradictions_damage_and_absence_are_named(tmp_path) -> None:
-    write_labels(tmp_path / "twice" / "t" / "0.parquet", boolean_value=[True, False])
-    write_labels(tmp_path / "twice" / "t" / "1.parquet", boolean_value=[True, True])
-    with pytest.raises(ContractError, match="contradicting labels of subject 2"):
-        read_labels(tmp_path / "twice")
-    (tmp_path / "bad" / "t").mkdir(parents=True)
-    (tmp_path / "bad" / "t" / "0.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(ContractError, match="cannot be read as Parquet"):
-        read_labels(tmp_path / "bad")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ContractError, match="holds no labels"):
-        read_labels(tmp_path / "empty")
-    with pytest.raises(ContractError, match="no such directory"):
-        read_labels(tmp_path / "nowhere")
-
-
-def test_labels_of_unknown_subjects_are_refused_with_their_number(tmp_path) -> None:
-    write_labels(tmp_path / "tree" / "t" / "0.parquet", boolean_value=[True, False])
-    labels = read_labels(tmp_path / "tree")
-    require_known(labels, pl.Series([1, 2, 3]))
-    with pytest.raises(ContractError, match=r"name 2 subjects .* the first 1"):
-        require_known(labels, pl.Series([7]))
-
-
-def test_the_split_by_hash_is_splitmix64() -> None:
-    import numpy as np
-
-    # the first output of the reference generator with state 0 is 0xE220A8397B1DCDAF: 88% of 2**64
-    assert splits_by_hash(np.array([0]), seed=0).tolist() == [1]
-    share = np.bincount(splits_by_hash(np.arange(100_000), seed=5)) / 100_000
-    assert share == pytest.approx([0.8, 0.1, 0.1], abs=0.005)
+def test_rows_are_the_union_of_tasks_of_any_kind_and_know_their_subjects(tmp_path) -> None:
+    write_labels(tmp_path / "tree" / "stage" / "0.parquet", categorical_value=["i", "ii"])
+    write_labels(
+        tmp_path / "tree" / "died" / "0.parquet",
+        prediction_time=[at(1, 5), at(1, 7)],
+        boolean_value=[True, False],
+    )
+    subjects = pl.DataFrame({"subject_id": [3, 2, 1], "split": ["tuning", "train", "held_out"]})
+    rows = labelled_rows(tmp_path / "tree", subjects, where=tmp_path)
+    assert rows.rows() == [
+        (1, at(1, 5), "held_out"),
+        (2, at(1, 6), "train"),
+        (2, at(1, 7), "train"),
+    ]
+    with pytest.raises(ContractError, match="subject 2 is in more than one file or split"):
+        labelled_rows(tmp_path / "tree", pl.concat([subjects, subjects[1:2]]), where=tmp_path)
+    with pytest.raises(ContractError, match=r"name 1 subjects .* the first 2"):
+        labelled_rows(tmp_path / "tree", subjects.filter(pl.col("subject_id") != 2), where=tmp_path)
 
 
 def test_splits_are_the_data_sets_own_or_by_hash(tmp_path) -> None:
     named = write_meds(tmp_path / "named")
-    assert read_splits(named, [1, 2, 3])["split"].to_list() == ["train", "tuning", "held_out"]
-    with pytest.raises(ContractError, match="no split for 1 subjects, the first 9"):
-        read_splits(named, [1, 9])
+    ids = pl.Series([3, 1, 2])
+    assert read_splits(named, ids, seed=0).rows() == [(3, "held_out"), (1, "train"), (2, "tuning")]
     bare = write_meds(tmp_path / "bare", splits=False)
-    few, many = read_splits(bare, [4, 5]), read_splits(bare, range(100))
+    few = read_splits(bare, pl.Series([4, 5]), seed=0)
+    many = read_splits(bare, pl.Series(range(100)), seed=0)
     assert many.filter(pl.col("subject_id").is_in([4, 5])).equals(few)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"code": pa.array([None], pa.string())}, "row 0 has no code"),
-        ({"subject_id": pa.array(["1"])}, "subject_id is string"),
-        ({"time": pa.array(["2020"])}, "time is string"),
-    ],
-)
-def test_what_is_not_meds_is_refused(tmp_path, change, message) -> None:
-    columns = {
-        "subject_id": pa.array([1]),
-        "time": pa.array([at(1, 1)], pa.timestamp("us")),
-        "code": pa.array(["A"]),
-    }
-    pq.write_table(pa.table(columns | change), tmp_path / "0.parquet")
-    with pytest.raises(ContractError, match=message):
-        read_events(tmp_path / "0.parquet")
 
 
 def test_the_command_prints_counts_and_what_was_skipped(tmp_path) -> None:

@@ -1,0 +1,83 @@
+"""Events, labels and splits as data frames: what the readers of all packages give, for polars."""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from ehr_eval import __version__
+from ehr_tracking.arrow import labels as label_reader
+from ehr_tracking.arrow import meds as meds_reader
+from ehr_tracking.arrow import splits as split_reader
+from ehr_tracking.arrow.delays import Delays
+from ehr_tracking.contracts import SPLITS, ContractError
+
+KEY = list(label_reader.KEY)
+"""What names a row of labels, features and predictions."""
+READER = f"ehr-eval {__version__}"
+
+
+def read_events(path: Path, delays: Delays | None = None) -> pl.DataFrame:
+    """subject_id, time, code, numeric_value (float32) of one file of a MEDS data set.
+
+    Args:
+        path: The file.
+        delays: Where given, `time` is when an event became known, and rows are in that order.
+
+    Raises:
+        ContractError: If the file is damaged, or its columns are not those of MEDS.
+    """
+    events = meds_reader.read_events(path)
+    return _frame(delays.shift(events) if delays else events)
+
+
+def read_labels(path: Path) -> dict[str, pl.DataFrame]:
+    """Task -> subject_id, prediction_time, boolean_value; sorted by the first two, without duplicates.
+
+    Args:
+        path: A `labels/1` artifact, a directory of tasks, one task or one file, whoever made it.
+
+    Raises:
+        ContractError: If it cannot be read, contradicts itself, or a value is not binary.
+    """
+    tables = label_reader.read_labels(path, reader=READER)
+    return {task: _frame(label_reader.binary(table, task=task)) for task, table in tables.items()}
+
+
+def read_splits(meds: Path, subjects: pl.Series, *, seed: int) -> pl.DataFrame:
+    """subject_id and split of each given subject, by the data set's own splits or else by hash.
+
+    Raises:
+        ContractError: If the data set's splits are damaged or leave a subject out.
+    """
+    place = split_reader.read_splits(meds, seed=seed).of(subjects.to_numpy())
+    split = pl.Series("split", [SPLITS[i] for i in place.tolist()], pl.String)
+    return pl.DataFrame([subjects.rename("subject_id"), split])
+
+
+def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.DataFrame:
+    """Who features are made for, and when: the union over tasks.
+
+    Args:
+        labels: Of any kind; their values do not matter.
+        subjects: subject_id and more, of all subjects of a data set.
+        where: The data set.
+
+    Returns:
+        subject_id, prediction_time and the further columns of `subjects`; sorted by the first two.
+
+    Raises:
+        ContractError: If labels cannot be read or name a subject that is not there, or a subject is
+            there twice.
+    """
+    twice = subjects.filter(subjects["subject_id"].is_duplicated())["subject_id"]
+    if len(twice):
+        raise ContractError(f"{where}: subject {twice.sort()[0]} is in more than one file or split")
+    tables = label_reader.read_labels(labels, reader=READER)
+    label_reader.require_known(tables, subjects["subject_id"].to_numpy(), where=where)
+    keys = pl.concat([_frame(table.select(KEY)) for table in tables.values()])
+    return keys.unique().join(subjects, on="subject_id", how="left").sort(KEY)
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(table))

@@ -1,0 +1,139 @@
+"""Predictions of a model that was trained elsewhere, checked against the labels it is judged on.
+
+n held-out rows of a task, p predicted rows.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from ehr_eval.frames import KEY, READER
+from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
+from ehr_tracking.arrow.parquet import read_table
+from ehr_tracking.contracts import PREDICTIONS, ContractError
+from ehr_tracking.manifest import MANIFEST, Source, check_file, raw_source, read_manifest
+
+MEDS_PREDICTIONS = "meds-predictions/0.4"
+"""What predictions are in a lineage that carry no manifest: anyone's, not `predictions/1`."""
+LABEL, PROBABILITY = "boolean_value", "predicted_boolean_probability"
+
+
+def read_predictions(
+    directory: Path, held_out: Mapping[str, pl.DataFrame], *, others: Collection[str] = ()
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Read one model's probabilities for the held-out rows of each task.
+
+    Args:
+        directory: `<task>/**/*.parquet` in the schema of meds-evaluation; where it is a
+            `predictions/1` artifact, its files are checked against the manifest.
+        held_out: Task -> its held-out labels: subject_id, prediction_time, boolean_value.
+        others: Tasks of the labels that are not evaluated: predictions of them are passed over.
+
+    Returns:
+        Task -> [n] probability of the outcome, in the order of that task's `held_out`; tasks that
+        the model does not predict are left out.
+
+    Raises:
+        ContractError: If there are none; a file cannot be read, was changed, lies in no task's
+            folder or is of a task that the labels lack; a column is missing, mistyped or null; a
+            probability is not within [0, 1]; or a row is there twice, missing, no held-out label,
+            or says another outcome than the labels. Naming file or task and the first such row.
+    """
+    found = {}
+    for task, files in _tasks(directory).items():
+        if task in held_out:
+            found[task] = _align(task, [_read(path) for path in files], held_out[task], directory)
+        elif task not in others:
+            known = ", ".join(sorted({*held_out, *others}))
+            raise ContractError(f"{directory} predicts task {task}; the labels have {known}")
+    return found
+
+
+def predictions_source(directory: Path) -> Source:
+    """Predictions as an input: the artifact that they are, else the files."""
+    return raw_source(directory, contract=MEDS_PREDICTIONS)
+
+
+def _tasks(directory: Path) -> dict[str, list[Path]]:
+    """Task -> its files, in the order of their paths."""
+    if not directory.is_dir():
+        raise ContractError(f"{directory}: no such directory")
+    names = {p.relative_to(directory).as_posix() for p in directory.rglob("*.parquet")}
+    if (directory / MANIFEST).is_file():
+        manifest = read_manifest(directory, PREDICTIONS, reader=READER)
+        names |= {name for name in manifest.files if name.endswith(".parquet")}
+        for name in sorted(names):
+            check_file(directory, manifest, name)
+    if not names:
+        raise ContractError(f"{directory} holds no predictions: expected <task>/**/*.parquet")
+    tasks: dict[str, list[Path]] = {}
+    for name in sorted(names):
+        task, below, _ = name.partition("/")
+        if not below:
+            raise ContractError(f"{directory / name} lies in no task's folder: expected <task>/")
+        tasks.setdefault(task, []).append(directory / name)
+    return tasks
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """[p] the key, the outcome, the probability, and `file`."""
+    table = read_table(path, [*KEY, LABEL, PROBABILITY])
+    for name in (*KEY, LABEL, PROBABILITY):
+        if name not in table.column_names:
+            raise ContractError(f"{path} has no column {name}: not predictions of meds-evaluation")
+        no_nulls(table[name], name, path)
+    label, probability = table[LABEL], table[PROBABILITY]
+    if not pa.types.is_boolean(label.type):
+        raise ContractError(f"{path}: column {LABEL} is {label.type} (expected bool)")
+    if not pa.types.is_floating(probability.type):
+        raise ContractError(f"{path}: column {PROBABILITY} is {probability.type} (expected float)")
+    value = probability.cast(pa.float64()).to_numpy()
+    outside = ~((value >= 0) & (value <= 1))  # NaN as well
+    if outside.any():
+        row = int(outside.argmax())
+        raise ContractError(
+            f"{path} row {row}: {PROBABILITY} = {value[row]:g}, which is no probability in [0, 1]"
+        )
+    columns: dict[str, Any] = {
+        "subject_id": whole_numbers(table["subject_id"], "subject_id", path),
+        "prediction_time": microseconds(table["prediction_time"], "prediction_time", path),
+        LABEL: label,
+        PROBABILITY: value,
+    }
+    frame = pl.DataFrame(pl.from_arrow(pa.table(columns)))
+    return frame.with_columns(file=pl.lit(str(path)))
+
+
+def _align(
+    task: str, parts: list[pl.DataFrame], labels: pl.DataFrame, directory: Path
+) -> npt.NDArray[np.float64]:
+    """[n] probabilities in the order of the labels."""
+    predicted = pl.concat(parts)
+    _refuse(predicted.filter(pl.struct(KEY).is_duplicated()), "is predicted twice", task)
+    told = labels.select(*KEY, outcome=LABEL)
+    checked = predicted.join(told, on=KEY, how="left", maintain_order="left")
+    extra = checked.filter(pl.col("outcome").is_null())
+    _refuse(extra, "is predicted, but is no held-out label", task)
+    wrong = checked.filter(pl.col("outcome") != pl.col(LABEL))
+    _refuse(wrong, f"has another {LABEL} than the labels", task)
+    found = labels.select(KEY).join(predicted, on=KEY, how="left", maintain_order="left")
+    missing = found.filter(pl.col(PROBABILITY).is_null())
+    if missing.height:
+        subject, time = missing.select(KEY).row(0)
+        raise ContractError(
+            f"{directory} does not predict {missing.height} of {labels.height} held-out labels of "
+            f"task {task}, the first subject {subject} at {time}"
+        )
+    return found[PROBABILITY].to_numpy()
+
+
+def _refuse(rows: pl.DataFrame, what: str, task: str) -> None:
+    if rows.height:
+        path, subject, time = rows.select("file", *KEY).row(0)
+        more = f" ({rows.height:,} such rows)" if rows.height > 1 else ""
+        raise ContractError(f"{path}: subject {subject} at {time} {what} of task {task}{more}")
