@@ -1,8 +1,13 @@
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ehr_eval.tasks import registry
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import pair, read_course
 from ehr_eval.tasks.registry import TASKS, choose
@@ -216,6 +221,39 @@ def test_tasks_are_chosen_by_the_codes_that_are_there() -> None:
         choose(LabelsConfig(), pl.Series(["A"]))
     with pytest.raises(ConfigError, match="look-around"):
         choose(LabelsConfig(death="^(?!A)"), codes)
+
+
+def test_each_task_has_a_page_that_names_its_codes_and_where_it_is_from() -> None:
+    for name, task in TASKS.items():
+        page = (Path(registry.__file__).parent / f"{name}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {name}\n")
+        parts = ("| predicted |", "| positive |", "| left out |", "**From.**", "**Checked.**")
+        assert [part for part in parts if part not in page] == []
+        codes = next(line for line in page.splitlines() if line.startswith("| codes |"))
+        assert tuple(re.findall(r"`(\w+)`", codes)) == task.needs
+
+
+COURSES = st.lists(
+    st.tuples(
+        st.integers(0, 60).map(lambda n: n / 2),
+        st.sampled_from([ADMIT, HOME, DIED, DEATH, HYPERTENSION, LOOK]),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+@given(COURSES)
+def test_no_answer_has_happened_by_the_prediction_time_so_none_is_known_under_any_delay(
+    rows,
+) -> None:
+    for task, answer in {
+        "in_hospital_mortality": DEATH,
+        "mortality_1y": DEATH,
+        "new_diagnosis_1y": HYPERTENSION,
+    }.items():
+        for day_of_prediction in label(task, *rows, censored="negative"):
+            assert not [d for d, code in rows if code == answer and d <= day_of_prediction]
 
 
 def test_definitions_carry_the_numbers_of_the_config() -> None:
