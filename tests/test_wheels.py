@@ -41,20 +41,20 @@ assert "a" in html_page("t", [text_table([{"a": 1}])])
 """,
     "ehr-tokenize": """
 from pathlib import Path
-from ehr_tokenize.check import check
+from ehr_tokenize.meds.check import check
 from ehr_tokenize.config import NumericConfig, TokenizeConfig
-from ehr_tokenize.driver import tokenize
-from ehr_tokenize.inspection import inspect, timeline
+from ehr_tokenize.build.build import tokenize
+from ehr_tokenize.build.inspection import inspect, record
 from ehr_tokenize.synthetic.cohort import synthesize
 from ehr_tokenize.synthetic.config import SynthConfig
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 
 synthesize(Path("meds"), SynthConfig(num_patients=150))
 assert not check(Path("meds")).refused
 summary = tokenize(Path("meds"), Path("tokens"), TokenizeConfig(numeric=NumericConfig(n_bins=5)))
 assert summary.lines()
 assert Tokenizer.from_pretrained(Path("tokens")).tokens[0].text == "[PAD]"
-assert inspect(Path("tokens")) and timeline(Path("tokens"), 1)
+assert inspect(Path("tokens")) and record(Path("tokens"), 1)
 """,
     "ehr-models": """
 from pathlib import Path

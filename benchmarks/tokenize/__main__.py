@@ -123,7 +123,7 @@ def copies(frame: pl.DataFrame, numbers: range) -> pl.DataFrame:
 
 def measure(name: str, meds: Path, root: Path) -> dict[str, object]:
     """Ours before and after the others, so that a busy moment does not decide."""
-    from ehr_tokenize.driver import tokenize
+    from ehr_tokenize.build.build import tokenize
 
     files = sorted((meds / "data").glob("**/*.parquet"))
     events = sum(pq.read_metadata(path).num_rows for path in files)

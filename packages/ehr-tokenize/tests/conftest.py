@@ -109,7 +109,7 @@ def is_valid_meds() -> Callable[[Path], None]:
         SubjectSplitSchema,
     )
 
-    from ehr_tokenize.check import check
+    from ehr_tokenize.meds.check import check
 
     def hold(root: Path) -> None:
         files = sorted(root.glob("data/**/*.parquet"))

@@ -87,7 +87,7 @@ def test_times_out_of_the_calendar(run, good, days):
 
 
 def test_rows_are_found_across_batches(run, write_meds, monkeypatch):
-    monkeypatch.setattr("ehr_tokenize.meds._BATCH_ROWS", 2)
+    monkeypatch.setattr("ehr_tokenize.meds.dataset._BATCH_ROWS", 2)
     rows = [(1, T[i], "A", None) for i in (0, 1, 2, 3, 1)]
     assert "row 4: time is before" in run(write_meds(rows, name="a"))
     rows = [(1, T[0], "A", None)] * 4 + [(2, T[0], "A", None), (1, T[1], "A", None)]

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
+from ehr_tokenize.meds.check import check
 from ehr_tracking.errors import UserError
 
 T = [datetime.fromisoformat(f"2020-01-0{d}") for d in range(1, 10)]

@@ -3,7 +3,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from ehr_tokenize import inspection
+from ehr_tokenize.build import inspection
 from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tracking.config import load_config
@@ -71,7 +71,7 @@ def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
     assert "unknown in tuning" in text
     assert not re.search(r"<(script|link|img)|https?://", text)  # self-contained
     with pytest.raises(UserError, match="has no subject 99"):
-        inspection.timeline(tokens, 99)
+        inspection.record(tokens, 99)
     missing = CliRunner().invoke(main, ["inspect", str(tmp_path)])
     assert missing.exit_code == 2
     nowhere = CliRunner().invoke(main, ["inspect", str(tokens), "--html", str(tmp_path / "a/b")])

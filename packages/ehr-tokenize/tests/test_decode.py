@@ -8,11 +8,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import tokenize
 from ehr_tokenize.synthetic.cohort import synthesize
 from ehr_tokenize.synthetic.config import SynthConfig
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 
 DAY = 86_400

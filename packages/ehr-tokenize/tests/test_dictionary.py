@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.cli import main
-from ehr_tokenize.dictionary import from_dictionary
-from ehr_tokenize.driver import tokenize
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.fit.dictionary import from_dictionary
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.errors import UserError
 
 MAX = 1.7976931348623157e308  # how CLMBR writes that there is no bound

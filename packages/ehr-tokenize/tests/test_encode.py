@@ -8,10 +8,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import tokenize
 from ehr_tokenize.narrative.buckets import SCHEMA
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 

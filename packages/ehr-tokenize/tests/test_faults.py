@@ -7,12 +7,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_tokenize import inspection
+from ehr_tokenize.build import inspection
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import tokenize
 from ehr_tokenize.narrative.buckets import SCHEMA
-from ehr_tokenize.tokenizer import Tokenizer
-from ehr_tokenize.words import SPECIALS
+from ehr_tokenize.scheme.words import SPECIALS
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 
 KINDS = ["joint", "visits", "clmbr", "cookbook", "desc", "timeline", "cehr"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_tokenize.maps import (
+from ehr_tokenize.codes.maps import (
     AtcLevel,
     Icd9Level,
     Icd10Level,
@@ -23,7 +23,7 @@ from ehr_tokenize.maps import (
     cut_phecode,
     resolve,
 )
-from ehr_tokenize.user_table import read_pairs
+from ehr_tokenize.codes.pairs import read_pairs
 from ehr_tracking.config import ConfigError, to_dict, validate
 from ehr_tracking.errors import UserError
 
@@ -224,7 +224,7 @@ def test_what_is_no_code_of_the_kind_is_kept_and_counted():
 def test_steps_are_written_as_in_yaml_and_survive_a_round_trip(tmp_path):
     from pydantic.dataclasses import dataclass
 
-    from ehr_tokenize.maps import MapStep
+    from ehr_tokenize.codes.maps import MapStep
     from ehr_tracking.config import STRICT
 
     @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import tokenize
-from ehr_tokenize.events import DAY_US
+from ehr_tokenize.meds.events import DAY_US
 from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.driver import narrate

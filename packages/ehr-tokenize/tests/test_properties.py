@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from ehr_tokenize.build.build import tokenize
+from ehr_tokenize.build.summary import read_coverage
 from ehr_tokenize.config import ShardConfig, TokenizeConfig
-from ehr_tokenize.coverage import read_coverage
-from ehr_tokenize.driver import tokenize
 from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tracking.config import load_config
 

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from meds.schema import CodeMetadataSchema, DataSchema, SubjectSplitSchema
 
-from ehr_tokenize.check import check
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.cli import main
-from ehr_tokenize.driver import tokenize
-from ehr_tokenize.meds import read_splits
-from ehr_tokenize.repair import repair
+from ehr_tokenize.meds.check import check
+from ehr_tokenize.meds.dataset import read_splits
+from ehr_tokenize.meds.repair import repair
 from ehr_tracking.errors import UserError
 
 T = [datetime(2020, 1, d) for d in range(1, 10)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ehr_tokenize.build.build import Summary, tokenize
 from ehr_tokenize.config import NumericConfig, ShardConfig, TokenizeConfig
-from ehr_tokenize.driver import Summary, tokenize
 from ehr_tracking.errors import UserError
 
 SUBJECTS = 250

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ehr_tokenize.config import NumericConfig, ShardConfig, TokenizeConfig, Visits
-from ehr_tokenize.driver import tokenize
+from ehr_tokenize.build.build import tokenize
+from ehr_tokenize.config import NumericConfig, ShardConfig, TokenizeConfig, VisitsScheme
 from ehr_tokenize.meds_stages.record import RECORD, check_record
 from ehr_tokenize.meds_stages.seal import seal_shards
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, verify
 
@@ -113,7 +113,7 @@ def test_a_directory_is_gone_on_with_as_it_was_begun(begun):
             STAGES,
             'ehr_tokenize.delay = {} (now {"^ICD": 2.0})',
         ),
-        (replace(CONFIG, scheme=Visits()), STAGES, 'scheme.kind = "joint" (now "visits")'),
+        (replace(CONFIG, scheme=VisitsScheme()), STAGES, 'scheme.kind = "joint" (now "visits")'),
         (CONFIG, ["ehr_fit_bins", {"other": {"n": 2}}], 'stages = ["ehr_fit_bins", {"other"'),
     ],
 )

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import tokenize
 from ehr_tokenize.narrative.buckets import SCHEMA
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meds import DataSchema
 
-from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
+from ehr_tokenize.meds.check import check
 from ehr_tokenize.sources.config import EventsConfig
 from ehr_tokenize.sources.events import from_events
 from ehr_tokenize.synthetic.cohort import synthesize

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
+from ehr_tokenize.meds.check import check
 from ehr_tokenize.sources.config import LabsConfig, MimicConfig, WriteConfig
 from ehr_tokenize.sources.mimic import from_mimic
 from ehr_tracking.errors import UserError

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
+from ehr_tokenize.meds.check import check
 from ehr_tokenize.sources.config import OmopConfig
 from ehr_tokenize.sources.omop import from_omop
 from ehr_tracking.errors import UserError

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ehr_tokenize.check import check
 from ehr_tokenize.cli import main
+from ehr_tokenize.meds.check import check
 from ehr_tokenize.sources.config import PatientsJsonConfig
 from ehr_tokenize.sources.patients_json import from_patients_json, to_patients_json
 from ehr_tokenize.sources.subjects import hashed

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_tokenize.cli import main
-from ehr_tokenize.meds import read_splits
+from ehr_tokenize.meds.dataset import read_splits
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
 from ehr_tokenize.sources.events import from_events
 from ehr_tracking.config import ConfigError, load_config

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import yaml
 
-from ehr_tokenize.config import NumericConfig, TokenizeConfig, Visits
-from ehr_tokenize.driver import tokenize
+from ehr_tokenize.build.build import tokenize
+from ehr_tokenize.config import NumericConfig, TokenizeConfig, VisitsScheme
 from ehr_tracking.config import validate
 from ehr_tracking.manifest import load_manifest
 
@@ -42,7 +42,7 @@ def test_both_drivers_agree_on_files_in_any_order(write_meds, cohort, tmp_path):
     files = [[r for s in rows[i::3][::-1] for r in s] for i in range(3)]
     splits = {s: ["train", "train", "train", "tuning", "held_out"][s % 5] for s in range(60)}
     meds = write_meds(*files, splits=splits, descriptions={"LAB//1": "a measurement"})
-    config = TokenizeConfig(scheme=Visits(), numeric=NumericConfig(n_bins=4, min_values=5))
+    config = TokenizeConfig(scheme=VisitsScheme(), numeric=NumericConfig(n_bins=4, min_values=5))
     tokenize(meds, tmp_path / "ours", config)
     done = run_pipeline(
         f"input_dir={meds}", f"output_dir={tmp_path}/work", f"tokens_dir={tmp_path}/stages",
@@ -138,7 +138,7 @@ def test_stages_follow_filters_of_the_user(write_meds, cohort, tmp_path):
     kept = [s for s in rows if len({row[1] for row in s}) >= 8]  # its events: distinct times
     assert 0 < len(kept) < 40
     filtered = write_meds([r for s in kept for r in s], splits=splits, name="filtered")
-    tokenize(filtered, tmp_path / "a", TokenizeConfig(scheme=Visits()))
+    tokenize(filtered, tmp_path / "a", TokenizeConfig(scheme=VisitsScheme()))
     for path in (tmp_path / "a").rglob("*.parquet"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
     tokenize(meds, tmp_path / "whole")

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import (
     NumericConfig,
     ShardConfig,
     TokenizeConfig,
-    Visits,
+    VisitsScheme,
     VocabularyConfig,
 )
-from ehr_tokenize.driver import tokenize
-from ehr_tokenize.meds import SPLITS
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.meds.dataset import SPLITS
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.manifest import load_manifest, verify
 
@@ -66,7 +66,7 @@ def test_a_hand_worked_data_set(write_meds, tmp_path):
     ]
     other = [(3, at(1990, 5, 5), "MEDS_BIRTH", None), (3, at(1991, 5, 5), "RARE", None)]
     meds = write_meds(rows, other, descriptions={"LAB": "a measurement"})
-    config = TokenizeConfig(scheme=Visits(), numeric=NumericConfig(n_bins=2, min_values=8))
+    config = TokenizeConfig(scheme=VisitsScheme(), numeric=NumericConfig(n_bins=2, min_values=8))
     done = tokenize(meds, tmp_path / "out", config)
 
     vocab = pq.read_table(tmp_path / "out/vocab.parquet").to_pylist()
@@ -119,7 +119,7 @@ def test_files_order_and_workers_do_not_change_a_byte(write_meds, cohort, splits
         "one a subject": rows,
     }
     config = TokenizeConfig(
-        scheme=Visits() if kind == "visits" else TokenizeConfig().scheme,
+        scheme=VisitsScheme() if kind == "visits" else TokenizeConfig().scheme,
         numeric=FEW.numeric,
         shard=ShardConfig(subjects=20),
     )
@@ -143,7 +143,7 @@ def test_files_order_and_workers_do_not_change_a_byte(write_meds, cohort, splits
 def test_the_size_of_a_batch_does_not_change_a_byte(write_meds, cohort, tmp_path, monkeypatch):
     meds = write_meds([r for s in cohort(30) for r in s])
     tokenize(meds, tmp_path / "whole", FEW)
-    monkeypatch.setattr("ehr_tokenize.meds._BATCH_ROWS", 7)
+    monkeypatch.setattr("ehr_tokenize.meds.dataset._BATCH_ROWS", 7)
     tokenize(meds, tmp_path / "bits", FEW)
     assert digest(tmp_path / "whole", manifest=True) == digest(tmp_path / "bits", manifest=True)
 
@@ -207,7 +207,7 @@ def test_a_tokenizer_used_again_gives_the_same_tokens(write_meds, cohort, splits
     meds = write_meds([r for s in cohort(60) for r in s], splits=splits)
     config = TokenizeConfig(numeric=FEW.numeric)
     if kind == "visits":
-        config = TokenizeConfig(numeric=FEW.numeric, scheme=Visits())
+        config = TokenizeConfig(numeric=FEW.numeric, scheme=VisitsScheme())
     tokenize(meds, tmp_path / "first", config)
     tokenize(meds, tmp_path / "second", tokenizer=tmp_path / "first")
     assert digest(tmp_path / "first") == digest(tmp_path / "second")

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_tokenize import inspection
+from ehr_tokenize.build import inspection
+from ehr_tokenize.build.summary import read_coverage
 from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.coverage import read_coverage
-from ehr_tokenize.sequences import _occurrences
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.fit.passes import _occurrences
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import ConfigError, validate
 
 DAY = "2020-01-0{}"
@@ -31,7 +31,7 @@ def made(tmp_path, write_meds):
     import polars as pl
     import pyarrow.parquet as pq
 
-    from ehr_tokenize.driver import tokenize
+    from ehr_tokenize.build.build import tokenize
 
     def make(subjects, config=None, parents=None, splits=None, **kwargs):
         flat = [

@@ -55,8 +55,8 @@ def main(
         return
     if meds is None or out is None:
         raise click.UsageError("both --meds and --out are needed")
+    from ehr_tokenize.build.build import tokenize
     from ehr_tokenize.config import TokenizeConfig
-    from ehr_tokenize.driver import tokenize
     from ehr_tracking.config import load_config
 
     settings = load_config(TokenizeConfig, config, overrides)
@@ -76,12 +76,12 @@ def check(path: Path, repair: Path | None) -> None:
 
     Example: ehr-tokenize check demo/meds
     """
-    from ehr_tokenize.check import check as check_meds
+    from ehr_tokenize.meds.check import check as check_meds
 
     report = check_meds(path)
     click.echo("\n".join(report.lines()))
     if repair:
-        from ehr_tokenize.repair import repair as mend
+        from ehr_tokenize.meds.repair import repair as mend
 
         click.echo("\n".join(mend(path, repair).lines()))
     elif report.refused:
@@ -97,12 +97,12 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
 
     Example: ehr-tokenize inspect demo/tokens --subject 12
     """
-    from ehr_tokenize import inspection
+    from ehr_tokenize.build import inspection
     from ehr_tracking.files import write_whole
     from ehr_tracking.report import text_table
 
     found = inspection.inspect(tokens)
-    rows = [] if subject is None else inspection.timeline(tokens, subject)
+    rows = [] if subject is None else inspection.record(tokens, subject)
     click.echo(text_table(rows) if rows else found.text())
     if html:
         try:
@@ -123,7 +123,7 @@ def dictionary(source: Path, out: Path, size: int | None) -> None:
 
     Example: ehr-tokenize dictionary clmbr_v8_original_dictionary.json --out clmbr --size 39818
     """
-    from ehr_tokenize.dictionary import from_dictionary
+    from ehr_tokenize.fit.dictionary import from_dictionary
 
     click.echo("\n".join(from_dictionary(source, out, size=size).lines()))
 

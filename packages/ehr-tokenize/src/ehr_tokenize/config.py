@@ -1,30 +1,18 @@
 """What a tokenizer is fitted with, and how its output is cut into files."""
 
-import dataclasses
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ehr_tokenize.maps import MapStep
+from ehr_tokenize.codes.maps import MapStep
+from ehr_tokenize.codes.patterns import Regex
 from ehr_tracking.config import STRICT
 
 
-def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as e:
-        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
-    return pattern
-
-
-Regex = Annotated[str, AfterValidator(_regex)]
-
-
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Parts:
+class SchemeConfig:
     """The parts that a scheme is made of; each can be set, whatever the scheme."""
 
     lead: Literal["[BOS]", "[CLS]"] = "[BOS]"
@@ -46,14 +34,14 @@ class Parts:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Joint(Parts):
+class JointScheme(SchemeConfig):
     """`[BOS]`, static tokens, then one token an event; time is carried beside the tokens."""
 
     kind: Literal["joint"] = "joint"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Visits(Parts):
+class VisitsScheme(SchemeConfig):
     """`[CLS]`, static tokens, then events with `[SEP]` between visits and a segment that flips."""
 
     kind: Literal["visits"] = "visits"
@@ -62,7 +50,7 @@ class Visits(Parts):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Clmbr(Parts):
+class ClmbrScheme(SchemeConfig):
     """CLMBR: `CODE`, `CODE || category` or `CODE//Q3`, units ignored, chosen by entropy."""
 
     kind: Literal["clmbr"] = "clmbr"
@@ -70,7 +58,7 @@ class Clmbr(Parts):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Cookbook(Parts):
+class CookbookScheme(SchemeConfig):
     """All codes, a token per text value, and deciles per code and unit."""
 
     kind: Literal["cookbook"] = "cookbook"
@@ -79,7 +67,7 @@ class Cookbook(Parts):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Desc(Parts):
+class DescScheme(SchemeConfig):
     """Descriptions of codes as subwords; values are left out."""
 
     kind: Literal["desc"] = "desc"
@@ -88,7 +76,7 @@ class Desc(Parts):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Timeline(Parts):
+class TimelineScheme(SchemeConfig):
     """ETHOS-like: codes by their levels, shared quantile tokens, time intervals, age first."""
 
     kind: Literal["timeline"] = "timeline"
@@ -99,7 +87,7 @@ class Timeline(Parts):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Cehr(Parts):
+class CehrScheme(SchemeConfig):
     """CEHR: `[VS]` visit `[VE]`, and day, week, month or long-term tokens between visits."""
 
     kind: Literal["cehr"] = "cehr"
@@ -109,7 +97,14 @@ class Cehr(Parts):
 
 
 Scheme = Annotated[
-    Joint | Visits | Clmbr | Cookbook | Desc | Timeline | Cehr, Field(discriminator="kind")
+    JointScheme
+    | VisitsScheme
+    | ClmbrScheme
+    | CookbookScheme
+    | DescScheme
+    | TimelineScheme
+    | CehrScheme,
+    Field(discriminator="kind"),
 ]
 
 
@@ -199,7 +194,7 @@ class ShardConfig:
 class TokenizeConfig:
     """All of `ehr-tokenize`; the defaults run."""
 
-    scheme: Scheme = Field(default_factory=Joint)
+    scheme: Scheme = Field(default_factory=JointScheme)
     numeric: NumericConfig = Field(default_factory=NumericConfig)
     vocabulary: VocabularyConfig = Field(default_factory=VocabularyConfig)
     visits: VisitsConfig = Field(default_factory=VisitsConfig)
@@ -214,26 +209,3 @@ class TokenizeConfig:
     """Of the split by hash, where the data set names no splits."""
     max_unknown: float = Field(default=0.5, ge=0, le=1)
     """With a tokenizer fitted before: refuse data of which a larger share of events is unknown."""
-
-
-FITTED = (
-    "scheme",
-    "numeric",
-    "vocabulary",
-    "visits",
-    "hierarchy",
-    "subwords",
-    "maps",
-    "delay",
-)
-"""The fields that belong to a fitted tokenizer; the others may differ from run to run."""
-
-
-def with_fitted(config: TokenizeConfig, fitted: TokenizeConfig) -> TokenizeConfig:
-    """`config` with the fields that a fitted tokenizer brings.
-
-    Examples:
-        >>> with_fitted(TokenizeConfig(seed=3), TokenizeConfig(scheme=Visits())).scheme.kind
-        'visits'
-    """
-    return dataclasses.replace(config, **{name: getattr(fitted, name) for name in FITTED})

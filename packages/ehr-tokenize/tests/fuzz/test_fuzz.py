@@ -20,9 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_tokenize.check import check
-from ehr_tokenize.config import Cehr, Clmbr, Cookbook, Desc, Timeline, Visits
-from ehr_tokenize.driver import tokenize
+from ehr_tokenize.build.build import tokenize
+from ehr_tokenize.config import (
+    CehrScheme,
+    ClmbrScheme,
+    CookbookScheme,
+    DescScheme,
+    TimelineScheme,
+    VisitsScheme,
+)
+from ehr_tokenize.meds.check import check
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 
@@ -46,8 +53,8 @@ from .reference import (
 BLOCKS, BLOCK = 20, 50
 BY_SETTINGS = ["cannot be told from another token", NOTHING_LEFT]
 """What `check`, which knows no settings, does not see."""
-OTHERS = [Visits(), Clmbr(), Cookbook(), Timeline(), Cehr()]
-OTHERS += [Desc()] * bool(find_spec("tokenizers"))
+OTHERS = [VisitsScheme(), ClmbrScheme(), CookbookScheme(), TimelineScheme(), CehrScheme()]
+OTHERS += [DescScheme()] * bool(find_spec("tokenizers"))
 MORE = [
     "(unit|text_value) is not UTF-8",
     "column (unit|text_value) is there twice",

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ehr_tokenize.build.build import PRODUCER
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.driver import PRODUCER
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 

@@ -17,15 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ehr_tokenize.build.build import PRODUCER
+from ehr_tokenize.build.shards import (
+    GROUP_EVENTS,
+    GROUP_SUBJECTS,
+    shard_name,
+    to_table,
+    write_shard,
+)
+from ehr_tokenize.build.summary import Family, families, write_coverage
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.coverage import Family, families, write_coverage
-from ehr_tokenize.driver import PRODUCER
-from ehr_tokenize.events import ranges
-from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, read_splits
-from ehr_tokenize.sequences import Sequences
-from ehr_tokenize.shards import shard_name
-from ehr_tokenize.tokenizer import VOCAB, Tokenizer
-from ehr_tokenize.writer import GROUP_EVENTS, GROUP_SUBJECTS, to_table, write_shard
+from ehr_tokenize.meds.dataset import CONTRACT, SPLITS, assign_splits, read_splits
+from ehr_tokenize.meds.events import ranges
+from ehr_tokenize.scheme.weave import Sequences
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.vocabulary import VOCAB
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.errors import UserError

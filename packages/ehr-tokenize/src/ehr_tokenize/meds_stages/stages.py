@@ -18,29 +18,29 @@ from MEDS_transforms.mapreduce import mapreduce_stage
 from MEDS_transforms.stages import Stage
 from omegaconf import DictConfig, OmegaConf
 
-from ehr_tokenize.binding import bind
+from ehr_tokenize.build.shards import to_table
+from ehr_tokenize.codes.maps import resolve
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.events import Events, gather_index
-from ehr_tokenize.fit import Observed, counts, finish, learn, observe
-from ehr_tokenize.intake import Intake
-from ehr_tokenize.maps import resolve
-from ehr_tokenize.meds import (
+from ehr_tokenize.fit.passes import Observed, count_words, counts, finish, learn, observe
+from ehr_tokenize.fit.selection import Count
+from ehr_tokenize.meds.dataset import (
     SCHEMA,
+    CodeInfo,
     assign_splits,
-    extra_columns,
     from_table,
     read_splits,
     row_problems,
     runs,
 )
+from ehr_tokenize.meds.events import Events, gather_index
 from ehr_tokenize.meds_stages.record import check_record
 from ehr_tokenize.meds_stages.seal import SEALED, is_sealed, seal_shards, with_families
-from ehr_tokenize.numeric import Histogram
-from ehr_tokenize.sequences import count_words, sequences
-from ehr_tokenize.tokenizer import Tokenizer, fitted_from_dict, fitted_to_dict
-from ehr_tokenize.vocabulary import CodeInfo, Count
-from ehr_tokenize.words import Fitted, Word
-from ehr_tokenize.writer import to_table
+from ehr_tokenize.scheme.binding import bind
+from ehr_tokenize.scheme.bins import Histogram
+from ehr_tokenize.scheme.intake import Intake, extra_columns
+from ehr_tokenize.scheme.weave import sequences
+from ehr_tokenize.scheme.words import Fitted, Word
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer, fitted_from_dict, fitted_to_dict
 from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 
@@ -50,7 +50,7 @@ _STATE = "ehr_tokenize//fitted"
 _FITTED, _COUNTS = "ehr/fitted", "ehr/counts"
 _WORD = {"text": pl.String, "kind": pl.String, "key": pl.String, "number": pl.Int64}
 _TOTAL = {"events": pl.Int64, "subjects": pl.Int64, "seconds": pl.Int64}
-Shard = Callable[[pl.LazyFrame], pl.LazyFrame]
+ShardMap = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
 def read_config(cfg: DictConfig) -> TokenizeConfig:
@@ -107,7 +107,7 @@ def of_train(events: Events, named: dict[int, str] | None, seed: int) -> Events:
     return Events(events.subject_id[train], offsets, *column)
 
 
-def map_values(cfg: DictConfig) -> Shard:
+def map_values(cfg: DictConfig) -> ShardMap:
     """One row a code of the shard: its distinct values with their counts, events, and subjects."""
     config, named = read_config(cfg), read_splits(Path(cfg.input_dir))
 
@@ -172,7 +172,7 @@ def _observed(frame: pl.DataFrame, index: dict[str, int]) -> Observed:
     )
 
 
-def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
+def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> ShardMap:
     """One row a word of the shard: its events, subjects and seconds."""
     config, fitted = read_config(cfg), read_fitted(code_metadata)
     named = read_splits(Path(cfg.input_dir))
@@ -199,7 +199,7 @@ def reduce_words(*dfs: pl.LazyFrame, code_metadata: pl.DataFrame) -> pl.LazyFram
     )
 
 
-def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
+def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> ShardMap:
     """The shard's subjects as token sequences, each with its events by family of codes."""
     config, infos = begin(cfg), read_infos(code_metadata)
     tokenizer = read_tokenizer(code_metadata, config)
@@ -207,7 +207,7 @@ def map_tokens(cfg: DictConfig, code_metadata: pl.DataFrame) -> Shard:
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, codes = to_events(df, config)
         binding = tokenizer.bind(codes, infos)
-        made = sequences(events, tokenizer, binding)
+        made = sequences(events, tokenizer.config, binding)
         table = to_table(made, len(tokenizer))
         return pl.DataFrame(pl.from_arrow(with_families(table, made, binding.families))).lazy()
 
@@ -227,7 +227,7 @@ def main_fit_vocabulary(cfg: DictConfig) -> None:
 def _fit(
     cfg: DictConfig,
     column: str,
-    map_fn: Callable[..., Shard],
+    map_fn: Callable[..., ShardMap],
     reduce_fn: Callable[..., pl.LazyFrame],
 ) -> None:
     begin(cfg)

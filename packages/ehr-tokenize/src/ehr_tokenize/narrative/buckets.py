@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_tokenize.meds import Dataset, from_table, row_problems, runs
-from ehr_tokenize.parquet import NOTE, line, open_events
+from ehr_tokenize.meds.dataset import Dataset, from_table, row_problems, runs
+from ehr_tokenize.meds.parquet import NOTE, line, open_events
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.errors import UserError
 

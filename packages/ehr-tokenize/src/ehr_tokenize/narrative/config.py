@@ -7,25 +7,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ehr_tokenize.units import NO_UNIT, UNIT_CODES
+from ehr_tokenize.codes.patterns import Regex, regex
+from ehr_tokenize.codes.units import NO_UNIT, UNIT_CODES
 from ehr_tracking.config import STRICT
 
 
-def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as e:
-        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
-    return pattern
-
-
 def _unit_regex(pattern: str) -> str:
-    if "unit" not in re.compile(_regex(pattern)).groupindex:
+    if "unit" not in re.compile(regex(pattern)).groupindex:
         raise ValueError(f"{pattern!r} has no group (?P<unit>...)")
     return pattern
 
 
-Regex = Annotated[str, AfterValidator(_regex)]
 UnitRegex = Annotated[str, AfterValidator(_unit_regex)]
 
 

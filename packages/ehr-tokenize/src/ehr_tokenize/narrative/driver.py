@@ -15,13 +15,20 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize import __version__
-from ehr_tokenize.meds import CONTRACT, SPLITS, assign_splits, open_dataset, read_codes, read_splits
+from ehr_tokenize.meds.dataset import (
+    CONTRACT,
+    SPLITS,
+    assign_splits,
+    open_dataset,
+    read_codes,
+    read_splits,
+)
 from ehr_tokenize.narrative.buckets import Buckets
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.records import Edges, records
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
-from ehr_tokenize.tokenizer import Tokenizer
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
 from ehr_tracking.config import to_dict

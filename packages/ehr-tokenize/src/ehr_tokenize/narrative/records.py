@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ehr_tokenize.events import STATIC
+from ehr_tokenize.meds.events import STATIC
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, say_bin, say_value

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.events import DAY_US
+from ehr_tokenize.meds.events import DAY_US
 from ehr_tokenize.narrative.config import NarrateConfig
 
 Measure = Callable[[str], int]

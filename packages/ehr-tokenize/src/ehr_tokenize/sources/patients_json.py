@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from ehr_tokenize.meds import open_dataset
+from ehr_tokenize.meds.dataset import open_dataset
 from ehr_tokenize.sources.cells import at_day
 from ehr_tokenize.sources.config import PatientsJsonConfig
 from ehr_tokenize.sources.mapping import CORE, INSIDE, Tally

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ehr_tokenize.meds import SPLITS
+from ehr_tokenize.meds.dataset import SPLITS
 from ehr_tokenize.sources.cells import Cells
 from ehr_tokenize.sources.tables import parts, pieces
 from ehr_tracking.errors import UserError

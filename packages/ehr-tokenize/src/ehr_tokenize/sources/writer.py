@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from meds.schema import DataSchema
 
 import ehr_tokenize
-from ehr_tokenize.meds import SPLITS, assign_splits
-from ehr_tokenize.meds_output import ETL, new_dataset
+from ehr_tokenize.meds.dataset import SPLITS, assign_splits
+from ehr_tokenize.meds.output import ETL, new_dataset
 from ehr_tokenize.sources.config import WriteConfig
 from ehr_tokenize.sources.mapping import CORE, Tally, Types
 from ehr_tokenize.sources.spill import Spill, arrow

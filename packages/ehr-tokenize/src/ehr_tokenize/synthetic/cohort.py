@@ -1,36 +1,31 @@
 """Writing a synthetic cohort, block of subjects by block: as a MEDS data set or as JSON."""
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import starmap
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from meds import schema as meds
-from tqdm import tqdm
 
 import ehr_tokenize
-from ehr_tokenize.meds import SPLITS, assign_splits
-from ehr_tokenize.meds_output import ETL, new_dataset
+from ehr_tokenize.meds.dataset import SPLITS
+from ehr_tokenize.meds.output import ETL, new_dataset
 from ehr_tokenize.synthetic import codes, novel
 from ehr_tokenize.synthetic.block import BLOCK, STATIC, Block, draw_block, with_novel_codes
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.disease import Ints
 from ehr_tokenize.synthetic.patients import patients_json
+from ehr_tokenize.synthetic.pool import over, splits_of
 from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, Rows
+from ehr_tokenize.synthetic.risks import write_risks
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 
 NAME = "ehr-tokenize synthetic cohort"
-T = TypeVar("T")
 SCHEMA = pa.schema(
     [
         pa.field("subject_id", pa.int64(), nullable=False),
@@ -81,8 +76,6 @@ def synthesize(
         counts = list(over(write, [(b,) for b in _blocks(config)], workers, "subjects"))
         _write_metadata(directory, config)
         if risks:
-            from ehr_tokenize.synthetic.risks import write_risks
-
             write_risks(directory, config, workers=workers)
     events, deaths = (sum(x) for x in zip(*counts, strict=True))
     return Summary(out, config.num_patients, events, len(_code_rows(config)), deaths)
@@ -122,26 +115,8 @@ def synthesize_json(
     return Summary(out, config.num_patients, events, len(_code_rows(config)), 0)
 
 
-def over(
-    function: Callable[..., T], arguments: Sequence[tuple[int, ...]], workers: int, unit: str
-) -> Iterator[T]:
-    """Apply a picklable function to each tuple of arguments, in order, with a bar."""
-    bar = partial(tqdm, desc=unit, unit="block", total=len(arguments), disable=None)
-    if workers == 1 or len(arguments) == 1:
-        yield from bar(starmap(function, arguments))
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=context) as pool:
-        yield from bar(pool.map(function, *zip(*arguments, strict=True)))
-
-
 def _blocks(config: SynthConfig) -> range:
     return range(-(-config.num_patients // BLOCK))
-
-
-def splits_of(ids: Iterable[int], config: SynthConfig) -> list[str]:
-    """The split of each subject: 80/10/10 by a hash of seed and subject."""
-    return [SPLITS[i] for i in assign_splits(np.asarray(ids), None, config.seed).tolist()]
 
 
 def _block_json(config: SynthConfig, number: int) -> str:

@@ -22,7 +22,6 @@ from meds import schema as meds
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ehr_tokenize.synthetic.block import BLOCK, ENTRY_DAYS, LAST_DAY, Block, draw_block
-from ehr_tokenize.synthetic.cohort import over, splits_of
 from ehr_tokenize.synthetic.conditions import LABS
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import DAYS, Aftermath, instability
@@ -36,6 +35,7 @@ from ehr_tokenize.synthetic.future import (
     next_measurement,
     stays_long,
 )
+from ehr_tokenize.synthetic.pool import over, splits_of
 from ehr_tokenize.synthetic.posterior import Chains, Draws
 from ehr_tokenize.synthetic.tasks import LAB, TaskRows, Visits, label, read_visits
 from ehr_tokenize.synthetic.views import Query

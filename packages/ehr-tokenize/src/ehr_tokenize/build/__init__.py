@@ -1,0 +1,1 @@
+"""A MEDS data set on disk to sealed tokens, and a look into these."""

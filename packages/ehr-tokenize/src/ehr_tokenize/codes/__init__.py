@@ -1,0 +1,1 @@
+"""What a code is called: keys, units, maps to other codes, phrases."""

@@ -1,0 +1,1 @@
+"""A MEDS data set: its rows read as arrays, checked, mended and written."""

@@ -1,0 +1,1 @@
+"""How events become tokens: pure functions over flat arrays."""

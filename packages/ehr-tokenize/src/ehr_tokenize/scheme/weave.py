@@ -1,0 +1,166 @@
+"""Events to tokens: a pure function of (events, fitted tokenizer), in flat array operations.
+
+N subjects, E events, T tokens, F families of codes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.meds.events import STATIC, Events
+from ehr_tokenize.scheme.added import Added, Rows, added_tokens
+from ehr_tokenize.scheme.binding import Binding, Ids
+from ehr_tokenize.scheme.chronology import ages, visits
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sequences:
+    """Tokens of whole subjects, one after the other, oldest first."""
+
+    subject_id: npt.NDArray[np.int64]
+    """[N]"""
+    offsets: npt.NDArray[np.int64]
+    """[N + 1]"""
+    token: npt.NDArray[np.uint32]
+    """[T] rows of the vocabulary."""
+    time: npt.NDArray[np.int64]
+    """[T] microseconds since 1970, or `STATIC`."""
+    age: npt.NDArray[np.float32]
+    """[T] days"""
+    visit: npt.NDArray[np.uint16]
+    """[T] ordinal from 1, 0 outside any visit"""
+    segment: npt.NDArray[np.uint8] | None
+    """[T] 0/1; None where the scheme has none"""
+    families: npt.NDArray[np.int64]
+    """[N, F, 3] events of each subject by family: told, of these with an [UNK], and excluded."""
+
+
+def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequences:
+    """Tokenise whole subjects, in the order of the events.
+
+    Args:
+        raw: Events whose codes index the list that `binding` was made for.
+        config: Of the fitted tokenizer.
+        binding: `Tokenizer.bind(codes)`.
+    """
+    events = binding.intake(raw)
+    birth, start = binding.birth[events.code], binding.start[events.code]
+    age = ages(events, birth)
+    visit, begins = visits(events, birth, start, config.visits.gap_days)
+    added = added_tokens(events, config.scheme, binding, birth, age, visit, begins)
+    slot = binding.bins.slot(events.code, events.value)
+    woven = weave(
+        events,
+        binding.spell(slot),
+        added,
+        age,
+        visit,
+        lead=int(binding.added.lead[0]),
+        segments=config.scheme.visits != "none",
+    )
+    return replace(woven, families=_families(raw, binding, slot, events))
+
+
+def _families(
+    raw: Events, binding: Binding, slot: npt.NDArray[np.int64], events: Events
+) -> npt.NDArray[np.int64]:
+    n, f = len(raw.subject_id), len(binding.families)
+
+    def count(subject: Rows, code: Ids) -> npt.NDArray[np.int64]:
+        return np.bincount(subject * f + binding.family[code], minlength=n * f).reshape(n, f)
+
+    subject = events.subject()
+    total = count(subject, events.code)
+    missed = np.flatnonzero(binding.unknown()[slot])
+    unknown = count(subject[missed], events.code[missed])
+    excluded = np.zeros_like(total)
+    if len(events) < len(raw):
+        excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
+    return np.stack([total, unknown, excluded], axis=2)
+
+
+def weave(
+    events: Events,
+    spelled: tuple[Rows | None, Ids],
+    added: Sequence[Added],
+    age: npt.NDArray[np.float32],
+    visit: npt.NDArray[np.uint16],
+    *,
+    lead: int,
+    segments: bool,
+) -> Sequences:
+    """Put the tokens of events and those that a scheme adds in one order.
+
+    Args:
+        events: E events.
+        spelled: Event and id of each token of an event; no events where there is one each.
+        added: Come before the tokens of their event, in this order.
+        age: [E]
+        visit: [E]
+        lead: First token of every subject.
+        segments: Whether to make them.
+
+    Examples:
+        >>> e = Events(np.array([7]), np.array([0, 3]), np.array([STATIC, 10, 20]),
+        ...            np.zeros(3, np.uint32), np.zeros(3, np.float32))
+        >>> sep = Added(np.array([2]), np.array([3], np.uint32), closes=True)
+        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), [sep], np.zeros(3, np.float32),
+        ...           np.array([0, 1, 2], np.uint16), lead=2, segments=True)
+        >>> s.token, s.visit, s.segment
+        (array([2, 8, 9, 3, 9], dtype=uint32), array([0, 0, 1, 1, 2], dtype=uint16), array([0, 0, 0, 0, 1], dtype=uint8))
+    """
+    n, (row, token) = len(events), spelled
+    own = np.ones(n, np.int64) if row is None else np.bincount(row, minlength=n)
+    counts = [np.bincount(p.row, minlength=n) for p in added if len(p.row)]
+    added = [p for p in added if len(p.row)]
+    total = np.concatenate([[0], np.cumsum(sum(counts, start=own))])
+    offsets = total[events.offsets] + np.arange(len(events.offsets))
+    at = total[:-1] + events.subject() + 1  # one [BOS]/[CLS] a subject so far
+    source = np.zeros(offsets[-1], np.int64)  # [T] the event that each token comes from
+    out = np.full(offsets[-1], lead, np.uint32)
+    closing = []
+    for piece, count in zip(added, counts, strict=True):
+        where = at[piece.row] + _rank(piece.row, count)
+        source[where], out[where] = piece.row, piece.token
+        if piece.closes:
+            closing.append(where)
+        at += count
+    where = at if row is None else at[row] + _rank(row, own)
+    source[where] = np.arange(n) if row is None else row
+    out[where] = token
+
+    first = offsets[:-1]
+    time, age, visit = _of(events.time, source), _of(age, source), _of(visit, source)
+    time[first], age[first], visit[first] = STATIC, 0, 0
+    for where in closing:
+        visit[where] -= 1
+    return Sequences(
+        subject_id=events.subject_id,
+        offsets=offsets,
+        token=out,
+        time=time,
+        age=age,
+        visit=visit,
+        segment=_segment(visit) if segments else None,
+        families=np.zeros((len(events.subject_id), 0, 3), np.int64),
+    )
+
+
+def _of(column: npt.NDArray[Number], source: Rows) -> npt.NDArray[Number]:
+    """[T] of the event that each token comes from; zeros where every event is excluded."""
+    return column[source] if len(column) else np.zeros(len(source), column.dtype)
+
+
+def _rank(row: Rows, count: npt.NDArray[np.int64]) -> Rows:
+    """[K] how many entries before this one are of the same event; `row` ascends."""
+    return np.arange(len(row)) - (np.cumsum(count) - count)[row]
+
+
+def _segment(visit: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    return np.where(visit > 0, (visit + 1) % 2, 0).astype(np.uint8)

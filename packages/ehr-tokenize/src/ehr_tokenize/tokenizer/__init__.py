@@ -1,0 +1,1 @@
+"""What was fitted, and its use in memory and on disk."""

@@ -1,0 +1,182 @@
+"""Events in memory to tokens: the same functions as the batch route, without files.
+
+N subjects, T tokens, L tokens of the longest subject.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.meds.dataset import SCHEMA, Batch, Extra, fits, from_table, row_problems, runs
+from ehr_tokenize.meds.events import Events
+from ehr_tokenize.scheme.binding import Binding
+from ehr_tokenize.scheme.intake import extra_columns
+from ehr_tokenize.scheme.weave import Sequences, sequences
+from ehr_tracking.errors import UserError
+
+_WHERE = Path("events")  # stands for a file in messages
+_FIELDS = ("time", "code", "numeric_value", "text_value")
+_TYPES = {
+    "subject_id": pa.int64(),
+    "time": pa.timestamp("us"),
+    "code": pa.string(),
+    "numeric_value": pa.float32(),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Tokens of N subjects, in the order in which these were given."""
+
+    flat: Sequences
+    """One after the other, packed: `flat.offsets` says where each begins."""
+    texts: Sequence[str]
+    """Of the vocabulary: how each token is spelled."""
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """Of each subject, rows of the vocabulary."""
+        cuts = self.flat.offsets.tolist()
+        token = self.flat.token.tolist()
+        return [token[a:b] for a, b in pairwise(cuts)]
+
+    @property
+    def strings(self) -> list[list[str]]:
+        """Of each subject, tokens as the vocabulary spells them."""
+        return [[self.texts[i] for i in ids] for ids in self.ids]
+
+    def padded(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays [N, L], 0 ([PAD]) behind the end of a subject, where `attention_mask` is False.
+
+        `token`, `time` (microseconds), `visit` and, if the scheme has them, `segment` are int64;
+        `age` is float32, in days. `torch.from_numpy` makes tensors of them without a copy.
+        """
+        flat = self.flat
+        length = np.diff(flat.offsets)
+        mask = np.arange(length.max(initial=0)) < length[:, None]
+        out: dict[str, npt.NDArray[Any]] = {"attention_mask": mask}
+        for name in ("token", "time", "age", "visit", "segment"):
+            column = getattr(flat, name)
+            if column is not None:
+                dtype = np.float32 if name == "age" else np.int64
+                out[name] = np.zeros(mask.shape, dtype)
+                out[name][mask] = column
+        return out
+
+
+class Encoder:
+    """Looks every code up once, and again only when an unseen code comes."""
+
+    def __init__(
+        self, config: TokenizeConfig, texts: Sequence[str], bind: Callable[[list[str]], Binding]
+    ) -> None:
+        """Get ready.
+
+        Args:
+            config: Of the fitted tokenizer.
+            texts: How each of its tokens is spelled.
+            bind: Looks a list of codes up.
+        """
+        self._config, self._texts, self._bind = config, texts, bind
+        self._extra = extra_columns(config)
+        self._number: dict[str, int] = {}
+        self._binding: Binding | None = None
+
+    def __call__(self, events: object) -> Encoded:
+        """See `Tokenizer.__call__`."""
+        batch = from_table(_table(events, self._extra), _WHERE, self._extra)
+        for problem in row_problems(batch, None):
+            raise UserError(str(problem))
+        at = runs(batch)
+        subject = batch.subject_id[at]
+        if len(np.unique(subject)) < len(subject):
+            raise UserError(f"{_WHERE}: the rows of a subject do not follow each other; sort them")
+        offsets = np.append(at, len(batch.time))
+        binding = self._bound(batch)
+        numbers = np.array([self._number[c] for c in batch.codes], np.uint32)
+        taken = Events(subject, offsets, batch.time, numbers[batch.code], batch.value)
+        return Encoded(sequences(taken, self._config, binding), self._texts)
+
+    def _bound(self, batch: Batch) -> Binding:
+        before = len(self._number)
+        for code in batch.codes:
+            self._number.setdefault(code, len(self._number))
+        if self._binding is None or len(self._number) > before:
+            self._binding = self._bind(list(self._number))
+        return self._binding
+
+
+def _table(events: object, extra: Extra) -> pa.Table:
+    if hasattr(events, "to_arrow"):  # polars, which need not be installed to get here
+        events = events.to_arrow()
+    if isinstance(events, pa.Table):
+        return _typed(events, extra)
+    return _listed(events, extra)
+
+
+def _listed(events: object, extra: Extra) -> pa.Table:
+    if not isinstance(events, Sequence) or isinstance(events, str):
+        raise UserError(
+            f"{_WHERE} are a {type(events).__name__}; give a list of events, a list of such lists, "
+            "or a polars or pyarrow table"
+        )
+    many = len(events) > 0 and all(isinstance(e, list) for e in events)
+    subjects = events if many else [events]
+    empty = next((i for i, s in enumerate(subjects) if not s), None)
+    if empty is not None:
+        raise UserError(f"{_WHERE}: subject {empty} has no event")
+    names = [*_FIELDS, *(n for n in extra if n and n not in _FIELDS)]
+    columns: dict[str, Any] = {
+        "subject_id": np.repeat(np.arange(len(subjects)), [len(s) for s in subjects]),
+        **_columns([e for s in subjects for e in s], names),
+    }
+    return pa.table({n: _array(n, column) for n, column in columns.items()})
+
+
+def _columns(rows: list[object], names: list[str]) -> dict[str, Sequence[Any]]:
+    tuples: list[tuple[Any, ...]] = [r for r in rows if type(r) is tuple]
+    if len(tuples) == len(rows) and max(map(len, tuples)) <= len(_FIELDS):  # fast, and usual
+        found = dict(zip(_FIELDS, zip_longest(*tuples), strict=False))
+        return {n: found.get(n) or [None] * len(rows) for n in names}
+    dicts = [_row(e) for e in rows]
+    return {n: [r.get(n) for r in dicts] for n in names}
+
+
+def _row(event: object) -> dict[str, Any]:
+    if isinstance(event, dict):
+        return event
+    if not isinstance(event, tuple) or len(event) > len(_FIELDS):
+        raise UserError(
+            f"{_WHERE}: an event is a {type(event).__name__}; give a dict of columns or a tuple "
+            f"({', '.join(_FIELDS)})"
+        )
+    return dict(zip(_FIELDS, event, strict=False))
+
+
+def _array(name: str, column: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(column, _TYPES.get(name, pa.string()))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
+        raise UserError(f"{_WHERE}: column {name}: {' '.join(str(e).split())}") from None
+
+
+def _typed(table: pa.Table, extra: Extra) -> pa.Table:
+    if "subject_id" not in table.column_names:
+        table = table.append_column("subject_id", pa.array(np.zeros(len(table), np.int64)))
+    for name in SCHEMA:
+        if name in table.column_names:
+            found = table.schema.field(name).type
+            if not fits(name, found):
+                raise UserError(f"{_WHERE}: column {name} is {found}, MEDS has {SCHEMA[name]}")
+        elif name != "numeric_value":
+            raise UserError(f"{_WHERE}: column {name} is missing")
+    if not len(table):
+        raise UserError(f"{_WHERE}: there is no row")
+    return table.select([n for n in (*SCHEMA, *extra) if n in table.column_names])
