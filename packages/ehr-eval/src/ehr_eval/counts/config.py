@@ -23,8 +23,8 @@ class CountsConfig:
     """A code with fewer values in train gets no bins."""
     min_rows: Annotated[int, Field(ge=1)] = 5
     """A column that is non-zero in fewer train rows is left out."""
-    delay: dict[Pattern, Annotated[float, Field(ge=0, le=36_525)]] = Field(default_factory=dict)
-    """Code pattern -> days after its time at which an event becomes known; the first that fits. As in
-    the tokens that counts are compared with (`--tokens` takes it from there)."""
+    delay: dict[Pattern, Annotated[float, Field(ge=0, le=36_525)]] | None = None
+    """Code pattern -> days after its time at which an event becomes known, the first that fits; null:
+    as the tokens that are given have it."""
     seed: int = 0
     """Of the split by hash, where the data set names no splits."""

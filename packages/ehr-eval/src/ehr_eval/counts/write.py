@@ -26,7 +26,6 @@ from ehr_tracking.arrow.meds import read_events as read_columns
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES, TOKENS, TRAIN, ContractError
 from ehr_tracking.manifest import (
-    Source,
     new_artifact,
     raw_source,
     read_manifest,
@@ -78,7 +77,9 @@ def count_features(
     refuse_existing(out, overwrite=overwrite)
     inputs = {"meds": raw_source(meds, contract=RAW), "labels": label_source(labels)}
     if tokens is not None:
-        config, inputs["tokens"] = _delayed_as(tokens, config)
+        inputs["tokens"] = source(tokens)
+    delays = _delays(config, tokens)
+    config = replace(config, delay=dict(delays.days))
     files = data_files(meds)
     subjects = _subjects(meds, files, config)
     rows = labelled_rows(labels, subjects, where=meds)
@@ -89,7 +90,7 @@ def count_features(
     codes = read_codes(meds)
     parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))
     vocabulary = fit_vocabulary((read_events(f) for f in files), train, parents, config)
-    matrix = _count_files(files, rows, vocabulary, config)
+    matrix = _count_files(files, rows, vocabulary, config, delays)
     names = column_names(vocabulary.names, config)
     kept = np.flatnonzero(matrix[is_train].getnnz(axis=0) >= config.min_rows)
     matrix = matrix[:, kept]
@@ -110,12 +111,15 @@ def count_features(
     return Summary(out, rows.height, len(kept), matrix.nnz)
 
 
-def _delayed_as(tokens: Path, config: CountsConfig) -> tuple[CountsConfig, Source]:
-    """The config with the delays of tokens, and these as an input."""
-    delay = dict(delays_of(read_manifest(tokens, TOKENS, reader=READER)).days)
-    if config.delay and config.delay != delay:
-        raise ConfigError(f"delay = {config.delay}, but {tokens} has {delay}; give one of the two")
-    return replace(config, delay=delay), source(tokens)
+def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
+    """Those of the config and of the tokens, which must agree, in their order as well."""
+    if tokens is None:
+        return Delays(config.delay or {})
+    delays = delays_of(read_manifest(tokens, TOKENS, reader=READER))
+    if config.delay is not None and [*config.delay.items()] != [*delays.days.items()]:
+        told = dict(delays.days)
+        raise ConfigError(f"delay = {config.delay}, but {tokens} has {told}; give one of the two")
+    return delays
 
 
 def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFrame:
@@ -130,10 +134,13 @@ def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFra
 
 
 def _count_files(
-    files: list[Path], rows: pl.DataFrame, vocabulary: Vocabulary, config: CountsConfig
+    files: list[Path],
+    rows: pl.DataFrame,
+    vocabulary: Vocabulary,
+    config: CountsConfig,
+    delays: Delays,
 ) -> sparse.csr_matrix:
     """[R, columns] in the order of `rows`."""
-    delays = Delays(config.delay)
     numbered = rows.with_row_index("row")
     parts, order = [], []
     for i, path in enumerate(tqdm(files, desc="counts", unit="file", disable=None)):
