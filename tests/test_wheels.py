@@ -59,18 +59,20 @@ assert inspect(Path("tokens")) and record(Path("tokens"), 1)
     "ehr-models": """
 from pathlib import Path
 import torch
-from ehr_models.batch import newest, pack
+from ehr_models.data.batch import pack
 from ehr_models.config import BehrtModelConfig
 from ehr_models.describe import count_parameters
 from ehr_models.heads import build_classifier, classify, hidden_states, pool, token_logits
 from ehr_models.registry import build, presets
-from ehr_models.tokens import open_tokens, read_split
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import open_tokens
+from ehr_models.data.windows import newest
 
 data = open_tokens(Path("tokens"))
-train = read_split(data, "train")
+train = open_split(data, "train")
 model = build(BehrtModelConfig(size="tiny"), data.vocab_size, "mlm")
-lengths = (train.offsets[1:] - train.offsets[:-1]).tolist()
-batch = pack(train, [newest(train, i, lengths[i], 64) for i in range(3)])
+lengths = train.offsets[1:4] - train.offsets[:3]
+batch = pack(train, newest(train, range(3), lengths, 64))
 states = hidden_states(model, batch)
 assert token_logits(model, states[:2]).shape == (2, data.vocab_size)
 assert pool(states, batch.cu_seqlens, "mean").shape == (3, 64)
@@ -82,7 +84,7 @@ assert count_parameters(BehrtModelConfig(size="tiny"), 100)
 from pathlib import Path
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
 from ehr_models.config import BehrtModelConfig
-from ehr_models.tokens import open_tokens
+from ehr_models.data.tokens import open_tokens
 from ehr_train.config import DataConfig, OptimConfig, TrainConfig
 from ehr_train.run import train
 

@@ -6,16 +6,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ehr_eval.cutoff import visible_tokens
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, extract_features
 from ehr_eval.features.read import read_features
-from ehr_models.batch import Span, pack
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
+from ehr_models.data.batch import pack
+from ehr_models.data.cutoff import visible_tokens
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import open_tokens
+from ehr_models.data.windows import Windows
 from ehr_models.heads import hidden_states
 from ehr_models.registry import build
-from ehr_models.tokens import STATIC, Tokens, open_tokens, read_split
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
@@ -69,23 +71,6 @@ def run(wire, kind, tmp_path, *, tokens=None, labels=None, name="features", **co
     return read_features(out)
 
 
-def test_cutoff_equals_searchsorted_in_each_subject():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(0, 30, 50)
-    time = np.concatenate([np.sort(rng.integers(0, 20, n)) for n in lengths]).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    for first in offsets[:-1][lengths > 0]:
-        time[first] = STATIC
-    zeros = np.zeros(len(time))
-    tokens = Tokens(np.arange(50), offsets, zeros, time, zeros, zeros, zeros)
-    subject, at = rng.integers(0, 50, 500), rng.integers(-1, 22, 500)
-    expected = [
-        np.searchsorted(time[offsets[s] : offsets[s + 1]], t, side="right")
-        for s, t in zip(subject, at, strict=True)
-    ]
-    assert visible_tokens(tokens, subject, at).tolist() == expected
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_rows_are_the_sorted_union_of_the_tasks_and_the_artifact_holds(wire, kind, tmp_path):
     found = run(wire, kind, tmp_path)
@@ -117,17 +102,16 @@ def test_features_equal_one_plain_forward_per_row(wire, kind, pooling, context, 
     for i, (subject, time) in enumerate(found.index.select("subject_id", "prediction_time").rows()):
         flat, start = rows[subject]["flat"], rows[subject]["start"]
         known = sum(t is None or t <= time for t in rows[subject]["time"])
-        span = Span(start, start + known)
-        if known > context:  # [BOS], then the newest
-            span = Span(start + known - context + 1, start + known, start)
+        prefix = 2 if known > context else 0  # [BOS] and the static token, then the newest
+        where = (0, start, prefix, start + max(0, known - context) + prefix, start + known)
         with torch.inference_mode():
-            hidden = hidden_states(model, pack(flat, [span]))
+            hidden = hidden_states(model, pack(flat, Windows(*np.array(where)[:, None])))
         expected = hidden[-1] if pooling == "last" else hidden.mean(0)
         np.testing.assert_allclose(found.matrix[i], expected.numpy(), atol=1e-5)
 
 
 def subjects_of(tokens, split):
-    flat = read_split(tokens, split)
+    flat = open_split(tokens, split)
     table = pq.read_table(tokens.directory / split / "0.parquet").to_pylist()
     return [{**row, "flat": flat, "start": int(flat.offsets[i])} for i, row in enumerate(table)]
 
@@ -228,7 +212,7 @@ def test_nothing_known_yet_is_a_row_of_zeros_and_counted(toys, wire, tmp_path):
     path = tokens / "train" / "0.parquet"
     bare = pq.read_table(path).to_pylist()
     assert bare[0]["token"] == [5, 7, 8]
-    flat = read_split(open_tokens(tokens), "train")
+    flat = open_split(open_tokens(tokens), "train")
     late = replace(flat, time=np.maximum(flat.time, flat.time[-1]))  # no static token
     assert visible_tokens(late, np.array([0]), late.time[-1:] - 1).tolist() == [0]
 

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ehr_models.batch import Span, pack
 from ehr_models.config import BehrtModelConfig, BertModelConfig, Gpt2ModelConfig, LlamaModelConfig
+from ehr_models.data.batch import pack
+from ehr_models.data.tokens import BOS, CLS, SPECIALS, STATIC, Tokens, leading
+from ehr_models.data.windows import Windows, newest
 from ehr_models.registry import build
-from ehr_models.tokens import BOS, CLS, SPECIALS, Tokens
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.manifest import seal
 
@@ -91,18 +92,23 @@ def make_tokens():
 
 @pytest.fixture
 def records():
-    """Flat arrays of seven subjects of 1 to 60 tokens, each behind a [CLS]."""
+    """Flat arrays of seven subjects of 1 to 60 tokens, behind a [CLS] and up to two static ones."""
     rng = np.random.default_rng(1)
     lengths = np.array([1, 9, 60, 2, 17, 9, 33])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     n = offsets[-1]
     token = rng.integers(len(SPECIALS), VOCAB, n).astype(np.uint16)
     token[offsets[:-1]] = CLS
+    time = rng.integers(10**15, 16 * 10**14, n)
+    for first, length, static in zip(offsets, lengths, [1, 3, 2, 1, 1, 3, 2], strict=False):
+        time[first : first + length].sort()
+        time[first : first + static] = STATIC
     return Tokens(
         subject_id=np.arange(len(lengths)),
         offsets=offsets,
+        prefix=leading(offsets, token, time),
         token=token,
-        time=rng.integers(10**15, 16 * 10**14, n),
+        time=time,
         age=rng.uniform(0, 30_000, n).astype(np.float32),
         visit=rng.integers(0, 5, n).astype(np.uint16),
         segment=rng.integers(0, 2, n).astype(np.uint8),
@@ -110,15 +116,20 @@ def records():
 
 
 @pytest.fixture
-def spans(records):
-    return [
-        Span(int(a), int(b)) for a, b in zip(records.offsets, records.offsets[1:], strict=False)
-    ]
+def windows(records) -> Windows:
+    """Every record, whole."""
+    return newest(records, np.arange(len(records)), np.diff(records.offsets), 60)
 
 
 @pytest.fixture
-def batch(records, spans):
-    return pack(records, spans)
+def spans(windows):
+    """The same, one at a time."""
+    return [windows.take(slice(i, i + 1)) for i in range(len(windows))]
+
+
+@pytest.fixture
+def batch(records, windows):
+    return pack(records, windows)
 
 
 @pytest.fixture

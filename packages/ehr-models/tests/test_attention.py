@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ehr_models import attention
-from ehr_models.batch import pack
+from ehr_models.data.batch import pack
 from ehr_models.heads import hidden_states, token_logits
 
 
@@ -71,7 +71,7 @@ def test_packed_equals_separate(model, records, spans, batch):
     with torch.no_grad():
         together = token_logits(model, hidden_states(model, batch))
         alone = torch.cat(
-            [token_logits(model, hidden_states(model, pack(records, [s]))) for s in spans]
+            [token_logits(model, hidden_states(model, pack(records, s))) for s in spans]
         )
     assert together.isfinite().all()
     assert together.std() > 0.1  # the bound below would be empty for logits near zero

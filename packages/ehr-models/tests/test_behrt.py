@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from ehr_models.behrt import BehrtConfig, BehrtForMaskedLM, BehrtModel
+from ehr_models.behrt import DAY_US, BehrtConfig, BehrtForMaskedLM, BehrtModel
+from ehr_models.data.tokens import MASK, PAD, SPECIALS
 from ehr_models.embeddings import Time2Vec, rotary, rotate, sinusoid
 from ehr_models.heads import hidden_states, token_logits
-from ehr_models.tokens import MASK, PAD, SPECIALS
 
 
 def inputs(length=6, batch=2):
@@ -16,7 +16,7 @@ def inputs(length=6, batch=2):
     return {
         "input_ids": torch.randint(len(SPECIALS), 90, (batch, length)),
         "age": torch.rand(batch, length) * 30_000,
-        "time": torch.rand(batch, length) * 60_000,
+        "time": (torch.rand(batch, length) * 60_000).long() * DAY_US,
         "visit": torch.arange(length).expand(batch, -1),
         "segment": torch.arange(length).expand(batch, -1) % 2,
     }
@@ -114,7 +114,8 @@ def test_each_input_moves_the_output_and_may_not_be_missing(make_model, name):
     model = make_model("behrt").base_model
     given = inputs()
     changed = dict(given)
-    changed[name] = 1 - given[name] if name == "segment" else given[name] + 40
+    more = 40 * (DAY_US if name == "time" else 1)
+    changed[name] = 1 - given[name] if name == "segment" else given[name] + more
     with torch.no_grad():
         a, b = model(**given).last_hidden_state, model(**changed).last_hidden_state
     assert (a - b).abs().max() > 1e-3

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary, save_checkpoint
+from ehr_models.data.tokens import open_tokens
 from ehr_models.heads import build_classifier, classify, hidden_states, token_logits
-from ehr_models.tokens import open_tokens
 from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.contracts import CHECKPOINT, ContractError
 from ehr_tracking.manifest import load_manifest, seal, source, verify

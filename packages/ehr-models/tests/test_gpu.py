@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ehr_models.batch import pack
+from ehr_models.data.batch import pack
 from ehr_models.heads import hidden_states
 
 pytestmark = [
@@ -17,7 +17,7 @@ def test_the_fused_kernel_isolates_and_agrees(model, records, spans, batch):
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         together = hidden_states(model, batch.to("cuda")).float()
         alone = torch.cat(
-            [hidden_states(model, pack(records, [s]).to("cuda")).float() for s in spans]
+            [hidden_states(model, pack(records, s).to("cuda")).float() for s in spans]
         )
     scale = exact.abs().mean()
     assert (together.cpu() - exact).abs().mean() < 0.05 * scale

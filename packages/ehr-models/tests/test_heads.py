@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from ehr_models.batch import pack
+from ehr_models.data.batch import pack
+from ehr_models.data.tokens import BOS, CLS
 from ehr_models.heads import build_classifier, classify, hidden_states, pool, token_logits
-from ehr_models.tokens import BOS, CLS
 from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
 
 
 def test_token_logits_are_those_of_the_whole_model(model, records, spans):
     """Of one subject through transformers' own forward, at the rows asked for."""
-    batch = pack(records, spans[2:3])
+    batch = pack(records, spans[2])
     inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
     if model.config.model_type == "behrt":
         inputs |= {n: getattr(batch, n) for n in ("age", "time", "visit", "segment")}
@@ -64,7 +64,7 @@ def test_classifiers_agree_packed_padded_and_alone(model, records, spans, batch,
     classifier = build_classifier(model, 3, pooling)
     with torch.no_grad():
         together = classify(classifier, batch)
-        alone = torch.cat([classify(classifier, pack(records, [s])) for s in spans])
+        alone = torch.cat([classify(classifier, pack(records, s)) for s in spans])
         states = pool(
             hidden_states(model, batch), batch.cu_seqlens, pooling, input_ids=batch.input_ids
         )

@@ -10,10 +10,10 @@ from ehr_models.config import (
     LlamaModelConfig,
     ModelConfig,
 )
+from ehr_models.data.tokens import BOS, EOS, PAD
 from ehr_models.describe import count_parameters
 from ehr_models.presets import OBJECTIVES, SIZES
 from ehr_models.registry import architecture, build, presets
-from ehr_models.tokens import BOS, EOS, PAD
 from ehr_tracking.config import ConfigError, validate
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
-from ehr_models.tokens import BOS, SPECIALS
+from ehr_models.data.tokens import BOS, SPECIALS
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.manifest import seal
 from ehr_train.config import (

@@ -3,7 +3,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_models.tokens import open_tokens, read_split
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import open_tokens
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.manifest import seal
 from ehr_train.data.examples import label_examples, read_labels, refuse_unknown
@@ -41,10 +42,10 @@ def test_a_prediction_time_is_itself_visible_and_nothing_after_it(two, tmp_path)
     labels = write_labels(
         tmp_path / "l" / "0.parquet", [5, 5, 3, 5, 5], [2, 1.5, 9, 0, 1.99], [1, 0, 1, 0, 1]
     )
-    train = label_examples(read_labels(labels), read_split(open_tokens(two), "train"))
+    train = label_examples(read_labels(labels), open_split(open_tokens(two), "train"))
     assert train.visible.tolist() == [2, 3, 3, 5]
     assert train.label.tolist() == [0, 0, 1, 1]
-    tuning = label_examples(read_labels(labels), read_split(open_tokens(two), "tuning"))
+    tuning = label_examples(read_labels(labels), open_split(open_tokens(two), "tuning"))
     assert tuning.visible.tolist() == [3]
     assert tuning.tokens.subject_id[tuning.subject].tolist() == [3]
 

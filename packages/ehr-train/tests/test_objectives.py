@@ -3,12 +3,13 @@ import pytest
 import torch
 
 from ehr_models import registry
-from ehr_models.batch import Span, newest
-from ehr_models.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens, read_split
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens
+from ehr_models.data.windows import Windows, newest
 from ehr_train.config import CLM, MLM
-from ehr_train.data.sampler import Window, whole_records
+from ehr_train.data.sampler import whole_records
 from ehr_train.objectives import asking as objectives
-from ehr_train.objectives.asking import Asker, Learner, mask_tokens, next_token_rows
+from ehr_train.objectives.asking import Asker, Learner, mask_tokens
 
 from .conftest import CODES, tiny_config
 
@@ -59,15 +60,14 @@ def test_every_span_with_an_ordinary_token_has_a_target_and_the_cap_holds():
 
 
 def test_masks_change_with_the_epoch_and_with_nothing_else(tokens):
-    examples = whole_records(read_split(open_tokens(tokens), "train"))
+    examples = whole_records(open_split(open_tokens(tokens), "train"))
     asker = Asker(MLM(), examples, len(SPECIALS) + CODES, seed=1)
-    windows = [
-        Window(e, newest(examples.tokens, e, int(examples.visible[e]), 32)) for e in range(8)
-    ]
+    windows = newest(examples.tokens, np.arange(8), examples.visible[:8], 32)
     together = asker.ask(windows, epoch=0)
-    shown = together.batch.input_ids.split([w.span.length for w in windows])
-    for alone, part in zip(reversed(windows), reversed(shown), strict=True):
-        assert torch.equal(asker.ask([alone], epoch=0).batch.input_ids, part)
+    shown = together.batch.input_ids.split(windows.length.tolist())
+    for i in range(8):
+        alone = asker.ask(windows.take(slice(i, i + 1)), epoch=0)
+        assert torch.equal(alone.batch.input_ids, shown[i])
     other = asker.ask(windows, epoch=1)
     assert not torch.equal(other.rows, together.rows)
     assert len(other.rows) == len(together.rows)
@@ -78,55 +78,53 @@ def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
     tokens = Tokens(
         subject_id=np.array([1, 2]),
         offsets=np.array([0, 6, 9]),
+        prefix=np.array([2, 1]),
         token=np.array([BOS, 7, 8, 9, 10, PAD, BOS, 11, 12], np.uint16),
         time=np.array(times),
         age=np.zeros(9, np.float32),
         visit=np.zeros(9, np.uint16),
         segment=np.zeros(9, np.uint8),
     )
-    windows = [Window(0, Span(0, 6)), Window(0, Span(3, 5, 0)), Window(1, Span(6, 9))]
+    starts = np.array([[0, 0, 6], [0, 2, 0], [0, 3, 6], [6, 5, 9]])  # first, prefix, start, stop
+    windows = Windows(np.array([0, 0, 1]), *starts)
     question = Asker(CLM(), whole_records(tokens), 13, 0).ask(windows, 0)
-    assert question.batch.input_ids.tolist() == [BOS, 7, 8, 9, 10, PAD, BOS, 9, 10, BOS, 11, 12]
-    # 7 -> 8, 8 -> 9, 9 -> 10; behind the pin only 9 -> 10; BOS -> 11, 11 -> 12
-    assert question.rows.tolist() == [1, 2, 3, 7, 9, 10]
+    assert question.batch.input_ids.tolist() == [BOS, 7, 8, 9, 10, PAD, BOS, 7, 9, 10, BOS, 11, 12]
+    # 7 -> 8, 8 -> 9, 9 -> 10; behind the prefix only 9 -> 10; BOS -> 11, 11 -> 12
+    assert question.rows.tolist() == [1, 2, 3, 8, 10, 11]
     assert question.answers.tolist() == [8, 9, 10, 10, 11, 12]
-    index, span = objectives.flat_index(windows)
-    ids = tokens.token[index].astype(np.int64)
-    assert next_token_rows(ids, index, span, tokens).tolist() == question.rows.tolist()
 
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
 def test_the_loss_of_a_pack_is_the_sum_of_the_losses_alone(tokens, kind):
     token_set = open_tokens(tokens)
-    examples = whole_records(read_split(token_set, "train"))
+    examples = whole_records(open_split(token_set, "train"))
     config = tiny_config(kind)
     torch.manual_seed(0)
     learner = Learner(registry.build(config.model, token_set.vocab_size, kind))
     asker = Asker(config.objective, examples, token_set.vocab_size, 0)
-    windows = [
-        Window(e, newest(examples.tokens, e, int(examples.visible[e]), 32)) for e in range(9)
-    ]
+    windows = newest(examples.tokens, np.arange(9), examples.visible[:9], 32)
+    single = [windows.take(slice(i, i + 1)) for i in range(9)]
     packed, _ = learner(asker.ask(windows, 0))
     packed.backward()
     gradient = [p.grad.clone() for p in learner.parameters()]
     learner.zero_grad()
-    alone = [learner(asker.ask([w], 0))[0] for w in windows]
+    alone = [learner(asker.ask(w, 0))[0] for w in single]
     sum(alone).backward()
     assert packed.item() == pytest.approx(sum(x.item() for x in alone), rel=1e-6)
     for p, g in zip(learner.parameters(), gradient, strict=True):
         torch.testing.assert_close(p.grad, g, atol=2e-4, rtol=1e-4)
     # the loss of one window hears nothing of its neighbours
-    first, _ = learner(asker.ask([windows[0], windows[5]], 0))
+    first, _ = learner(asker.ask(windows.take(np.array([0, 5])), 0))
     assert first.item() == pytest.approx(alone[0].item() + alone[5].item(), rel=1e-6)
 
 
 def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatch):
     token_set = open_tokens(tokens)
-    examples = whole_records(read_split(token_set, "train"))
+    examples = whole_records(open_split(token_set, "train"))
     config = tiny_config("clm")
     model = registry.build(config.model, token_set.vocab_size, "clm").eval()
     asker = Asker(config.objective, examples, token_set.vocab_size, 0)
-    windows = [Window(e, newest(examples.tokens, e, 3, 32)) for e in range(30)]
+    windows = newest(examples.tokens, np.arange(30), [3] * 30, 32)
     question = asker.ask(windows, 0)
     found = []
     for most in (2**25, 7 * model.config.vocab_size):

@@ -1,13 +1,12 @@
 from itertools import islice
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_models.batch import newest
-from ehr_models.tokens import BOS, Tokens
-from ehr_train.data.sampler import Position, Sampler, fill, packs, share, whole_records, window_at
+from ehr_models.data.tokens import BOS, Tokens
+from ehr_models.data.windows import Windows, fill, newest
+from ehr_train.data.sampler import Position, Sampler, packs, share, whole_records
 
 
 def records(lengths, first_token=BOS) -> Tokens:
@@ -18,6 +17,7 @@ def records(lengths, first_token=BOS) -> Tokens:
     return Tokens(
         subject_id=np.arange(len(lengths)) * 7 + 100,
         offsets=offsets,
+        prefix=np.full(len(lengths), 1 if first_token == BOS else 0, np.uint32),
         token=token,
         time=np.zeros(n, np.int64),
         age=np.zeros(n, np.float32),
@@ -31,11 +31,17 @@ def sampler(lengths, **changes) -> Sampler:
     return Sampler(whole_records(records(lengths)), **options)
 
 
+def rows(windows: Windows) -> list[tuple]:
+    """(example, first, prefix, start, stop) of each."""
+    names = ("example", "first", "prefix", "start", "stop")
+    return list(zip(*(getattr(windows, n).tolist() for n in names), strict=True))
+
+
 def epochs(s: Sampler, n: int) -> list[list]:
     """The windows of the first n epochs."""
     found: list[list] = [[] for _ in range(n)]
     for position, windows in islice(s.steps(Position()), s.steps_of(n)):
-        found[position.epoch] += windows
+        found[position.epoch] += rows(windows)
     return found
 
 
@@ -43,13 +49,13 @@ LENGTHS = [1, 40, 5, 16, 17, 3, 90, 2, 30, 8, 8, 8, 200, 12]
 
 
 def test_each_subject_comes_once_an_epoch_and_in_another_order_each_time():
-    orders = [[w.example for w in windows] for windows in epochs(sampler(LENGTHS), 4)]
+    orders = [[w[0] for w in windows] for windows in epochs(sampler(LENGTHS), 4)]
     for order in orders:
         assert sorted(order) == list(range(len(LENGTHS)))
     assert len({tuple(order) for order in orders}) == 4
-    again = [[w.example for w in windows] for windows in epochs(sampler(LENGTHS), 4)]
+    again = [[w[0] for w in windows] for windows in epochs(sampler(LENGTHS), 4)]
     assert again == orders
-    other_seed = [[w.example for w in windows] for windows in epochs(sampler(LENGTHS, seed=4), 1)]
+    other_seed = [[w[0] for w in windows] for windows in epochs(sampler(LENGTHS, seed=4), 1)]
     assert other_seed[0] != orders[0]
 
 
@@ -60,21 +66,22 @@ def test_empty_records_are_left_out():
 def test_no_step_exceeds_the_budget_and_none_could_take_the_next_window():
     s = sampler(LENGTHS)
     steps = [windows for _, windows in islice(s.steps(Position()), s.steps_of(1))]
-    sizes = [sum(w.span.length for w in windows) for windows in steps]
+    sizes = [windows.length.sum() for windows in steps]
     assert max(sizes) <= 64
     for size, following in zip(sizes, steps[1:], strict=False):
-        assert size + following[0].span.length > 64
+        assert size + following.length[0] > 64
 
 
 def test_long_records_show_another_window_in_another_epoch():
-    spans = [{w.example: w.span for w in windows} for windows in epochs(sampler(LENGTHS), 6)]
-    assert len({e[12] for e in spans}) > 3
-    assert {e[2] for e in spans} == {newest(records(LENGTHS), 2, 5, 16)}
+    shown = [{w[0]: w for w in windows} for windows in epochs(sampler(LENGTHS), 6)]
+    assert len({e[12] for e in shown}) > 3
+    assert {e[2] for e in shown} == set(rows(newest(records(LENGTHS), 2, 5, 16, [2])))
 
 
 def test_newest_windows_are_what_evaluation_sees():
-    for window in epochs(sampler(LENGTHS, window="newest"), 1)[0]:
-        assert window.span == newest(records(LENGTHS), window.example, LENGTHS[window.example], 16)
+    every = np.arange(len(LENGTHS))
+    shown = epochs(sampler(LENGTHS, window="newest"), 1)[0]
+    assert sorted(shown) == rows(newest(records(LENGTHS), every, LENGTHS, 16))
 
 
 @given(
@@ -86,33 +93,25 @@ def test_windows_stay_in_their_record_and_processes_share_them_out(lengths, seed
     s = sampler(lengths, seed=seed)
     offsets = s.examples.tokens.offsets
     for _, windows in islice(s.steps(Position()), s.steps_of(1)):
-        for window in windows:
-            first, end = offsets[window.example], offsets[window.example + 1]
-            assert first <= window.span.start < window.span.stop <= end or window.span.length == 1
-            assert window.span.length == min(16, end - first)
+        for example, first, prefix, start, stop in rows(windows):
+            end = offsets[example + 1]
+            assert offsets[example] == first <= start < stop <= end
+            assert prefix + stop - start == min(16, end - first)
         shares = [share(windows, rank, world) for rank in range(world)]
-        assert sorted(w for part in shares for w in part) == sorted(windows)
-        loads = [sum(w.span.length for w in part) for part in shares]
+        assert sorted(w for part in shares for w in rows(part)) == sorted(rows(windows))
+        loads = [part.length.sum() for part in shares]
         assert max(loads) - min(loads) <= 16
         for part in shares:
-            assert [w for group in packs(part, 32) for w in group] == part
-            assert all(sum(w.span.length for w in group) <= 32 for group in packs(part, 32))
+            assert [w for group in packs(part, 32) for w in rows(group)] == rows(part)
+            assert all(group.length.sum() <= 32 for group in packs(part, 32))
 
 
 @given(done=st.integers(0, 40))
 def test_a_position_is_all_that_resuming_needs(done):
     s = sampler(LENGTHS)
-    run = list(islice(s.steps(Position()), 45))
+    run = [(p, rows(w)) for p, w in islice(s.steps(Position()), 45)]
     position = run[done - 1][0] if done else Position()
-    assert list(islice(s.steps(position), 45 - done)) == run[done:]
-
-
-@pytest.mark.parametrize("first_token", [BOS, 9])
-def test_windows_run_from_the_oldest_to_the_newest(first_token):
-    tokens = records([50], first_token)
-    assert window_at(tokens, 0, 0, 16) == (0, 16, -1)
-    assert window_at(tokens, 0, 34, 16) == newest(tokens, 0, 50, 16)
-    assert {window_at(tokens, 0, o, 16).length for o in range(35)} == {16}
+    assert [(p, rows(w)) for p, w in islice(s.steps(position), 45 - done)] == run[done:]
 
 
 def test_one_window_larger_than_the_budget_is_a_run_of_its_own():

@@ -9,10 +9,12 @@ import torch
 import yaml
 
 from ehr_models import heads
-from ehr_models.batch import newest, pack
 from ehr_models.checkpoint import load_checkpoint
 from ehr_models.config import BertModelConfig, LlamaModelConfig
-from ehr_models.tokens import BOS, SPECIALS, open_tokens, read_split
+from ehr_models.data.batch import pack
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import BOS, SPECIALS, open_tokens
+from ehr_models.data.windows import newest
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
 from ehr_tracking.errors import UserError
@@ -70,7 +72,6 @@ def test_a_run_learns_and_leaves_a_whole_artifact(tmp_path, kind):
     assert set(load_manifest(run).inputs) == {"tokens"}
     for name in ("SUMMARY.txt", "report.html", "environment.json", "plots/loss.png"):
         assert (run / name).stat().st_size > 100
-    assert not (run / "cache").exists()
     assert load_config(TrainConfig, run / "config.yaml") == config
     checkpoint = load_checkpoint(run, task=kind)
     assert checkpoint.manifest.inputs.keys() == {"tokens"}
@@ -215,11 +216,11 @@ def test_fine_tuning_learns_what_was_visible(task, tmp_path):
     metrics = json.loads((checkpoint.directory / "metrics.json").read_text())
     assert metrics["val_auroc"] == best
     # the logged figure is that of the saved model, on exactly the visible prefix
-    rows = read_split(open_tokens(tokens), "tuning")
-    spans = [newest(rows, i, 11, 32) for i in range(len(rows))]
+    rows = open_split(open_tokens(tokens), "tuning")
+    windows = newest(rows, np.arange(len(rows)), [11] * len(rows), 32)
     with torch.no_grad():
-        logits = heads.classify(checkpoint.model, pack(rows, spans))[:, 0]
-    truth = np.array([20 in rows.token[s.start : s.stop] for s in spans])
+        logits = heads.classify(checkpoint.model, pack(rows, windows))[:, 0]
+    truth = np.array([20 in rows.token[a : a + 11] for a in rows.offsets[:-1]])
     pairs = logits[truth][:, None] - logits[~truth][None]
     assert ((pairs > 0) + (pairs == 0) / 2).mean().item() == pytest.approx(best)
 

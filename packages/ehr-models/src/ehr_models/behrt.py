@@ -26,6 +26,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .embeddings import DAYS_PER_YEAR, Time2Vec, rotary, rotate, sinusoid
 from .pooled import PooledClassification
 
+ORIGIN_US = 1_577_836_800_000_000
+"""2020-01-01T00:00: zero of the absolute time."""
+DAY_US = 86_400_000_000
+STATIC = torch.iinfo(torch.int64).min
+"""The `time` of a token that is always known."""
+
 
 class BehrtConfig(PreTrainedConfig):
     """Sizes of a BEHRT and what it embeds."""
@@ -98,7 +104,7 @@ class BehrtEmbeddings(nn.Module):
             months = (_given(inputs, "age") * 12 / DAYS_PER_YEAR).long()
             total = total + self.age(months.clamp(0, config.max_age_months))
         if config.time == "time2vec":
-            total = total + self.time(_given(inputs, "time"))
+            total = total + self.time(_days(_given(inputs, "time")))
         if config.visit or config.position in ("sinusoid", "learned"):
             visit = _given(inputs, "visit").clamp(0, config.max_visits)
             total = total + self._visits(visit, total)
@@ -118,12 +124,18 @@ class BehrtEmbeddings(nn.Module):
         return total
 
 
+def _days(time: Tensor) -> Tensor:
+    """Microseconds since 1970 to days since 2020-01-01; 0 for static tokens."""
+    since = torch.where(time == STATIC, ORIGIN_US, time) - ORIGIN_US
+    return (since.double() / DAY_US).float()
+
+
 def _given(inputs: dict[str, Tensor | None], name: str) -> Tensor:
     value = inputs[name]
     if value is None:
         raise ValueError(
             f"this BEHRT embeds {name}: pass {name}=, a tensor shaped like input_ids"
-            " (age and time in days, time counted from 2020-01-01)"
+            " (age in days, time in microseconds since 1970)"
         )
     return value
 
@@ -295,7 +307,7 @@ class BehrtModel(BehrtPreTrainedModel):
             attention_mask: 0 at padding.
             position_ids: Of each token in its sequence; counted from 0 where not given.
             age: Days since birth.
-            time: Days since 2020-01-01.
+            time: int64 microseconds since 1970; the least int64 for static tokens.
             visit: Ordinal of the visit, 0 outside any.
             segment: 0 or 1, flipping with each visit.
             inputs_embeds: [B, L, D] in place of `input_ids`.

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from ehr_models import __version__, behrt, embeddings, pooled
 from ehr_models.attention import NAME
+from ehr_models.data.tokens import TokenSet
 from ehr_models.registry import CLASSIFIERS, PRETRAINING
-from ehr_models.tokens import TokenSet
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.contracts import CHECKPOINT, ContractError
 from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, seal, source

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from ehr_models import pooled
 from ehr_models.attention import NAME, no_mask
-from ehr_models.batch import PackedBatch
+from ehr_models.data.batch import Batch
 from ehr_models.registry import CLASSIFIERS
 from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
 
 
-def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Last hidden states [T, D]; each span sees itself alone.
 
     Args:
@@ -82,7 +82,7 @@ def pool(
         raise UserError(str(e)) from None
 
 
-def classify(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+def classify(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Class logits [S, C] of a model from `build_classifier`.
 
     Raises:

@@ -5,8 +5,8 @@ from typing import Any
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from ehr_models.config import BertModelConfig, Gpt2ModelConfig, LlamaModelConfig
+from ehr_models.data.tokens import BOS, EOS
 from ehr_models.presets import KV_HEADS, Size
-from ehr_models.tokens import BOS, EOS
 from ehr_tracking.config import ConfigError
 
 

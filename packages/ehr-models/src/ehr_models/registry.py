@@ -26,13 +26,13 @@ from ehr_models.behrt import (
     BehrtModel,
 )
 from ehr_models.config import ModelConfig
+from ehr_models.data.tokens import PAD
 from ehr_models.pooled import (
     BertForPooledClassification,
     GPT2ForPooledClassification,
     LlamaForPooledClassification,
 )
 from ehr_models.presets import BEHRT_ORIGINAL, OBJECTIVES, SIZES, Objective, Size
-from ehr_models.tokens import PAD
 from ehr_tracking.config import ConfigError
 
 VOCABULARY_MULTIPLE = 64

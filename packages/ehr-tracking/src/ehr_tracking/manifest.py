@@ -326,13 +326,13 @@ def _file_problem(directory: Path, name: str, file: File | None) -> str | None:
 
 
 def _listed(directory: Path) -> list[str]:
-    """Relative paths of all files; of an artifact inside, only its manifest."""
+    """Relative paths of all files; of an artifact inside, only its manifest; no memory-mapped stores."""
     found: list[str] = []
     for path in sorted(directory.iterdir()):
         if path.is_file():
             found.append(path.name)
         elif (path / MANIFEST).is_file():
             found.append(f"{path.name}/{MANIFEST}")
-        elif path.is_dir():
+        elif path.is_dir() and not (path.name.startswith(".") and path.suffix == ".store"):
             found += [f"{path.name}/{p}" for p in _listed(path)]
     return found

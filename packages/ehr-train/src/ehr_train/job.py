@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ehr_models.tokens import TokenSet, open_tokens
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import TokenSet, open_tokens
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
@@ -15,7 +16,6 @@ from ehr_train import __version__
 from ehr_train.config import TrainConfig
 from ehr_train.data.examples import label_examples, read_labels
 from ehr_train.data.sampler import Examples, whole_records
-from ehr_train.data.store import build_cache, open_cache
 
 PRODUCER = f"ehr-train {__version__}"
 TRAIN, TUNING = "train", "tuning"
@@ -63,7 +63,7 @@ class Job:
         Raises:
             ContractError: If the split is missing or damaged, or the labels are.
         """
-        rows = open_cache(build_cache(self.out / "cache", tokens, split))
+        rows = open_split(tokens, split)
         if self.labels is None:
             return whole_records(rows)
         return label_examples(read_labels(self.labels), rows)

@@ -13,14 +13,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ehr_models.checkpoint import save_checkpoint
-from ehr_models.tokens import TokenSet
+from ehr_models.data.tokens import TokenSet
+from ehr_models.data.windows import Windows
 from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.runs import RunLog
 from ehr_train.config import TrainConfig
 from ehr_train.data import draws
-from ehr_train.data.sampler import Position, Sampler, Window, packs, share
+from ehr_train.data.sampler import Position, Sampler, packs, share
 from ehr_train.job import PRODUCER, Job
 from ehr_train.model import load_or_build, positive_weight
 from ehr_train.objectives.asking import Asker, Learner, Question
@@ -138,7 +139,7 @@ class Trainer:
                     ):
                         self._save(done, metrics)
 
-    def step(self, windows: list[Window], epoch: int) -> Done:
+    def step(self, windows: Windows, epoch: int) -> Done:
         """One optimizer step on the windows of all processes.
 
         Raises:
@@ -148,14 +149,16 @@ class Trainer:
         torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, group.rank())))
         mine = share(windows, group.rank(), group.world())
         # a process without a window still takes part in the sum of gradients, with nothing
-        groups = list(packs(mine or windows[:1], self.config.data.micro_tokens))
+        groups = list(
+            packs(mine if len(mine) else windows.take(slice(1)), self.config.data.micro_tokens)
+        )
         questions = [self.asker.ask(group, epoch).to(self.device) for group in groups]
         counts = torch.tensor(
-            [sum(len(q.rows) for q in questions), sum(w.span.length for w in mine)],
+            [sum(len(q.rows) for q in questions), int(mine.length.sum())],
             dtype=torch.float64,
         )
-        targets, tokens = group.total_on(counts if mine else counts * 0, self.device).tolist()
-        loss = self._backward(questions, (1.0 if mine else 0.0) / max(targets, 1.0))
+        targets, tokens = group.total_on(counts if len(mine) else counts * 0, self.device).tolist()
+        loss = self._backward(questions, (1.0 if len(mine) else 0.0) / max(targets, 1.0))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
             raise UserError(
@@ -197,7 +200,7 @@ class Trainer:
         """
         if group.world() > 1:
             _, windows = next(iter(self.sampler.steps(Position())))
-            self._backward([self.asker.ask(windows[:1], 0).to(self.device)], 0.0)
+            self._backward([self.asker.ask(windows.take(slice(1)), 0).to(self.device)], 0.0)
             self.optimizer.zero_grad(set_to_none=True)
 
     def _finished(self) -> bool:

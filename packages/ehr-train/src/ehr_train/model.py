@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ehr_models import heads, registry
 from ehr_models.checkpoint import Task, load_checkpoint, require_same_vocabulary
+from ehr_models.data.tokens import TokenSet
 from ehr_models.presets import OBJECTIVES
-from ehr_models.tokens import TokenSet
 from ehr_tracking.config import ConfigError
 from ehr_train.config import Classification, Objective, TrainConfig
 from ehr_train.job import Job

@@ -203,7 +203,7 @@ def write_start(out: Path, config: TrainConfig) -> None:
 
 
 def _prepare(job: Job) -> None:
-    """Write the memory-mapped arrays before any process looks for them."""
+    """Have the memory-mapped arrays written before any process looks for them."""
     tokens = job.open_tokens()
     job.train_examples(tokens)
     job.tuning_examples(tokens)
@@ -214,7 +214,6 @@ def _finish(job: Job) -> None:
     write_report(
         job.out, config, [f"{role} {s.contract} by {s.producer}" for role, s in sources.items()]
     )
-    shutil.rmtree(job.out / "cache")
     seal(
         job.out,
         RUN,

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ehr_models.batch import newest
+from ehr_models.data.windows import newest
 from ehr_train.config import TrainConfig
-from ehr_train.data.sampler import Examples, Window, packs, share
+from ehr_train.data.sampler import Examples, packs, share
 from ehr_train.objectives.asking import Asker, Learner
 from ehr_train.scale import group
 
@@ -26,12 +26,7 @@ class Validator:
         self.device = device
         self.precision = config.precision
         self.asker = Asker(config.objective, examples, vocab_size, config.seed)
-        windows = [
-            Window(e, newest(examples.tokens, row, visible, config.data.context))
-            for e, (row, visible) in enumerate(
-                zip(examples.subject.tolist(), examples.visible.tolist(), strict=True)
-            )
-        ]
+        windows = newest(examples.tokens, examples.subject, examples.visible, config.data.context)
         mine = share(windows, group.rank(), group.world())
         self.packs = list(packs(mine, config.data.micro_tokens))
 

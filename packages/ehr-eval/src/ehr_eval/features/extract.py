@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ehr_eval.cutoff import visible_tokens
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.features.passes import Pass, batches, plan
+from ehr_eval.features.passes import Passes, batches, plan
 from ehr_eval.frames import READER, labelled_rows
-from ehr_models.batch import pack
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
+from ehr_models.data.batch import pack
+from ehr_models.data.cutoff import visible_tokens
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import Tokens, open_tokens
 from ehr_models.heads import hidden_states, pool
 from ehr_models.presets import OBJECTIVES
-from ehr_models.tokens import Tokens, open_tokens, read_split
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
@@ -71,7 +72,7 @@ def extract_features(
     loaded = load_checkpoint(checkpoint)
     require_same_vocabulary(loaded, token_set)
     reader = Reader(loaded, config, device=device)
-    splits = {split: read_split(token_set, split) for split in token_set.splits}
+    splits = {split: open_split(token_set, split) for split in token_set.splits}
     rows = labelled_rows(labels, _subjects(splits), where=tokens)
     features, blind = _read_all(reader, splits, rows)
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
@@ -146,23 +147,20 @@ class Reader:
         passes = plan(tokens, subject, visible, context=self.context, shared=self.shared)
         with tqdm(total=len(subject), unit="row", desc="features", disable=None) as bar:
             for batch in batches(passes, self.config.batch_tokens):
-                rows = np.concatenate([p.rows for p in batch])
-                features[rows] = self._forward(tokens, batch).float().cpu().numpy()
-                bar.update(len(rows))
+                features[batch.rows] = self._forward(tokens, batch).float().cpu().numpy()
+                bar.update(len(batch.rows))
         return features
 
     @torch.inference_mode()
-    def _forward(self, tokens: Tokens, batch: list[Pass]) -> Tensor:
+    def _forward(self, tokens: Tokens, batch: Passes) -> Tensor:
         """[R, D] in the order of the batch's rows."""
-        packed = pack(tokens, [p.span for p in batch]).to(self.device)
+        packed = pack(tokens, batch.windows).to(self.device)
         half = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             hidden = hidden_states(self.model, packed)
-        starts = np.cumsum([0] + [p.span.length for p in batch[:-1]])
-        begin = np.concatenate(
-            [np.full(len(p.rows), s) for p, s in zip(batch, starts, strict=True)]
-        )
-        end = np.concatenate([s + p.ends for p, s in zip(batch, starts, strict=True)])
+        length = batch.windows.length
+        begin = (np.cumsum(length) - length)[batch.window]
+        end = begin + batch.ends
         if self.pooling == "last":
             begin = end - 1  # of a shared pass many rows are read: gather only what is pooled
         index = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)])

@@ -1,27 +1,37 @@
 """Which stretches of records a model reads, and where in them each feature row is read off.
 
-n rows (one a subject and prediction time). Planning sees numbers of visible tokens, never tokens,
-and a pass ends with the last token visible at its last row: what is recorded later cannot move a
-bit of the result, not even through the composition of batches.
+n rows (one a subject and prediction time), S passes. Planning sees numbers of visible tokens, never
+tokens, and a pass ends with the last token visible at its last row: what is recorded later cannot
+move a bit of the result, not even through the composition of batches.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from ehr_models.batch import Span, newest
-from ehr_models.tokens import Tokens
+from ehr_models.data.tokens import Tokens
+from ehr_models.data.windows import Windows, fill, newest
 
 
-class Pass(NamedTuple):
-    """One span and the rows read off it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Passes:
+    """Windows and the rows read off them."""
 
-    span: Span
+    windows: Windows
+    """[S]"""
     rows: npt.NDArray[np.int64]
+    """[R] rows of features, by the window they are read off."""
+    window: npt.NDArray[np.int64]
+    """[R] that window, never decreasing."""
     ends: npt.NDArray[np.int64]
-    """For each row, how many tokens of the span it sees."""
+    """[R] how many tokens of it the row sees."""
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.windows)
 
 
 def plan(
@@ -31,48 +41,42 @@ def plan(
     *,
     context: int,
     shared: bool,
-) -> list[Pass]:
+) -> Passes:
     """Lay out the passes over one split, shortest first.
 
     Args:
         tokens: One split.
         subject: [n] rows of `tokens`, equal ones side by side.
         visible: [n] visible tokens; rows that see none get no pass.
-        context: Most tokens in a span.
+        context: Most tokens in a window.
         shared: Read a subject once for all rows whose visible record fits the context (right for
             causal models only: there a state depends on no later token); else cut at each row.
     """
-    passes = []
     rows = np.flatnonzero(visible > 0)
-    cuts = np.flatnonzero(np.diff(subject[rows])) + 1
-    for group in np.split(rows, cuts) if len(rows) else []:
-        alone = visible[group] > context if shared else np.ones(len(group), bool)
-        together = group[~alone]
-        if len(together):
-            first = int(tokens.offsets[subject[group[0]]])
-            ends = visible[together]
-            passes.append(Pass(Span(first, first + int(ends.max())), together, ends))
-        for row in group[alone]:
-            span = newest(tokens, int(subject[row]), int(visible[row]), context)
-            passes.append(Pass(span, np.array([row]), np.array([span.length])))
-    return sorted(passes, key=lambda p: p.span.length)
+    together = (visible[rows] <= context) & shared
+    # a pass: the shared one of a subject, or that of one row
+    key = np.where(together, -1, rows)
+    order = np.lexsort((rows, key, subject[rows]))
+    rows, key = rows[order], key[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (np.diff(subject[rows]) != 0) | (np.diff(key) != 0)
+    begin = np.flatnonzero(new)
+    most = np.maximum.reduceat(visible[rows], begin) if len(begin) else begin
+    windows = newest(tokens, subject[rows[begin]], most, context)
+    by_length = np.argsort(windows.length, kind="stable")
+    window = np.argsort(by_length)[np.cumsum(new) - 1]
+    back = np.argsort(window, kind="stable")
+    ends = np.minimum(visible[rows], context)
+    return Passes(windows.take(by_length), rows[back], window[back], ends[back])
 
 
-def batches(passes: Sequence[Pass], budget: int) -> Iterator[list[Pass]]:
-    """Group passes, in order, under a budget of tokens; one that exceeds it goes alone.
-
-    Examples:
-        >>> passes = [Pass(Span(0, n), np.array([0]), np.array([n])) for n in (2, 3, 4, 9)]
-        >>> [[p.span.length for p in batch] for batch in batches(passes, 6)]
-        [[2, 3], [4], [9]]
-    """
-    batch: list[Pass] = []
-    total = 0
-    for item in passes:
-        if batch and total + item.span.length > budget:
-            yield batch
-            batch, total = [], 0
-        batch.append(item)
-        total += item.span.length
-    if batch:
-        yield batch
+def batches(passes: Passes, budget: int) -> Iterator[Passes]:
+    """Group passes, in order, under a budget of tokens; one that exceeds it goes alone."""
+    for start, stop in pairwise(fill(passes.windows.length, budget)):
+        mine = slice(*np.searchsorted(passes.window, [start, stop]))
+        yield Passes(
+            passes.windows.take(slice(start, stop)),
+            passes.rows[mine],
+            passes.window[mine] - start,
+            passes.ends[mine],
+        )

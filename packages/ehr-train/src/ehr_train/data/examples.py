@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_models.tokens import Tokens, TokenSet
+from ehr_models.data.cutoff import visible_tokens
+from ehr_models.data.tokens import Tokens, TokenSet
 from ehr_tracking.arrow.labels import binary, read_task, require_known
 from ehr_tracking.contracts import ContractError
 from ehr_train import __version__
@@ -56,23 +56,10 @@ def label_examples(labels: pa.Table, tokens: Tokens) -> Examples:
     mine = np.flatnonzero(tokens.subject_id[row] == subject_id) if len(order) else row
     row = row[mine]
     time = labels["prediction_time"].cast(pa.int64()).to_numpy()[mine]
-    visible = _visible(tokens, row, time)
+    visible = visible_tokens(tokens, row, time)
     if (visible == 0).any():
         raise ContractError(
             f"subject {tokens.subject_id[row[np.argmin(visible)]]} has no token up to its prediction time"
         )
     value = labels["boolean_value"].to_numpy()[mine].astype(np.float32)
     return Examples(tokens, row, visible, value)
-
-
-def _visible(
-    tokens: Tokens, row: npt.NDArray[np.int64], time: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """How many tokens of each subject are known at a time, that time included."""
-    return np.array(
-        [
-            np.searchsorted(tokens.time[tokens.offsets[r] : tokens.offsets[r + 1]], t, side="right")
-            for r, t in zip(row, time, strict=True)
-        ],
-        np.int64,
-    )

@@ -4,7 +4,6 @@ S spans, T tokens, M targets, V vocabulary, D width. The loss of a step is a sum
 by the number of targets of *all* processes and passes; so every function here returns sums.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,11 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ehr_models import heads
-from ehr_models.batch import PackedBatch, pack
-from ehr_models.tokens import MASK, PAD, SPECIALS, STATIC, Tokens
+from ehr_models.data.batch import Batch, pack
+from ehr_models.data.tokens import MASK, PAD, SPECIALS, STATIC, Tokens
+from ehr_models.data.windows import Windows
 from ehr_train.config import MLM, Objective
 from ehr_train.data import draws
-from ehr_train.data.sampler import Examples, Window
+from ehr_train.data.sampler import Examples
 
 _CHOICE, _KIND, _REPLACEMENT = 11, 12, 13  # so that three uses of one seed draw differently
 _LOGITS = 2**25
@@ -32,7 +32,7 @@ _LOGITS = 2**25
 class Question:
     """A batch and what the model has to say about it."""
 
-    batch: PackedBatch
+    batch: Batch
     rows: Tensor
     """[M] int64: tokens (or spans, in classification) where an answer is asked."""
     answers: Tensor
@@ -61,7 +61,7 @@ class Asker:
         self.vocab_size = vocab_size
         self.seed = seed
 
-    def ask(self, windows: Sequence[Window], epoch: int) -> Question:
+    def ask(self, windows: Windows, epoch: int) -> Question:
         """One question over the given windows.
 
         Args:
@@ -69,34 +69,20 @@ class Asker:
             epoch: Masks change with it.
         """
         tokens = self.examples.tokens
-        batch = pack(tokens, [w.span for w in windows])
-        examples = torch.tensor([w.example for w in windows], dtype=torch.int64)
+        batch = pack(tokens, windows)
+        examples = torch.from_numpy(windows.example)
         if self.examples.label is not None:
-            labels = torch.from_numpy(self.examples.label[examples.numpy()])
+            labels = torch.from_numpy(self.examples.label[windows.example])
             return Question(batch, torch.arange(len(windows)), labels, examples)
-        index, span = flat_index(windows)
-        ids = batch.input_ids.numpy()
+        ids, index, span = batch.input_ids.numpy(), batch.index.numpy(), batch.span.numpy()
         if isinstance(self.objective, MLM):
-            subject = tokens.subject_id[self.examples.subject[examples.numpy()]]
-            first = tokens.offsets[self.examples.subject[examples.numpy()]]
-            key = (self.seed, epoch, subject[span], index - first[span])
+            subject = tokens.subject_id[self.examples.subject[windows.example]]
+            key = (self.seed, epoch, subject[span], index - windows.first[span])
             rows, shown = mask_tokens(ids, span, key, self.objective, self.vocab_size)
             batch = replace(batch, input_ids=torch.from_numpy(shown))
             return Question(batch, torch.from_numpy(rows), torch.from_numpy(ids[rows]), examples)
         rows = next_token_rows(ids, index, span, tokens)
         return Question(batch, torch.from_numpy(rows), torch.from_numpy(ids[rows + 1]), examples)
-
-
-def flat_index(
-    windows: Sequence[Window],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where each packed token lies in the flat arrays [T], and which span it belongs to [T]."""
-    index: list[npt.ArrayLike] = []
-    span = []
-    for number, (_, (start, stop, pinned)) in enumerate(windows):
-        index += [np.arange(start, stop)] if pinned < 0 else [[pinned], np.arange(start, stop)]
-        span.append(np.full(stop - start + (pinned >= 0), number))
-    return np.concatenate(index), np.concatenate(span)
 
 
 def mask_tokens(
@@ -154,8 +140,8 @@ def next_token_rows(
 ) -> npt.NDArray[np.int64]:
     """The tokens [M] whose successor is to be forecast.
 
-    The successor must be of the same span, next to it in the record (behind a pinned first token
-    comes a gap), and an event: static tokens are known from the start and [PAD] is nothing.
+    The successor must be of the same span, next to it in the record (behind the prefix of a window that
+    is cut comes a gap), and an event: static tokens are known from the start and [PAD] is nothing.
     """
     asked = (
         (span[1:] == span[:-1])

@@ -6,11 +6,11 @@ n prediction times, N subjects, T tokens.
 import numpy as np
 import numpy.typing as npt
 
-from ehr_models.tokens import Tokens
+from ehr_models.data.tokens import Tokens
 
 
 def visible_tokens(
-    tokens: Tokens, subject: npt.NDArray[np.int64], time: npt.NDArray[np.int64]
+    tokens: Tokens, row: npt.NDArray[np.int64], time: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """How many tokens of its subject are known at each prediction time.
 
@@ -20,22 +20,22 @@ def visible_tokens(
 
     Args:
         tokens: One split.
-        subject: [n] rows of `tokens`.
+        row: [n] rows of `tokens`.
         time: [n] prediction times, microseconds since 1970.
 
     Returns:
         [n] counts, 0 where nothing is known yet.
 
     Examples:
-        >>> from ehr_models.tokens import STATIC
+        >>> from ehr_models.data.tokens import STATIC
         >>> time = np.array([STATIC, 10, 10, 20, 5], np.int64)
         >>> zeros = np.zeros(5)
-        >>> tokens = Tokens(np.array([7, 8]), np.array([0, 4, 5]), zeros, time, zeros, zeros, zeros)
+        >>> tokens = Tokens(np.array([7, 8]), np.array([0, 4, 5]), zeros, zeros, time, *[zeros] * 3)
         >>> visible_tokens(tokens, np.array([0, 0, 0, 1]), np.array([9, 10, 99, 4])).tolist()
         [1, 3, 4, 0]
     """
-    first = tokens.offsets[subject]
-    low, high = first.copy(), tokens.offsets[subject + 1].copy()
+    first = tokens.offsets[row]
+    low, high = first.copy(), tokens.offsets[row + 1].copy()
     while (open_ := low < high).any():
         middle = (low + high) // 2
         known = open_.copy()

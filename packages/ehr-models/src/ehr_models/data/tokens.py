@@ -1,4 +1,4 @@
-"""Open `tokens/1` and hold one split as flat arrays with offsets: no list, no padding.
+"""Open `tokens/1`, and what one split of it is in memory: flat arrays with offsets.
 
 N subjects, T tokens.
 """
@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ehr_models import __version__
 from ehr_tracking.contracts import TOKENS, ContractError
-from ehr_tracking.manifest import Manifest, check_file, read_manifest
+from ehr_tracking.manifest import MANIFEST, Manifest, check_file, read_manifest, sha256
 
 STATIC = np.iinfo(np.int64).min
 """The `time` of a token that is always known: sorts before every real time."""
@@ -31,6 +29,8 @@ class Tokens:
     """[N]"""
     offsets: npt.NDArray[np.int64]
     """[N + 1]; tokens of subject i are offsets[i]:offsets[i + 1]."""
+    prefix: npt.NDArray[np.uint32]
+    """[N] how many leading tokens are static, [CLS] or [BOS]: they stay in view in every window."""
     token: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
     """[T] rows of `vocab.parquet`."""
     time: npt.NDArray[np.int64]
@@ -53,6 +53,8 @@ class TokenSet:
 
     directory: Path
     manifest: Manifest
+    fingerprint: str
+    """SHA-256 of the manifest, which holds those of all files."""
     splits: tuple[str, ...]
     vocab_size: int
     """Rows of `vocab.parquet`."""
@@ -66,63 +68,55 @@ def open_tokens(directory: Path) -> TokenSet:
     Raises:
         ContractError: If it is unfinished, changed, or of another contract or version.
     """
+    import pyarrow.parquet as pq
+
     manifest = read_manifest(directory, TOKENS, reader=f"ehr-models {__version__}")
     vocab = pq.read_metadata(check_file(directory, manifest, "vocab.parquet"))
     splits = {p.split("/")[0] for p in manifest.files if "/" in p and p.endswith(".parquet")}
     return TokenSet(
         directory=directory,
         manifest=manifest,
+        fingerprint=sha256(directory / MANIFEST),
         splits=tuple(sorted(splits)),
         vocab_size=vocab.num_rows,
         vocab_sha256=manifest.files["vocab.parquet"].sha256,
     )
 
 
-def read_split(tokens: TokenSet, split: str) -> Tokens:
-    """Read all shards of a split.
+def shards_of(tokens: TokenSet, split: str) -> list[str]:
+    """The files of a split, in the order of their subjects.
 
     Raises:
-        ContractError: If the split is missing, or a shard was changed or breaks the contract.
+        ContractError: If there is no such split.
     """
     shards = sorted(p for p in tokens.manifest.files if p.startswith(f"{split}/"))
     if not shards:
         raise ContractError(
             f"{tokens.directory} has no split {split}; it has {', '.join(tokens.splits)}"
         )
-    tables = []
-    for shard in shards:
-        table = pq.read_table(check_file(tokens.directory, tokens.manifest, shard))
-        TOKENS.check(
-            {f.name: str(f.type) for f in table.schema}, where=str(tokens.directory / shard)
-        )
-        tables.append(table)
-    return _flatten(pa.concat_tables(tables))
+    return shards
 
 
-def _flatten(table: pa.Table) -> Tokens:
-    token, offsets = _values(table, "token")
-    time = _values(table, "time")[0].cast(pa.int64()).fill_null(int(STATIC))
-    segment = (
-        _values(table, "segment")[0].to_numpy()
-        if "segment" in table.column_names
-        else np.zeros(len(token), np.uint8)
-    )
-    return Tokens(
-        subject_id=table["subject_id"].to_numpy(),
-        offsets=offsets,
-        token=token.to_numpy(),
-        time=time.to_numpy(),
-        age=_values(table, "age")[0].to_numpy(),
-        visit=_values(table, "visit")[0].to_numpy(),
-        segment=segment,
-    )
+def leading(
+    offsets: npt.NDArray[np.int64], token: npt.NDArray[np.integer], time: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint32]:
+    """How many tokens at the head of each record are static, [CLS] or [BOS].
 
+    Args:
+        offsets: [N + 1] from 0.
+        token: [T]
+        time: [T], `STATIC` where always known.
 
-def _values(table: pa.Table, name: str) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """The flat values of a list column and their offsets [N + 1]."""
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    column = column.cast(pa.large_list(column.type.value_type))
-    start = column.offsets.to_numpy()
-    return column.flatten(), start - start[0]
+    Returns:
+        [N]
+
+    Examples:
+        >>> token = np.array([BOS, 9, 8, 8, 9, BOS, CLS])
+        >>> time = np.array([STATIC, STATIC, 3, 4, 1, STATIC, 0])
+        >>> leading(np.array([0, 4, 5, 5, 7]), token, time).tolist()
+        [2, 0, 0, 2]
+    """
+    later = np.flatnonzero((time != STATIC) & (token != CLS) & (token != BOS))
+    first = np.append(later, len(token))[np.searchsorted(later, offsets[:-1])]
+    prefix: npt.NDArray[np.int64] = np.minimum(first, offsets[1:]) - offsets[:-1]
+    return prefix.astype(np.uint32)

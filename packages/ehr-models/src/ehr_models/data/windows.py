@@ -1,0 +1,131 @@
+"""Windows: the parts of records that a model is shown, as arrays.
+
+A window is the record's prefix (its static tokens and [CLS]/[BOS], where the window would cut them
+off) and one stretch of tokens behind it. S windows, n rows asked for.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ehr_models.data.tokens import Tokens
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Tokens [first, first + prefix), then [start, stop) of the flat arrays, S times."""
+
+    example: Integers
+    """[S] the caller's number of what the window belongs to."""
+    first: Integers
+    """[S] where the record begins."""
+    prefix: Integers
+    """[S] tokens kept from its head; 0 where the window is not cut there."""
+    start: Integers
+    """[S]"""
+    stop: Integers
+    """[S]"""
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.first)
+
+    @property
+    def length(self) -> Integers:
+        """[S] tokens of each."""
+        return self.prefix + self.stop - self.start
+
+    def take(self, index: npt.NDArray[np.integer] | slice) -> Self:
+        """Those windows, in that order."""
+        return type(self)(
+            self.example[index],
+            self.first[index],
+            self.prefix[index],
+            self.start[index],
+            self.stop[index],
+        )
+
+
+def newest(
+    tokens: Tokens,
+    row: npt.ArrayLike,
+    visible: npt.ArrayLike,
+    context: int,
+    example: npt.ArrayLike | None = None,
+) -> Windows:
+    """The newest tokens of each record that fit the context, behind its prefix.
+
+    Args:
+        tokens: One split.
+        row: [n] rows of `tokens`.
+        visible: [n] how many of its tokens may be seen, counted from its first.
+        context: Most tokens of a window. At most half of them go to the prefix.
+        example: [n] numbers of the windows; 0, 1, 2... where not given.
+
+    Examples:
+        >>> zeros = np.zeros(6)
+        >>> t = Tokens(np.array([7]), np.array([0, 6]), np.array([2]), *[zeros] * 5)
+        >>> w = newest(t, [0, 0], [6, 3], context=5)
+        >>> w.prefix.tolist(), w.start.tolist(), w.stop.tolist()
+        ([2, 0], [3, 0], [6, 3])
+    """
+    row, visible = np.atleast_1d(row), np.atleast_1d(visible)
+    return window_at(tokens, row, visible, np.maximum(visible - context, 0), context, example)
+
+
+def window_at(
+    tokens: Tokens,
+    row: npt.ArrayLike,
+    visible: npt.ArrayLike,
+    offset: npt.ArrayLike,
+    context: int,
+    example: npt.ArrayLike | None = None,
+) -> Windows:
+    """The window of `context` tokens that begins `offset` tokens into each record.
+
+    Behind its prefix it is shorter by that, so the offset `visible - context` gives the newest
+    tokens. A record that fits the context is shown whole.
+
+    Args:
+        tokens: One split.
+        row: [n] rows of `tokens`.
+        visible: [n] how many of its tokens may be seen, counted from its first.
+        offset: [n] from 0 to `visible - context`.
+        context: Most tokens of a window. At most half of them go to the prefix.
+        example: [n] numbers of the windows; 0, 1, 2... where not given.
+    """
+    row = np.atleast_1d(row).astype(np.int64)
+    visible = np.atleast_1d(visible).astype(np.int64)
+    offset = np.where(visible > context, offset, 0)
+    first = tokens.offsets[row]
+    prefix = np.minimum(tokens.prefix[row].astype(np.int64), context // 2)
+    prefix = np.where(offset > 0, np.minimum(prefix, visible), 0)
+    return Windows(
+        example=np.arange(len(row)) if example is None else np.asarray(example, np.int64),
+        first=first,
+        prefix=prefix,
+        start=first + offset + prefix,
+        stop=first + offset + np.minimum(visible, context),
+    )
+
+
+def fill(lengths: Integers, budget: int) -> list[int]:
+    """Cut a row of windows into runs of at most `budget` tokens; a longer one goes alone.
+
+    Returns:
+        Where each run begins, and where the last ends.
+
+    Examples:
+        >>> fill(np.array([3, 3, 3, 5, 1]), budget=6)
+        [0, 2, 3, 5]
+    """
+    total = np.concatenate([[0], np.cumsum(lengths)])
+    bounds = [0]
+    while bounds[-1] < len(lengths):
+        end = int(np.searchsorted(total, total[bounds[-1]] + budget, side="right")) - 1
+        bounds.append(max(end, bounds[-1] + 1))
+    return bounds

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ehr_models.data.batch import pack
+from ehr_models.data.tokens import BOS, STATIC, Tokens, leading
+from ehr_models.data.windows import newest, window_at
+
+
+def split_of(lengths, statics) -> Tokens:
+    """Records of [BOS], static tokens, then events whose id is their place."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    token, time = (10 + np.arange(offsets[-1])).astype(np.uint32), np.arange(offsets[-1])
+    for first, stop, n in zip(offsets, offsets[1:], statics, strict=False):
+        token[first : min(first + 1, stop)] = BOS
+        time[first : min(first + n, stop)] = STATIC
+    prefix = leading(offsets, token, time)
+    zeros = np.zeros(len(token))
+    return Tokens(np.arange(len(lengths)), offsets, prefix, token, time, zeros, zeros, zeros)
+
+
+def seen(tokens, window):
+    return pack(tokens, window).index.tolist()
+
+
+@pytest.mark.parametrize(
+    ("visible", "context", "expected"),
+    [
+        (20, 20, list(range(20))),
+        (20, 9, [0, 1, 2, 14, 15, 16, 17, 18, 19]),
+        (12, 9, [0, 1, 2, 6, 7, 8, 9, 10, 11]),
+        (20, 4, [0, 1, 18, 19]),
+        (20, 1, [19]),
+        (2, 9, [0, 1]),
+        (1, 1, [0]),
+    ],
+)
+def test_newest_keeps_the_prefix_and_the_latest(visible, context, expected):
+    assert seen(split_of([20], [3]), newest(split_of([20], [3]), 0, visible, context)) == expected
+
+
+def test_a_record_without_a_prefix_is_cut_to_the_newest():
+    tokens = split_of([8], [0])
+    tokens.prefix[0] = 0
+    assert seen(tokens, newest(tokens, 0, 8, 3)) == [5, 6, 7]
+
+
+def test_windows_run_from_the_oldest_to_the_newest():
+    tokens = split_of([50], [4])
+    assert seen(tokens, window_at(tokens, 0, 50, 0, 16)) == list(range(16))
+    assert seen(tokens, window_at(tokens, 0, 50, 1, 16)) == [0, 1, 2, 3, *range(5, 17)]
+    last = seen(tokens, window_at(tokens, 0, 50, 34, 16))
+    assert last == seen(tokens, newest(tokens, 0, 50, 16))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 80), min_size=1, max_size=20),
+    statics=st.integers(1, 12),
+    context=st.integers(1, 40),
+    data=st.data(),
+)
+def test_every_window_holds_its_prefix_then_a_stretch_of_what_is_visible(
+    lengths, statics, context, data
+):
+    tokens = split_of(lengths, [statics] * len(lengths))
+    visible = np.array([data.draw(st.integers(1, n)) for n in lengths])
+    offset = np.array([data.draw(st.integers(0, max(v - context, 0))) for v in visible])
+    for windows in (
+        newest(tokens, np.arange(len(lengths)), visible, context),
+        window_at(tokens, np.arange(len(lengths)), visible, offset, context),
+    ):
+        assert windows.length.tolist() == np.minimum(visible, context).tolist()
+        for i in range(len(windows)):
+            index = np.array(seen(tokens, windows.take(slice(i, i + 1)))) - tokens.offsets[i]
+            assert (np.diff(index) > 0).all()
+            assert index[-1] < visible[i]
+            kept = min(statics, lengths[i], len(index), max(context // 2, 1))
+            if windows.start[i] > windows.first[i]:
+                kept = min(statics, context // 2)
+            assert index[:kept].tolist() == list(range(kept))
+            assert (np.diff(index) > 1).sum() <= 1  # one gap at most
+            assert windows.prefix[i] in (0, kept)
+
+
+def test_windows_carry_the_callers_numbers():
+    tokens = split_of([5, 6, 7], [1, 1, 1])
+    windows = newest(tokens, [2, 0], [7, 5], 4, example=[40, 50])
+    assert windows.example.tolist() == [40, 50]
+    assert windows.take(np.array([1])).example.tolist() == [50]
+    assert newest(tokens, [2, 0], [7, 5], 4).example.tolist() == [0, 1]
