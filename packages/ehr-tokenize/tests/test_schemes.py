@@ -1,5 +1,7 @@
 """Schemes, by cases worked by hand in `cases/<scheme>/{in,out}.yaml`, and by what must always hold."""
 
+import hashlib
+import json
 from datetime import date, datetime, time
 from pathlib import Path
 
@@ -94,6 +96,47 @@ def test_a_hand_worked_case(case, tmp_path):
         assert [(e.time, e.code, e.text) for e in events] == [
             (moment(t), code, text) for t, code, text in back["are"]
         ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_vocabulary_tells_lengths_of_time_and_what_starts_a_visit(case, tmp_path):
+    given_, expected = (
+        yaml.safe_load((case / name).read_text()) for name in ("in.yaml", "out.yaml")
+    )
+    if "path" in given_["config"].get("subwords", {}):
+        given_["config"]["subwords"]["path"] = str(case / given_["config"]["subwords"]["path"])
+    run(tmp_path, {"train": given_["train"]}, given_["config"], given_.get("codes"))
+    rows = pq.read_table(tmp_path / "out/vocab.parquet").to_pylist()
+    assert [r["token"] for r in rows if r["starts_visit"]] == expected.get("starts", [])
+    seconds = {r["token"]: r["seconds"] for r in rows if r["seconds"] is not None}
+    assert set(seconds) == {r["token"] for r in rows if r["kind"] == "time"}
+    for token, found in expected.get("seconds", {}).items():
+        assert seconds[token] == pytest.approx(found)
+
+
+def test_a_start_of_a_visit_keeps_being_one_with_a_text(tmp_path):
+    record = [
+        ["2020-01-01", "VISIT"],
+        ["2020-01-01", "VISIT", "home"],
+        ["2020-01-02", "VISIT//END"],
+    ]
+    run(tmp_path, {"train": {1: record, 2: [["2020-01-01", "LAB"]]}}, {"scheme": {"kind": "clmbr"}})
+    tokens = Tokenizer.from_pretrained(tmp_path / "out").tokens
+    assert {t.text for t in tokens if t.starts_visit} == {"VISIT", "VISIT || home"}
+    assert {t.text for t in tokens} > {"VISIT//END", "LAB"}
+
+
+def test_a_vocabulary_of_an_older_version_tells_the_same(tmp_path):
+    run(tmp_path, {"train": RECORD}, {"scheme": {"kind": "timeline"}})
+    new, old = Tokenizer.from_pretrained(tmp_path / "out"), tmp_path / "old"
+    old.mkdir()
+    table = pq.read_table(tmp_path / "out/vocab.parquet").drop_columns(["seconds", "starts_visit"])
+    pq.write_table(table, old / "vocab.parquet")
+    tree = json.loads((tmp_path / "out/tokenizer.json").read_text())
+    tree["seconds"] = {t.text: t.seconds for t in new.tokens if t.kind == "time"}
+    tree["vocab_sha256"] = hashlib.sha256((old / "vocab.parquet").read_bytes()).hexdigest()
+    (old / "tokenizer.json").write_text(json.dumps(tree))
+    assert Tokenizer.from_pretrained(old).tokens == new.tokens
 
 
 RECORD = {

@@ -236,7 +236,8 @@ def test_time_tokens_of_train_have_its_mean_and_others_a_usual_length(made):
     done, _, _ = made(
         subjects, {"scheme": {"kind": "timeline"}}, splits={1: "train", 2: "held_out"}
     )
-    seconds = Tokenizer.from_pretrained(done.out).fitted.seconds
+    tokens = Tokenizer.from_pretrained(done.out).tokens
+    seconds = {t.text: t.seconds for t in tokens}
     assert seconds["TIME//5m-15m"] == (6 + 12) * 60 / 2
     assert seconds["TIME//6mo"] == 180 * 86_400
 

@@ -124,8 +124,18 @@ VOCABULARY_COLUMNS = (
     Column("subjects", "int64", "Subjects in the train split."),
     Column("description", "string", "From codes.parquet, or null."),
     Column("parents", "list<element: string>", "From codes.parquet, or null."),
-    Column("seconds", "double", "Typical length of a time interval, null else.", optional=True),
-    Column("starts_visit", "bool", "Whether a visit begins with it.", optional=True),
+    Column(
+        "seconds",
+        "double",
+        "Of a time token: its mean length in train, else the middle of its bounds; null else.",
+        optional=True,
+    ),
+    Column(
+        "starts_visit",
+        "bool",
+        "Whether a visit begins with it: [VS], else a start code; docs/contracts.md.",
+        optional=True,
+    ),
 )
 """Columns of `vocab.parquet` in `tokens/1`."""
 

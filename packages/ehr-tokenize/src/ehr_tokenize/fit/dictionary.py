@@ -22,7 +22,7 @@ from ehr_tokenize.meds.dataset import CodeInfo
 from ehr_tokenize.meds.output import new_dataset
 from ehr_tokenize.scheme.words import SPECIALS, Fitted
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
-from ehr_tokenize.tokenizer.vocabulary import Token
+from ehr_tokenize.tokenizer.vocabulary import Token, with_time
 from ehr_tracking.errors import UserError
 
 _FEMR = {"code": "code", "numeric": "value", "text": "category", "unused": "", 0: "code", 1: "value",
@@ -95,7 +95,7 @@ def from_dictionary(source: Path, out: Path, *, size: int | None = None) -> Fixe
         raise UserError(f"{source} holds no token")
     n_bins = max((len(e) + 1 for e in edges.values()), default=1)
     config = TokenizeConfig(scheme=ClmbrScheme(), numeric=NumericConfig(n_bins=min(n_bins, 1000)))
-    tokenizer = Tokenizer(config, tokens, Fitted(edges))
+    tokenizer = Tokenizer(config, with_time(tokens, {}, config), Fitted(edges))
     with new_dataset(out, overwrite=False) as directory:
         tokenizer.save(directory)
     return FixedTokenizer(out, tokenizer, left_out)

@@ -28,6 +28,7 @@ from ehr_tokenize.scheme.spans import usual_seconds
 from ehr_tokenize.scheme.subwords import read_subwords, train_subwords
 from ehr_tokenize.scheme.words import SPANS, Fitted, Word
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer, descriptions
+from ehr_tokenize.tokenizer.vocabulary import with_time
 
 _WAIT = 8
 """Parts that are waited for, at least, before they are merged."""
@@ -241,14 +242,15 @@ def finish(
     """The tokenizer, from the second pass over all of train."""
     told = {c.word.text: c.seconds / c.events for c in found if c.word.kind == "time"}
     usual = {s.text: usual_seconds(s) for s in SPANS[config.scheme.time]}
+    tokens = select_tokens(found, fitted.edges, infos, config)
     if config.subwords.path:  # its content goes with the tokenizer, its place on this disk does not
         config = replace(
             config, subwords=replace(config.subwords, path=Path(config.subwords.path.name))
         )
     return Tokenizer(
         config=config,
-        tokens=select_tokens(found, fitted.edges, infos, config),
-        fitted=replace(fitted, seconds=usual | told),
+        tokens=with_time(tokens, usual | told, config),
+        fitted=fitted,
     )
 
 

@@ -47,8 +47,6 @@ class Fitted:
     """Inner bin edges of each key that has bins, ascending."""
     rolled: Mapping[str, str] = field(default_factory=dict)
     """Rare code -> the parent that stands for it."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Time token -> mean of the lengths of time that it told in train."""
     subwords: str | None = None
     """A `tokenizer.json` of the library tokenizers."""
     descriptions: Mapping[str, str] = field(default_factory=dict)

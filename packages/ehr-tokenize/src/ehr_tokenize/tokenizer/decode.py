@@ -132,8 +132,6 @@ def _piece(token: Token) -> str:
 class Teller:
     """Goes through tokens with a clock that time tokens put forward."""
 
-    seconds: Mapping[str, float]
-    """How far each time token puts the clock forward."""
     edges: Mapping[str, npt.NDArray[np.float32]]
     """Bin edges by code."""
     descriptions: Mapping[str, str]
@@ -157,7 +155,7 @@ class Teller:
             kind = token.kind
             if kind == "time":
                 left = (_LAST - clock).total_seconds()
-                clock += timedelta(seconds=min(self.seconds.get(token.text, 0.0), left))
+                clock += timedelta(seconds=min(token.seconds or 0.0, left))
             elif kind in _BEGIN or token.text == "[UNK]" or (kind == "text" and open_ != "text"):
                 birth = (token.code or "").split("//")[0] == "MEDS_BIRTH"
                 time = None if birth else clock

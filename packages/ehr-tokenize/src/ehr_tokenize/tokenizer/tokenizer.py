@@ -17,7 +17,13 @@ from ehr_tokenize.scheme.intake import Intake
 from ehr_tokenize.scheme.words import Fitted, Word
 from ehr_tokenize.tokenizer.decode import DatedEvent, Teller, is_marked, say
 from ehr_tokenize.tokenizer.encode import Encoded, Encoder
-from ehr_tokenize.tokenizer.vocabulary import VOCAB, Token, read_vocabulary, write_vocabulary
+from ehr_tokenize.tokenizer.vocabulary import (
+    VOCAB,
+    Token,
+    read_vocabulary,
+    with_time,
+    write_vocabulary,
+)
 from ehr_tracking.config import ConfigError, to_dict, validate
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
@@ -111,7 +117,7 @@ class Tokenizer:
         fitted = self.fitted
         marked = any(is_marked(t) for t in self.tokens)
         told = {**described, **fitted.descriptions}
-        teller = Teller(fitted.seconds, fitted.edges, told, marked)
+        teller = Teller(fitted.edges, told, marked)
         return teller.tell([self.tokens[i] for i in ids], start)
 
     def save(self, directory: Path) -> None:
@@ -143,8 +149,10 @@ class Tokenizer:
             for name in (TOKENIZER, VOCAB):
                 check_file(directory, manifest, name)
         tree = _read_json(directory / TOKENIZER)
-        tokens = read_vocabulary(directory / VOCAB, tree["vocab_sha256"], TOKENIZER)
+        tokens, timed = read_vocabulary(directory / VOCAB, tree["vocab_sha256"], TOKENIZER)
         fitted = validate(TokenizeConfig, tree["config"], where=str(directory / TOKENIZER))
+        if not timed:  # of an older version, which kept lengths of time in the other file
+            tokens = with_time(tokens, tree.get("seconds", {}), fitted)
         return cls(
             config=with_fitted(TokenizeConfig(), fitted),
             tokens=tokens,
@@ -197,7 +205,6 @@ def fitted_to_dict(fitted: Fitted) -> dict[str, Any]:
     return {
         "edges": {code: [float(e) for e in edges[code]] for code in sorted(edges)},
         "rolled": dict(sorted(fitted.rolled.items())),
-        "seconds": dict(sorted(fitted.seconds.items())),
         "subwords": fitted.subwords,
         "descriptions": dict(sorted(fitted.descriptions.items())),
     }
@@ -208,7 +215,6 @@ def fitted_from_dict(tree: Mapping[str, Any]) -> Fitted:
     return Fitted(
         edges={code: np.array(e, np.float32) for code, e in tree["edges"].items()},
         rolled=tree.get("rolled", {}),
-        seconds=tree.get("seconds", {}),
         subwords=tree.get("subwords"),
         descriptions=tree.get("descriptions", {}),
     )

@@ -1,16 +1,18 @@
 """The tokens of a fitted tokenizer, and `vocab.parquet`, which holds one a row."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ehr_tokenize.codes.keys import Key, matching
+from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.dataset import NO_INFO, CodeInfo
-from ehr_tokenize.scheme.words import SPECIALS
+from ehr_tokenize.scheme.words import SPECIALS, VISIT_START
 from ehr_tracking.contracts import VOCABULARY_COLUMNS, Contract, ContractError
 
 VOCAB = "vocab.parquet"
@@ -28,10 +30,14 @@ _SCHEMA = pa.schema(
         ("subjects", pa.int64()),
         ("description", pa.string()),
         ("parents", pa.list_(pa.string())),
+        ("seconds", pa.float64()),
+        ("starts_visit", pa.bool_()),
     ]
 )
 _FIELDS = ("kind", "code", "bin", "lower", "upper", "count", "subjects")
 """Of a `Token`, and columns of the table."""
+_TIME = ("seconds", "starts_visit")
+"""The same, but tables of older versions lack them."""
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make, and there are many
@@ -48,6 +54,42 @@ class Token:
     count: int = 0
     subjects: int = 0
     info: CodeInfo = NO_INFO
+    seconds: float | None = None
+    """Of a time token: the mean of the lengths of time that it told in train, else its usual one."""
+    starts_visit: bool = False
+    """Whether a visit begins with it; see `with_time`."""
+
+
+def with_time(
+    tokens: Sequence[Token], seconds: Mapping[str, float], config: TokenizeConfig
+) -> list[Token]:
+    """Tokens that say how long an interval is, and whether a visit begins with them.
+
+    A visit begins with `[VS]` where the scheme has it, else with the token of a code that
+    `visits.start_codes` finds; what the gap rule begins has no token of its own.
+
+    Args:
+        tokens: Without that.
+        seconds: Text of a time token -> its length.
+        config: Scheme and visits.
+
+    Examples:
+        >>> found = with_time([Token("ADMISSION", "code", "ADMISSION")], {}, TokenizeConfig())
+        >>> found[0].starts_visit
+        True
+    """
+    marked = config.scheme.visits == "start_end"
+    codes = [] if marked else list(dict.fromkeys(t.code for t in tokens if t.code is not None))
+    begins = matching(config.visits.start_codes, [Key(c) for c in codes])
+    starts = {c for c, begin in zip(codes, begins.tolist(), strict=True) if begin}
+    return [
+        replace(t, seconds=seconds.get(t.text))
+        if t.kind == "time"
+        else replace(t, starts_visit=True)
+        if (marked and t.kind == "visit" and t.text == VISIT_START) or t.code in starts
+        else t
+        for t in tokens
+    ]
 
 
 def write_vocabulary(tokens: Sequence[Token], directory: Path) -> str:
@@ -62,14 +104,15 @@ def write_vocabulary(tokens: Sequence[Token], directory: Path) -> str:
         **{name: [getattr(t, name) for t in tokens] for name in _FIELDS},
         "description": [t.info.description for t in tokens],
         "parents": [t.info.parents for t in tokens],
+        **{name: [getattr(t, name) for t in tokens] for name in _TIME},
     }
     path = directory / VOCAB
     pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_vocabulary(path: Path, sha256: str, fitted_with: str) -> list[Token]:
-    """The tokens of a `vocab.parquet`.
+def read_vocabulary(path: Path, sha256: str, fitted_with: str) -> tuple[list[Token], bool]:
+    """The tokens of a `vocab.parquet`, and whether it says what `with_time` does.
 
     Args:
         path: The file.
@@ -87,9 +130,10 @@ def read_vocabulary(path: Path, sha256: str, fitted_with: str) -> list[Token]:
     tokens = [_from_row(row) for row in table.to_pylist()]
     if tuple(t.text for t in tokens[: len(SPECIALS)]) != SPECIALS:
         raise ContractError(f"{path} does not begin with {' '.join(SPECIALS)}")
-    return tokens
+    return tokens, set(_TIME) <= set(table.column_names)
 
 
 def _from_row(row: dict[str, Any]) -> Token:
+    fields = {name: row[name] for name in _FIELDS}
     info = CodeInfo(row["description"], row["parents"])
-    return Token(text=row["token"], **{name: row[name] for name in _FIELDS}, info=info)
+    return Token(row["token"], **fields, info=info, **{n: row[n] for n in _TIME if n in row})
