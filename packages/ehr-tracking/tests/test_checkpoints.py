@@ -1,3 +1,5 @@
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,95 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_at_least_one_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep = 0"):
         CheckpointStore(tmp_path, keep=0)
+
+
+def three(tmp_path: Path) -> CheckpointStore:
+    store = CheckpointStore(tmp_path / "c", keep=3)
+    for step, score in [(1, 1.0), (2, 2.0), (3, 0.5)]:
+        save(store, step, score)
+    return store
+
+
+def test_nothing_is_passed_over_where_the_latest_is_whole(tmp_path: Path) -> None:
+    store = three(tmp_path)
+    before = (store.directory / "pointers.json").read_bytes()
+    assert store.fall_back() is None
+    assert (store.directory / "pointers.json").read_bytes() == before
+    assert CheckpointStore(tmp_path / "none").fall_back() is None
+
+
+def cut(checkpoint: Path) -> None:
+    (checkpoint / "model").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut, r"step-00000003/model was changed: 0 bytes, sealed with 1"),
+        (lambda c: (c / "model").write_text("x"), "model was changed: its SHA-256 differs"),
+        (lambda c: (c / "model").unlink(), r"step-00000003/model is missing"),
+        (lambda c: (c / "manifest.json").unlink(), r"step-00000003 has no manifest\.json"),
+        (lambda c: (c / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
+        (lambda c: c.rename(c.with_name("moved")), r"step-00000003: no such directory"),
+    ],
+)
+def test_the_newest_whole_one_becomes_the_latest(tmp_path: Path, harm, said: str) -> None:
+    store = three(tmp_path)
+    harm(store.directory / "step-00000003")
+    line = store.fall_back()
+    assert line is not None
+    assert "\n" not in line
+    assert line.startswith("going on from step-00000002: ")
+    assert re.search(said, line)
+    assert store.latest() == store.directory / "step-00000002"
+    assert store.best() == store.directory / "step-00000001"  # what came later no longer counts
+    assert store.fall_back() is None
+    save(store, 3, 3.0)
+    assert store.latest() == store.directory / "step-00000003"
+    assert store.fall_back() is None
+
+
+def test_every_one_that_is_passed_over_is_told(tmp_path: Path) -> None:
+    store = three(tmp_path)
+    for step in (2, 3):
+        cut(store.directory / f"step-0000000{step}")
+    line = store.fall_back()
+    assert line is not None
+    assert line.startswith("going on from step-00000001: ")
+    assert line.index("step-00000003/model") < line.index("step-00000002/model")
+    cut(store.directory / "step-00000001")
+    with pytest.raises(ContractError, match=r"no checkpoint in .* is whole: .*step-00000001/model"):
+        store.fall_back()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"scores": 3}', '{"latest": 7, "scores": {}}'])
+def test_damaged_pointers_are_named_and_resuming_does_without(tmp_path: Path, text: str) -> None:
+    store = three(tmp_path)
+    (store.directory / "pointers.json").write_text(text)
+    for ask in (store.latest, store.best):
+        with pytest.raises(ContractError, match=r"pointers\.json is damaged; name a checkpoint"):
+            ask()
+    line = store.fall_back()
+    assert line is not None
+    assert re.search(r"going on from step-00000003: .*pointers\.json is damaged", line)
+    assert store.latest() == store.directory / "step-00000003"
+    assert store.best() is None
+
+
+def test_checkpoints_whose_pointers_are_gone_are_found(tmp_path: Path) -> None:
+    store = three(tmp_path)
+    (store.directory / "pointers.json").unlink()
+    assert re.search(r"from step-00000003: .*pointers\.json is missing", store.fall_back() or "")
+    assert store.latest() == store.directory / "step-00000003"
+
+
+def test_a_checkpoint_after_the_latest_does_not_count(tmp_path: Path) -> None:
+    store = three(tmp_path)
+    late = store.directory / "step-00000004"  # renamed, then killed before the pointers moved
+    shutil.copytree(store.directory / "step-00000003", late)
+    assert store.fall_back() is None
+    cut(store.directory / "step-00000003")
+    assert "going on from step-00000002" in (store.fall_back() or "")
+    (tmp_path / "d" / "step-00000001").mkdir(parents=True)  # the same, of the very first one
+    (tmp_path / "d" / "pointers.json").write_text('{"latest": null, "best": null, "scores": {}}')
+    assert CheckpointStore(tmp_path / "d").fall_back() is None

@@ -105,6 +105,20 @@ def test_a_torn_log_and_steps_after_the_checkpoint_are_dropped(tokens, tmp_path,
     assert outcome(run)["log"] == before["log"]
 
 
+def test_a_damaged_latest_checkpoint_is_passed_over_and_the_end_is_the_same(
+    tmp_path, tokens, config, whole, capsys
+):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "manifest.json").unlink()
+    weights = CheckpointStore(run / "checkpoints").latest() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    train(tokens, run, config, resume=True)
+    said = capsys.readouterr().err
+    assert re.search(r"going on from step-\d+: .*model\.safetensors was changed: 1000 bytes", said)
+    for what in ("latest", "log"):
+        assert outcome(run)[what] == outcome(whole)[what]
+
+
 def test_what_was_begun_otherwise_is_not_resumed(tokens, tmp_path, config):
     run = train(tokens, tmp_path / "run", config)
     other_tokens = write_tokens(

@@ -3,16 +3,30 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CHECKPOINT, RUN, ContractError
-from ehr_tracking.files import write_whole
-from ehr_tracking.manifest import MANIFEST, load_manifest
+from ehr_tracking.files import sync, write_whole
+from ehr_tracking.manifest import MANIFEST, damage, load_manifest
 
 _POINTERS = "pointers.json"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Pointers:
+    """What `pointers.json` holds."""
+
+    latest: str | None = None
+    best: str | None = None
+    scores: dict[str, float | None] = Field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -56,46 +70,106 @@ class CheckpointStore:
             if not (partial / MANIFEST).is_file():
                 raise AssertionError(f"checkpoint {name} was not sealed")
             shutil.rmtree(self.directory / name, ignore_errors=True)
+            if not (self.directory / _POINTERS).is_file():  # no checkpoint yet, not: pointers lost
+                self._write(_Pointers())
             partial.rename(self.directory / name)
+            sync(self.directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        self._point(name, None if score is None or math.isnan(score) else score)
-
-    def latest(self) -> Path | None:
-        """The newest checkpoint, or None before the first."""
-        return self._path("latest")
-
-    def best(self) -> Path | None:
-        """The checkpoint with the best score, or None where none was scored."""
-        return self._path("best")
-
-    def _path(self, pointer: str) -> Path | None:
-        name = self._read().get(pointer)
-        return self.directory / name if name else None
-
-    def _read(self) -> dict[str, Any]:
-        path = self.directory / _POINTERS
-        if not path.is_file():
-            return {"scores": {}}
-        pointers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return pointers
-
-    def _point(self, latest: str, score: float | None) -> None:
         # what a killed run wrote after the checkpoint it is resumed from no longer counts
-        scores = {n: s for n, s in self._read()["scores"].items() if n < latest}
-        scores[latest] = score
-        scored = [(self.sign * s, n) for n, s in scores.items() if s is not None]
-        best = min(scored)[1] if scored else None
-        kept = {*sorted(scores)[-self.keep :], latest, best}
-        pointers = {
-            "latest": latest,
-            "best": best,
-            "scores": {n: s for n, s in sorted(scores.items()) if n in kept},
-        }
-        write_whole(self.directory / _POINTERS, json.dumps(pointers, indent=1) + "\n")
+        before = {n: s for n, s in self._read().scores.items() if n < name}
+        score = None if score is None or math.isnan(score) else score
+        kept = self._point({**before, name: score})
         for path in self.directory.glob("step-*"):
             if path.name not in kept:
                 shutil.rmtree(path)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None before the first."""
+        return self._path(self._read().latest)
+
+    def best(self) -> Path | None:
+        """The checkpoint with the best score, or None where none was scored."""
+        return self._path(self._read().best)
+
+    def fall_back(self) -> str | None:
+        """Make the newest checkpoint that is as it was sealed the latest; remove nothing.
+
+        Those up to the latest count. Where the pointers are damaged or gone, all do, and none is the
+        best until one is scored again.
+
+        Returns:
+            From which to go on and what was passed over, in one line; None where nothing was.
+
+        Raises:
+            ContractError: If there are checkpoints, but none is whole.
+        """
+        pointers, passed = self._pointers()
+        names = {p.name for p in self.directory.glob("step-*")}
+        if not passed:
+            names = {n for n in {*names, pointers.latest} if n and n <= (pointers.latest or "")}
+        for name in sorted(names, reverse=True):
+            found = self._damage(name)
+            if found is None:
+                break
+            passed.append(found)
+        else:
+            if not names:
+                return None
+            raise ContractError(
+                f"no checkpoint in {self.directory} is whole: {'; '.join(passed)}; begin anew"
+            )
+        if not passed:
+            return None
+        before = {n: s for n, s in pointers.scores.items() if n < name}
+        self._point({**before, name: pointers.scores.get(name)})
+        return f"going on from {name}: {'; '.join(passed)}"
+
+    def _pointers(self) -> "tuple[_Pointers, list[str]]":
+        """The pointers, and why they are none where they should be."""
+        if not (self.directory / _POINTERS).is_file():
+            return _Pointers(), [f"{self.directory / _POINTERS} is missing"]
+        try:
+            return self._read(), []
+        except ContractError as e:
+            return _Pointers(), [str(e)]
+
+    def _damage(self, name: str) -> str | None:
+        try:
+            return next(iter(damage(self.directory / name)), None)
+        except ContractError as e:
+            return str(e)
+
+    def _path(self, name: str | None) -> Path | None:
+        return None if name is None else self.directory / name
+
+    def _read(self) -> "_Pointers":
+        path = self.directory / _POINTERS
+        if not path.is_file():
+            return _Pointers()
+        try:
+            return TypeAdapter(_Pointers).validate_json(path.read_bytes())
+        except ValidationError:
+            raise ContractError(
+                f"{path} is damaged; name a checkpoint beside it, or resume the run"
+            ) from None
+
+    def _point(self, scores: Mapping[str, float | None]) -> set[str]:
+        """Make the last of some checkpoints the latest; return which are to be kept."""
+        latest = max(scores)
+        scored = [(self.sign * s, n) for n, s in scores.items() if s is not None]
+        best = min(scored)[1] if scored else None
+        kept = {*sorted(scores)[-self.keep :], latest, *([best] if best else [])}
+        pointers = _Pointers(
+            latest=latest,
+            best=best,
+            scores={n: s for n, s in sorted(scores.items()) if n in kept},
+        )
+        self._write(pointers)
+        return kept
+
+    def _write(self, pointers: "_Pointers") -> None:
+        write_whole(self.directory / _POINTERS, json.dumps(asdict(pointers), indent=1) + "\n")
 
     def _remove_partials(self) -> None:
         for path in self.directory.glob(".*.partial"):

@@ -1,7 +1,8 @@
 """`manifest.json`: what an artifact directory is, who wrote it, from what; sealed last.
 
 A directory without a manifest is unfinished and no reader opens it: that, with the rename in
-`new_artifact`, is the whole crash safety. A manifest holds no time, host or path outside its
+`new_artifact`, is the whole crash safety. Files are on the disk before the manifest is, and the
+manifest before the rename, so it holds where the machine stops too. A manifest holds no time, host or path outside its
 directory, so the same work gives the same bytes. Each manifest carries the lineage of its inputs
 with their fingerprints (the SHA-256 of their manifests), so that a result can be traced to the raw
 data without the directories in between, and checked by hash where they are at hand.
@@ -24,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import sync, sync_all, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -150,6 +152,7 @@ def swap_in(new: Path, out: Path) -> None:
     if out.exists():
         out.rename(old)
     new.rename(out)
+    sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -164,7 +167,7 @@ def seal(
     rows: Mapping[str, int] | None = None,
     workers: int = 1,
 ) -> Manifest:
-    """Hash every file below `directory` and write its manifest, last and atomically.
+    """Hash every file below `directory`, wait for the disk, and write the manifest last, whole.
 
     Args:
         directory: Holds the finished files.
@@ -178,6 +181,9 @@ def seal(
     """
     paths = [p for p in _listed(directory) if p != MANIFEST]
     hashes = _hashes([directory / p for p in paths], workers)
+    folders = {above for p in paths for above in (directory / p).parents}
+    sync_all([directory / p for p in paths])
+    sync_all(folder for folder in folders if folder.is_relative_to(directory))
     manifest = Manifest(
         contract=contract.tag,
         producer=producer,
@@ -194,9 +200,7 @@ def seal(
         },
     )
     text = TypeAdapter(Manifest).dump_json(manifest, indent=1).decode() + "\n"
-    partial = directory / f".{MANIFEST}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, text)
     return manifest
 
 
@@ -299,19 +303,33 @@ def verify(directory: Path) -> list[str]:
     """
     manifest = load_manifest(directory)
     name, _, version = manifest.contract.partition("/")
-    problems = []
+    damaged, problems = _damaged(directory, manifest), []
     if name not in CONTRACTS or version != str(CONTRACTS[name].version):
         problems.append(
             f"{directory}: {manifest.contract} is not a contract that this version knows"
         )
-    for path, file in manifest.files.items():
-        problem = _file_problem(directory, path, file)
-        if problem:
-            problems.append(f"{directory / path} {problem}")
-        elif PurePosixPath(path).name == MANIFEST:
+    problems += [f"{directory / path} {problem}" for path, problem in damaged.items()]
+    for path in manifest.files:
+        if PurePosixPath(path).name == MANIFEST and path not in damaged:
             problems += verify((directory / path).parent)
     extra = set(_listed(directory)) - manifest.files.keys() - {MANIFEST}
     return problems + [f"{directory / p} is not in the manifest" for p in sorted(extra)]
+
+
+def damage(directory: Path) -> list[str]:
+    """What of an artifact is missing or was changed since it was sealed, a line each.
+
+    Raises:
+        ContractError: If the manifest itself cannot be read.
+    """
+    found = _damaged(directory, load_manifest(directory))
+    return [f"{directory / path} {problem}" for path, problem in found.items()]
+
+
+def _damaged(directory: Path, manifest: Manifest) -> dict[str, str]:
+    """File -> what is wrong with it."""
+    found = {path: _file_problem(directory, path, file) for path, file in manifest.files.items()}
+    return {path: problem for path, problem in found.items() if problem}
 
 
 def _file_problem(directory: Path, name: str, file: File | None) -> str | None:

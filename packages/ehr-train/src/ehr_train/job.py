@@ -8,7 +8,7 @@ from typing import Any, Self
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import TokenSet, open_tokens
 from ehr_tracking.arrow.labels import label_source
-from ehr_tracking.checkpoints import resolve
+from ehr_tracking.checkpoints import CheckpointStore, resolve
 from ehr_tracking.config import load_config
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.manifest import Source, source
@@ -47,6 +47,14 @@ class Job:
     def config(self) -> TrainConfig:
         """The resolved config of the run."""
         return load_config(TrainConfig, self.out / "config.yaml")
+
+    def checkpoints(self) -> CheckpointStore:
+        """Where the run keeps its checkpoints."""
+        return CheckpointStore(
+            self.out / "checkpoints",
+            keep=self.config().checkpoint.keep,
+            mode="min" if self.labels is None else "max",
+        )
 
     def sources(self) -> dict[str, Source]:
         """The inputs, for the manifests of the run and its checkpoints."""

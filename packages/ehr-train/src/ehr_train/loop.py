@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from ehr_models.checkpoint import save_checkpoint
 from ehr_models.data.tokens import TokenSet
 from ehr_models.data.windows import Windows
-from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.runs import RunLog
@@ -88,11 +87,7 @@ class Trainer:
             if tuning is None
             else Validator(tuning, config, self.tokens.vocab_size, self.device)
         )
-        self.store = CheckpointStore(
-            job.out / "checkpoints",
-            keep=config.checkpoint.keep,
-            mode="max" if job.labels is not None else "min",
-        )
+        self.store = job.checkpoints()
         self.model: PreTrainedModel = load_or_build(job, config, self.tokens, self.store.latest())
         self.model.train()
         self.learner = Learner(

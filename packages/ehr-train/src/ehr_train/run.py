@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import yaml
 
@@ -72,6 +73,9 @@ def train(  # noqa: PLR0913 -- what the command's options say
         return out
     begun = resume and (out / "config.yaml").is_file()
     if begun:
+        passed_over = job.checkpoints().fall_back()
+        if passed_over:
+            click.echo(passed_over, err=True)
         _refuse_changes(job, config)
     else:
         _refuse_existing(out, overwrite=overwrite)
@@ -128,7 +132,7 @@ def _refuse_changes(job: Job, config: TrainConfig) -> None:
     if config.precision == "auto":
         config = replace(config, precision=old.precision)
     differences = differing_keys(to_dict(old), to_dict(config))
-    latest = CheckpointStore(job.out / "checkpoints").latest()
+    latest = job.checkpoints().latest()
     if latest is not None:
         before, now = load_manifest(latest).inputs, job.sources()
         differences += [
