@@ -5,7 +5,6 @@ n prediction times, T tokens in a batch, R rows read off it, D width.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +15,20 @@ from tqdm import tqdm
 
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Passes, batches, plan
+from ehr_eval.features.pool import Pooling, pool_rows
 from ehr_eval.frames import READER, labelled_rows
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
-from ehr_models.heads import hidden_states, pool
+from ehr_models.heads import hidden_states
 from ehr_models.presets import OBJECTIVES
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES
 from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
-
-Pooling = Literal["last", "mean"]
 
 
 def extract_features(
@@ -158,18 +156,7 @@ class Reader:
         half = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             hidden = hidden_states(self.model, packed)
-        length = batch.windows.length
-        begin = (np.cumsum(length) - length)[batch.window]
-        end = begin + batch.ends
-        if self.pooling == "last":
-            begin = end - 1  # of a shared pass many rows are read: gather only what is pooled
-        index = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)])
-        offsets = np.cumsum(np.concatenate([[0], end - begin]))
-        return pool(
-            hidden[torch.from_numpy(index).to(self.device)],
-            torch.from_numpy(offsets).to(self.device),
-            self.pooling,
-        )
+        return pool_rows(hidden, batch, self.pooling)
 
 
 def _trained_context(manifest: Manifest) -> int | None:

@@ -71,7 +71,15 @@ def plan(
 
 
 def batches(passes: Passes, budget: int) -> Iterator[Passes]:
-    """Group passes, in order, under a budget of tokens; one that exceeds it goes alone."""
+    """Group passes, in order, under a budget of tokens; one that exceeds it goes alone.
+
+    Examples:
+        >>> at = np.array([0, 2, 5, 9, 18])
+        >>> windows = Windows(at[:-1], at[:-1], np.zeros(4, int), at[:-1], at[1:])
+        >>> passes = Passes(windows, np.array([7, 8, 4, 1, 2]), np.array([0, 0, 1, 2, 3]), np.ones(5))
+        >>> [(b.windows.length.tolist(), b.rows.tolist()) for b in batches(passes, 6)]
+        [([2, 3], [7, 8, 4]), ([4], [1]), ([9], [2])]
+    """
     for start, stop in pairwise(fill(passes.windows.length, budget)):
         mine = slice(*np.searchsorted(passes.window, [start, stop]))
         yield Passes(
