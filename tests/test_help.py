@@ -42,6 +42,26 @@ def test_help_has_an_example_of_the_very_command(path: str, command: click.Comma
             assert parameter.help, f"{path} {parameter.name}"
 
 
+def test_an_option_that_many_commands_have_is_the_same_in_all() -> None:
+    found: dict[str, set[tuple[object, ...]]] = {}
+    for path, command in commands():
+        for option in command.params:
+            if option.name in {"config_file", "overrides", "overwrite"}:
+                spelled = (
+                    *option.opts,
+                    option.metavar,
+                    option.multiple,
+                    type(option.type).__name__,
+                )
+                found.setdefault(option.name, set()).add(spelled)
+            assert option.name != "config", f"{path}: take it from ehr_tracking.options"
+    assert found == {
+        "config_file": {("-c", "--config", None, False, "Path")},
+        "overrides": {("-s", "--set", "KEY=VALUE", True, "StringParamType")},
+        "overwrite": {("--overwrite", None, False, "BoolParamType")},
+    }
+
+
 @pytest.mark.parametrize("module", COMMANDS.values())
 def test_help_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}.cli; print([m for m in {HEAVY!r} if m in sys.modules])"

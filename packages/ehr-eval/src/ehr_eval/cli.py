@@ -9,8 +9,7 @@ import click
 
 import ehr_eval
 from ehr_tracking.errors import Group, UserError
-
-_DIRECTORY = click.Path(path_type=Path)
+from ehr_tracking.options import PATH, config_options, overwrite_option
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,17 +22,16 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--meds", type=_DIRECTORY, required=True, help="MEDS data set.")
-@click.option("--out", type=_DIRECTORY, required=True, help="Where labels go.")
+@click.option("--meds", type=PATH, required=True, help="MEDS data set.")
+@click.option("--out", type=PATH, required=True, help="Where labels go.")
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
-@click.option("-c", "--config", type=_DIRECTORY, help="YAML file of LabelsConfig.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--overwrite", is_flag=True, help="Replace labels that are there.")
+@config_options("LabelsConfig", "rows_per_subject=1")
+@overwrite_option("labels")
 def labels(
     meds: Path,
     out: Path,
     tasks: tuple[str, ...],
-    config: Path | None,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
@@ -52,7 +50,7 @@ def labels(
     from ehr_tracking.report import text_table
 
     given = [f"tasks={json.dumps(tasks)}"] if tasks else []
-    settings = load_config(LabelsConfig, config, [*overrides, *given])
+    settings = load_config(LabelsConfig, config_file, [*overrides, *given])
     done = make_labels(meds, out, settings, overwrite=overwrite)
     click.echo(text_table(done.counts.to_dicts()))
     for task, reason in done.skipped.items():
@@ -61,19 +59,18 @@ def labels(
 
 
 @main.command()
-@click.option("--meds", type=_DIRECTORY, required=True, help="MEDS data set.")
-@click.option("--labels", type=_DIRECTORY, required=True, help="Labels.")
-@click.option("--out", type=_DIRECTORY, required=True, help="Where features go.")
-@click.option("--tokens", type=_DIRECTORY, help="Take `delay` from these tokens.")
-@click.option("-c", "--config", type=_DIRECTORY, help="YAML file of CountsConfig.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--overwrite", is_flag=True, help="Replace features that are there.")
+@click.option("--meds", type=PATH, required=True, help="MEDS data set.")
+@click.option("--labels", type=PATH, required=True, help="Labels.")
+@click.option("--out", type=PATH, required=True, help="Where features go.")
+@click.option("--tokens", type=PATH, help="Take `delay` from these tokens.")
+@config_options("CountsConfig", "min_rows=10")
+@overwrite_option("features")
 def counts(
     meds: Path,
     labels: Path,
     out: Path,
     tokens: Path | None,
-    config: Path | None,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
@@ -89,7 +86,7 @@ def counts(
     from ehr_eval.counts.write import count_features
     from ehr_tracking.config import load_config
 
-    settings = load_config(CountsConfig, config, overrides)
+    settings = load_config(CountsConfig, config_file, overrides)
     done = count_features(meds, labels, out, settings, tokens=tokens, overwrite=overwrite)
     click.echo(
         f"{done.path}: {done.rows:,} rows, {done.columns:,} columns, {done.nonzero:,} counts"
@@ -97,16 +94,13 @@ def counts(
 
 
 @main.command()
-@click.option("--checkpoint", type=_DIRECTORY, required=True, help="A run or checkpoint directory.")
-@click.option("--tokens", type=_DIRECTORY, required=True, help="Tokens of the same vocabulary.")
-@click.option(
-    "--labels", type=_DIRECTORY, required=True, help="Labels: who is represented, and when."
-)
-@click.option("--out", type=_DIRECTORY, required=True, help="Where the features shall be.")
-@click.option("-c", "--config", "config_file", type=_DIRECTORY, help="YAML file.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override.")
+@click.option("--checkpoint", type=PATH, required=True, help="A run or checkpoint directory.")
+@click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
+@click.option("--labels", type=PATH, required=True, help="Labels: who is represented, and when.")
+@click.option("--out", type=PATH, required=True, help="Where the features shall be.")
+@config_options("FeaturesConfig", "pooling=mean")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
-@click.option("--overwrite", is_flag=True, help="Replace features that are there.")
+@overwrite_option("features")
 def features(
     checkpoint: Path,
     tokens: Path,
@@ -138,7 +132,7 @@ def features(
 
 
 @main.command()
-@click.option("--labels", type=_DIRECTORY, required=True, help="Labels of one or more tasks.")
+@click.option("--labels", type=PATH, required=True, help="Labels of one or more tasks.")
 @click.option(
     "--features",
     "named",
@@ -147,11 +141,10 @@ def features(
     metavar="NAME=PATH",
     help="Features of a model; may be given again. Name the count baseline `counts`.",
 )
-@click.option("--out", type=_DIRECTORY, required=True, help="Where the results shall be.")
-@click.option("-c", "--config", "config_file", type=_DIRECTORY, help="YAML file.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override.")
+@click.option("--out", type=PATH, required=True, help="Where the results shall be.")
+@config_options("EhrshotConfig", "replicates=3")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
-@click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+@overwrite_option("results")
 def ehrshot(
     labels: Path,
     named: tuple[str, ...],

@@ -8,6 +8,7 @@ import click
 import ehr_models
 from ehr_models.presets import OBJECTIVES, SIZES
 from ehr_tracking.errors import Group, UserError
+from ehr_tracking.options import set_option
 
 if TYPE_CHECKING:
     from ehr_models.config import ModelConfig
@@ -59,9 +60,7 @@ def list_command(vocab_size: int) -> None:
 @main.command()
 @click.argument("name")
 @VOCAB_SIZE
-@click.option(
-    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field."
-)
+@set_option("layers=4")
 def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     """Print the configuration of a preset and its true parameter counts by part.
 

@@ -10,8 +10,8 @@ from ehr_tokenize.narrative.command import narrate
 from ehr_tokenize.sources.command import from_
 from ehr_tokenize.synthetic.command import synth
 from ehr_tracking.errors import Failure, Group
+from ehr_tracking.options import PATH, config_options, overwrite_option
 
-_PATH = click.Path(path_type=Path)
 _MOST = 8
 """Threads unless asked for: each holds a row group in memory."""
 
@@ -22,23 +22,20 @@ _MOST = 8
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(ehr_tokenize.__version__, package_name="ehr-tokenize")
-@click.option("--meds", type=_PATH, help="MEDS 0.4 data set: data/**/*.parquet, metadata/.")
-@click.option("--out", type=_PATH, help="Token data set to write.")
-@click.option("-c", "--config", type=_PATH, help="YAML file of TokenizeConfig.")
-@click.option(
-    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting."
-)
-@click.option("--tokenizer", type=_PATH, help="Fit nothing: use that of a token set or checkpoint.")
+@click.option("--meds", type=PATH, help="MEDS 0.4 data set: data/**/*.parquet, metadata/.")
+@click.option("--out", type=PATH, help="Token data set to write.")
+@config_options("TokenizeConfig", "scheme.kind=visits")
+@click.option("--tokenizer", type=PATH, help="Fit nothing: use that of a token set or checkpoint.")
 @click.option(
     "--workers", type=click.IntRange(1), help=f"Threads.  [default: one a core, at most {_MOST}]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace a token data set that is there.")
+@overwrite_option("a token data set")
 @click.pass_context
 def main(
     ctx: click.Context,
     meds: Path | None,
     out: Path | None,
-    config: Path | None,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     tokenizer: Path | None,
     workers: int | None,
@@ -59,15 +56,15 @@ def main(
     from ehr_tokenize.config import TokenizeConfig
     from ehr_tracking.config import load_config
 
-    settings = load_config(TokenizeConfig, config, overrides)
+    settings = load_config(TokenizeConfig, config_file, overrides)
     workers = workers or min(os.cpu_count() or 1, _MOST)
     done = tokenize(meds, out, settings, tokenizer=tokenizer, workers=workers, overwrite=overwrite)
     click.echo("\n".join(done.lines()))
 
 
 @main.command()
-@click.argument("path", type=_PATH)
-@click.option("--repair", type=_PATH, metavar="OUT", help="Write a copy with what is safe mended.")
+@click.argument("path", type=PATH)
+@click.option("--repair", type=PATH, metavar="OUT", help="Write a copy with what is safe mended.")
 def check(path: Path, repair: Path | None) -> None:
     """Report what is wrong with the MEDS data set at PATH; exit code 2 if it would be refused.
 
@@ -89,9 +86,9 @@ def check(path: Path, repair: Path | None) -> None:
 
 
 @main.command()
-@click.argument("tokens", type=_PATH)
+@click.argument("tokens", type=PATH)
 @click.option("--subject", type=int, help="Print the timeline of this subject.")
-@click.option("--html", type=_PATH, help="Write the same as one HTML page.")
+@click.option("--html", type=PATH, help="Write the same as one HTML page.")
 def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
     """Show counts, lengths, coverage and, of one subject, the timeline in the data set TOKENS.
 
@@ -113,8 +110,8 @@ def inspect(tokens: Path, subject: int | None, html: Path | None) -> None:
 
 
 @main.command()
-@click.argument("source", type=_PATH)
-@click.option("--out", type=_PATH, required=True, help="Directory of the tokenizer to write.")
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Directory of the tokenizer to write.")
 @click.option("--size", type=click.IntRange(min=1), help="Read that many entries, the first ones.")
 def dictionary(source: Path, out: Path, size: int | None) -> None:
     """Make a tokenizer of a dictionary that others fitted: FEMR's for CLMBR, or hf_ehr's.

@@ -11,9 +11,8 @@ import click
 
 import ehr_tracking
 from ehr_tracking.errors import Group, UserError
+from ehr_tracking.options import PATH
 from ehr_tracking.report import text_table
-
-_DIRECTORY = click.Path(path_type=Path)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +25,7 @@ def main() -> None:
 
 
 @main.command("list")
-@click.argument("root", type=_DIRECTORY, default=Path())
+@click.argument("root", type=PATH, default=Path())
 def list_artifacts(root: Path) -> None:
     """List every artifact below ROOT.
 
@@ -51,7 +50,7 @@ def list_artifacts(root: Path) -> None:
 
 
 @main.command()
-@click.argument("artifact", type=_DIRECTORY)
+@click.argument("artifact", type=PATH)
 def show(artifact: Path) -> None:
     """Print the manifest of ARTIFACT; of a run, its summary too.
 
@@ -68,7 +67,7 @@ def show(artifact: Path) -> None:
 
 
 @main.command("verify")
-@click.argument("root", type=_DIRECTORY)
+@click.argument("root", type=PATH)
 def verify_artifacts(root: Path) -> None:
     """Check every artifact below ROOT against its manifest, file by file.
 
@@ -88,11 +87,11 @@ def verify_artifacts(root: Path) -> None:
 
 
 @main.command()
-@click.argument("artifact", type=_DIRECTORY)
+@click.argument("artifact", type=PATH)
 @click.option(
     "--in",
     "roots",
-    type=_DIRECTORY,
+    type=PATH,
     multiple=True,
     help="Where the inputs may lie, to check them by hash; default: beside ARTIFACT.",
 )

@@ -6,8 +6,7 @@ import click
 
 import ehr_train
 from ehr_tracking.errors import Group
-
-_PATH = click.Path(path_type=Path)
+from ehr_tracking.options import PATH, config_options, overwrite_option
 
 
 @click.group(
@@ -16,17 +15,9 @@ _PATH = click.Path(path_type=Path)
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(ehr_train.__version__, package_name="ehr-train")
-@click.option("--tokens", type=_PATH, help="Token data set (tokens/1).")
-@click.option("--out", type=_PATH, help="Run directory to write (run/1).")
-@click.option("-c", "--config", "config_file", type=_PATH, help="YAML file with the run's config.")
-@click.option(
-    "-s",
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override, e.g. optim.lr=3e-4.",
-)
+@click.option("--tokens", type=PATH, help="Token data set (tokens/1).")
+@click.option("--out", type=PATH, help="Run directory to write (run/1).")
+@config_options("TrainConfig", "optim.lr=3e-4")
 @click.option(
     "--nproc",
     type=click.IntRange(1),
@@ -34,11 +25,11 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Processes on this machine.",
 )
-@click.option("--init", type=_PATH, help="Run or checkpoint to start from.")
-@click.option("--labels", type=_PATH, help="MEDS labels of one task, to fine-tune on.")
+@click.option("--init", type=PATH, help="Run or checkpoint to start from.")
+@click.option("--labels", type=PATH, help="MEDS labels of one task, to fine-tune on.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
 @click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
-@click.option("--overwrite", is_flag=True, help="Replace a run in --out.")
+@overwrite_option("a run")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved config and the plan; write nothing."
 )

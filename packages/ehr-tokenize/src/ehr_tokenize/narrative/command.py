@@ -4,28 +4,27 @@ from pathlib import Path
 
 import click
 
-_PATH = click.Path(path_type=Path)
+from ehr_tracking.options import PATH, config_options, overwrite_option
 
 
 @click.command()
-@click.option("--meds", type=_PATH, required=True, help="MEDS 0.4 data set.")
+@click.option("--meds", type=PATH, required=True, help="MEDS 0.4 data set.")
 @click.option(
     "--labels",
-    type=_PATH,
+    type=PATH,
     required=True,
     help="Subjects and prediction times: labels/1, or <task>/**/*.parquet as MEDS labels.",
 )
-@click.option("--out", type=_PATH, required=True, help="Data set of texts to write.")
-@click.option("--tokens", type=_PATH, help="Token data set whose delays are followed.")
-@click.option("-c", "--config", type=_PATH, help="YAML file of NarrateConfig.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--overwrite", is_flag=True, help="Replace a data set of texts that is there.")
+@click.option("--out", type=PATH, required=True, help="Data set of texts to write.")
+@click.option("--tokens", type=PATH, help="Token data set whose delays are followed.")
+@config_options("NarrateConfig", "gap_days=30")
+@overwrite_option("a data set of texts")
 def narrate(
     meds: Path,
     labels: Path,
     out: Path,
     tokens: Path | None,
-    config: Path | None,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
@@ -40,6 +39,6 @@ def narrate(
     from ehr_tokenize.narrative.driver import narrate as write
     from ehr_tracking.config import load_config
 
-    settings = load_config(NarrateConfig, config, overrides)
+    settings = load_config(NarrateConfig, config_file, overrides)
     done = write(meds, labels, out, settings, tokens=tokens, overwrite=overwrite)
     click.echo("\n".join(done.lines()))

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from ehr_tracking.errors import Group
-
-_PATH = click.Path(path_type=Path)
+from ehr_tracking.options import PATH, config_options, overwrite_option
 
 
 @click.group("from", cls=Group)
@@ -19,19 +18,18 @@ def from_() -> None:
     """
 
 
-def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+def _command(
+    name: str, schema: str, example: str
+) -> Callable[[Callable[..., None]], click.Command]:
     """The arguments and options that all sources share."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         for option in reversed(
             (
-                click.argument("source", type=_PATH),
-                click.option("--out", type=_PATH, required=True, help="MEDS directory to write."),
-                click.option("-c", "--config", type=_PATH, help="YAML file of settings."),
-                click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                             help="Override one setting."),
-                click.option("--overwrite", is_flag=True,
-                             help="Replace a data set that ehr-tokenize wrote."),
+                click.argument("source", type=PATH),
+                click.option("--out", type=PATH, required=True, help="MEDS directory to write."),
+                config_options(schema, example),
+                overwrite_option("a data set of ehr-tokenize"),
             )
         ):  # fmt: skip
             function = option(function)
@@ -40,9 +38,9 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     return decorate
 
 
-@_command("mimic")
+@_command("mimic", "MimicConfig", "labs.time=draw")
 def mimic(
-    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+    source: Path, out: Path, config_file: Path | None, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Read MIMIC-IV as released: a directory with hosp/ and icu/, CSV or csv.gz.
 
@@ -54,12 +52,12 @@ def mimic(
     from ehr_tokenize.sources.config import MimicConfig
     from ehr_tokenize.sources.mimic import from_mimic
 
-    _run(from_mimic, MimicConfig, source, out, config, overrides, overwrite)
+    _run(from_mimic, MimicConfig, source, out, config_file, overrides, overwrite)
 
 
-@_command("omop")
+@_command("omop", "OmopConfig", "concept=source")
 def omop(
-    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+    source: Path, out: Path, config_file: Path | None, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Read an OMOP CDM 5.3 or 5.4: a directory with CSV or Parquet files, or folders of their parts.
 
@@ -70,12 +68,12 @@ def omop(
     from ehr_tokenize.sources.config import OmopConfig
     from ehr_tokenize.sources.omop import from_omop
 
-    _run(from_omop, OmopConfig, source, out, config, overrides, overwrite)
+    _run(from_omop, OmopConfig, source, out, config_file, overrides, overwrite)
 
 
-@_command("events")
+@_command("events", "EventsConfig", "without_time=drop")
 def events(
-    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+    source: Path, out: Path, config_file: Path | None, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Read a flat table of events: CSV, TSV, JSON or Parquet, or a folder of its parts.
 
@@ -86,12 +84,12 @@ def events(
     from ehr_tokenize.sources.config import EventsConfig
     from ehr_tokenize.sources.events import from_events
 
-    _run(from_events, EventsConfig, source, out, config, overrides, overwrite)
+    _run(from_events, EventsConfig, source, out, config_file, overrides, overwrite)
 
 
-@_command("patients-json")
+@_command("patients-json", "PatientsJsonConfig", "days=end")
 def patients_json(
-    source: Path, out: Path, config: Path | None, overrides: tuple[str, ...], overwrite: bool
+    source: Path, out: Path, config_file: Path | None, overrides: tuple[str, ...], overwrite: bool
 ) -> None:
     """Read patients with diagnoses and prescriptions from one JSON file.
 
@@ -100,14 +98,14 @@ def patients_json(
     from ehr_tokenize.sources.config import PatientsJsonConfig
     from ehr_tokenize.sources.patients_json import from_patients_json
 
-    _run(from_patients_json, PatientsJsonConfig, source, out, config, overrides, overwrite)
+    _run(from_patients_json, PatientsJsonConfig, source, out, config_file, overrides, overwrite)
 
 
 def _run(
-    read: Callable[..., Any], settings: type, source: Path, out: Path, config: Path | None,
+    read: Callable[..., Any], settings: type, source: Path, out: Path, config_file: Path | None,
     overrides: tuple[str, ...], overwrite: bool,
 ) -> None:  # fmt: skip
     from ehr_tracking.config import load_config
 
-    done = read(source, out, load_config(settings, config, overrides), overwrite=overwrite)
+    done = read(source, out, load_config(settings, config_file, overrides), overwrite=overwrite)
     click.echo("\n".join(done.lines()))

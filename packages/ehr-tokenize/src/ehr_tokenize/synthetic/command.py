@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ehr_tracking.options import PATH, config_options, overwrite_option
+
 
 @click.command()
 @click.option("--num-patients", type=click.IntRange(min=1), help="Subjects.  [default: 1000]")
@@ -17,24 +19,23 @@ import click
     "--format", "kind", type=click.Choice(["meds", "json"]), default="meds", show_default=True,
     help="A MEDS directory, or one JSON file of diagnoses and prescriptions.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory or file.")
+@click.option("--out", type=PATH, required=True, help="Directory or file.")
 @click.option(
     "--risks/--no-risks",
     help="Write labels/ and, beside them, the true and the best achievable risks/ (slow).",
 )
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="YAML file of SynthConfig.")
-@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@config_options("SynthConfig", "num_patients=500")
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
 )
-@click.option("--overwrite", is_flag=True, help="Replace a data set that ehr-tokenize wrote.")
+@overwrite_option("a data set of ehr-tokenize")
 def synth(
     num_patients: int | None,
     seed: int | None,
     novel_prob: float | None,
     kind: str,
     out: Path,
-    config: Path | None,
+    config_file: Path | None,
     overrides: tuple[str, ...],
     **how: bool | int,
 ) -> None:
@@ -51,7 +52,7 @@ def synth(
 
     named = {"num_patients": num_patients, "seed": seed, "novel_prob": novel_prob}
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
-    settings = load_config(SynthConfig, config, [*overrides, *given])
+    settings = load_config(SynthConfig, config_file, [*overrides, *given])
     overwrite, workers = bool(how["overwrite"]), int(how["workers"])
     if kind == "json":
         if how["risks"]:
