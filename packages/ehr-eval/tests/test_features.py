@@ -232,6 +232,16 @@ def test_context_is_that_of_the_training_unless_said_otherwise(toys, wire, tmp_p
     assert load_manifest(extract_features(*args, config, overwrite=True)).config["context"] == 32
 
 
+def test_the_store_of_the_tokens_is_made_once_and_used_again(wire, tmp_path, monkeypatch):
+    monkeypatch.setenv("EHR_STORE", str(tmp_path / "store"))
+    first = run(wire, "gpt2", tmp_path, name="first")
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.safetensors")}
+    assert {p.parent.name for p in made} == {"train", "tuning", "held_out"}
+    second = run(wire, "behrt", tmp_path, name="second")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.safetensors")} == made
+    assert second.index.equals(first.index)
+
+
 def test_features_say_with_which_delays_their_tokens_were_made(toys, wire, tmp_path):
     assert run(wire, "gpt2", tmp_path, name="none").manifest.config["delay"] == {}
     delay = {"^DIAGNOSIS": 7.0}

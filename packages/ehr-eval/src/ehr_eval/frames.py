@@ -14,7 +14,8 @@ from ehr_tracking.contracts import SPLITS, ContractError
 
 KEY = list(label_reader.KEY)
 """What names a row of labels, features and predictions."""
-READER = f"ehr-eval {__version__}"
+PRODUCER = f"ehr-eval {__version__}"
+"""Who writes artifacts here, and who reads those of others."""
 
 
 def read_events(path: Path, delays: Delays | None = None) -> pl.DataFrame:
@@ -40,7 +41,7 @@ def read_labels(path: Path) -> dict[str, pl.DataFrame]:
     Raises:
         ContractError: If it cannot be read, contradicts itself, or a value is not binary.
     """
-    tables = label_reader.read_labels(path, reader=READER)
+    tables = label_reader.read_labels(path, reader=PRODUCER)
     return {task: _frame(label_reader.binary(table, task=task)) for task, table in tables.items()}
 
 
@@ -73,7 +74,7 @@ def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.Da
     twice = subjects.filter(subjects["subject_id"].is_duplicated())["subject_id"]
     if len(twice):
         raise ContractError(f"{where}: subject {twice.sort()[0]} is in more than one file or split")
-    tables = label_reader.read_labels(labels, reader=READER)
+    tables = label_reader.read_labels(labels, reader=PRODUCER)
     label_reader.require_known(tables, subjects["subject_id"].to_numpy(), where=where)
     keys = pl.concat([_frame(table.select(KEY)) for table in tables.values()])
     return keys.unique().join(subjects, on="subject_id", how="left").sort(KEY)

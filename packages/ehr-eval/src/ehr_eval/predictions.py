@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ehr_eval.frames import KEY, READER
+from ehr_eval.frames import KEY, PRODUCER
 from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
 from ehr_tracking.contracts import PREDICTIONS, ContractError
@@ -65,7 +65,7 @@ def _tasks(directory: Path) -> dict[str, list[Path]]:
         raise ContractError(f"{directory}: no such directory")
     names = {p.relative_to(directory).as_posix() for p in directory.rglob("*.parquet")}
     if (directory / MANIFEST).is_file():
-        manifest = read_manifest(directory, PREDICTIONS, reader=READER)
+        manifest = read_manifest(directory, PREDICTIONS, reader=PRODUCER)
         names |= {name for name in manifest.files if name.endswith(".parquet")}
         for name in sorted(names):
             check_file(directory, manifest, name)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Vocabulary, fit_vocabulary
-from ehr_eval.frames import READER, labelled_rows, read_events, read_splits
+from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_splits
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
@@ -102,7 +102,7 @@ def count_features(
         seal(
             partial,
             FEATURES,
-            producer=READER,
+            producer=PRODUCER,
             config=to_dict(config),
             seed=config.seed,
             inputs=inputs,
@@ -115,7 +115,7 @@ def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
     """Those of the config and of the tokens, which must agree, in their order as well."""
     if tokens is None:
         return Delays(config.delay or {})
-    delays = delays_of(read_manifest(tokens, TOKENS, reader=READER))
+    delays = delays_of(read_manifest(tokens, TOKENS, reader=PRODUCER))
     if config.delay is not None and [*config.delay.items()] != [*delays.days.items()]:
         told = dict(delays.days)
         raise ConfigError(f"delay = {config.delay}, but {tokens} has {told}; give one of the two")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Passes, batches, plan
 from ehr_eval.features.pool import Pooling, pool_rows
-from ehr_eval.frames import READER, labelled_rows
+from ehr_eval.frames import PRODUCER, labelled_rows
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
@@ -81,7 +81,7 @@ def extract_features(
         seal(
             partial,
             FEATURES,
-            producer=READER,
+            producer=PRODUCER,
             config={**resolved, "rows_without_tokens": blind},
             seed=None,
             inputs={

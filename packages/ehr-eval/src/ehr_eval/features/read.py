@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from scipy import sparse
 
-from ehr_eval.frames import KEY, READER
+from ehr_eval.frames import KEY, PRODUCER
 from ehr_tracking.arrow.features import read_index
 from ehr_tracking.contracts import FEATURES, ContractError
 from ehr_tracking.manifest import Manifest, check_file, read_manifest
@@ -42,7 +42,7 @@ def read_features(directory: Path) -> FeatureSet:
         ContractError: If they are unfinished, changed, of another contract, contradict themselves, name
             a subject and time twice, or hold a value that is no finite number.
     """
-    manifest = read_manifest(directory, FEATURES, reader=READER)
+    manifest = read_manifest(directory, FEATURES, reader=PRODUCER)
     matrix = _read_matrix(check_file(directory, manifest, "features.safetensors"))
     path = check_file(directory, manifest, "index.parquet")
     index = pl.DataFrame(pl.from_arrow(read_index(path, rows=matrix.shape[0])))

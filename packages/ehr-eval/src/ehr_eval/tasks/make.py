@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_eval import __version__
-from ehr_eval.frames import KEY, read_events, read_splits
+from ehr_eval.frames import KEY, PRODUCER, read_events, read_splits
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.labelers import ROW
@@ -86,7 +85,7 @@ def make_labels(
         seal(
             partial,
             LABELS,
-            producer=f"ehr-eval {__version__}",
+            producer=PRODUCER,
             config=to_dict(config),
             seed=config.seed,
             inputs={"meds": raw_source(meds, contract=RAW)},
