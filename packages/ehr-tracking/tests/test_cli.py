@@ -150,3 +150,18 @@ def test_a_bug_is_not_told_as_a_wrong_path(tmp_path: Path) -> None:
         (tmp_path / "none").read_text()
 
     assert isinstance(CliRunner().invoke(main, ["read"]).exception, FileNotFoundError)
+
+
+def test_stores_beside_tokens_are_part_of_nothing(chain: Path) -> None:
+    def told() -> list[str]:
+        return [run("list", chain), run("verify", chain), run("lineage", chain / "results")]
+
+    before = told()
+    for inside in (chain, chain / "results", chain / "meds"):
+        store = inside / ".tokens.store" / "0123abcd" / "data"
+        store.mkdir(parents=True)
+        for name in ("token.safetensors", "manifest.json"):
+            (store / name).write_text("{}")
+    assert told() == before
+    (chain / "tokens" / ".hidden").write_text("x")  # any other file is told as before
+    assert "not in the manifest" in run("verify", chain, code=2)

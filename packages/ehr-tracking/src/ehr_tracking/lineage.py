@@ -67,10 +67,16 @@ def _state(item: Source, here: dict[str, Path]) -> str:
 def _by_fingerprint(roots: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in roots:
-        for path in sorted(root.rglob(MANIFEST)):
+        for path in _seen(root, MANIFEST):
             found[sha256(path)] = path.parent
-        for data in sorted(root.rglob("data")):  # MEDS data sets carry no manifest
+        for data in _seen(root, "data"):  # MEDS data sets carry no manifest
             if data.is_dir() and not (data.parent / MANIFEST).is_file():
                 raw = raw_source(data.parent, contract="meds/0.4")
                 found[raw.fingerprint] = data.parent
     return found
+
+
+def _seen(root: Path, name: str) -> list[Path]:
+    """What bears a name below a directory, but not in hidden ones: stores, and runs being written."""
+    found = sorted(root.rglob(name))
+    return [p for p in found if not any(x.startswith(".") for x in p.relative_to(root).parts)]
