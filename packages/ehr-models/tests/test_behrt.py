@@ -4,10 +4,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
+from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from ehr_models.behrt import DAY_US, BehrtConfig, BehrtForMaskedLM, BehrtModel
+from ehr_models.behrt import BehrtConfig, BehrtForMaskedLM, BehrtModel
 from ehr_models.data.tokens import MASK, PAD, SPECIALS
-from ehr_models.embeddings import Time2Vec, rotary, rotate, sinusoid
+from ehr_models.embeddings import (
+    DAY_US,
+    ORIGIN_US,
+    STATIC,
+    Time2Vec,
+    days_since_2020,
+    rotary,
+    rotate,
+    sinusoid,
+)
 from ehr_models.heads import hidden_states, token_logits
 
 
@@ -162,13 +172,85 @@ def test_a_mask_is_not_padding(make_model, batch):
     assert model.behrt.embeddings.code.weight.grad[MASK].abs().max() > 0
 
 
-def test_labels_give_the_mean_loss_over_targets(make_model):
+MINUTE_US = 60_000_000
+
+
+def at(year):
+    return ORIGIN_US + int((year - 2020) * 365.25 * DAY_US)
+
+
+@pytest.mark.parametrize("year", [1930, 2020, 2190])
+def test_a_minute_is_told_apart_at_any_time(make_model, year):
+    """By as much as exact arithmetic says, to a hundredth; float32 days lose it altogether."""
+    embed = make_model("behrt").base_model.embeddings.time
+    t = torch.tensor([at(year), at(year) + MINUTE_US])
+    features = embed.features(days_since_2020(t)).detach()
+    years = [(int(x) - ORIGIN_US) / DAY_US / 365.25 for x in t]
+    angle = [
+        [y * w + p for w, p in zip(embed.frequency.tolist(), embed.phase.tolist(), strict=True)][1:]
+        for y in years
+    ]
+    exact = torch.tensor([[math.sin(a) for a in row] for row in angle], dtype=torch.float64)
+    assert (features[:, 1:] - exact).abs().max() < 1e-6
+    moved = (features[1, 1:] - features[0, 1:]).abs().max().item()
+    assert moved == pytest.approx((exact[1] - exact[0]).abs().max().item(), rel=0.01)
+    days = ((t - ORIGIN_US).double() / DAY_US).float()
+    assert year == 2020 or days[0] == days[1]
+    assert (embed(days_since_2020(t)).diff(dim=0) != 0).any()
+
+
+def test_equal_differences_turn_features_by_equal_angles(make_model):
+    """A minute is the same turn in 1930 as in 2190, where float32 would round it to none or six."""
+    embed = make_model("behrt").base_model.embeddings.time
+    with torch.no_grad():
+        embed.frequency[1:] = 2 * math.pi * 365.25 * 24  # an hour
+        embed.phase[1] = 0.0
+    turns = []
+    for year in (1930, 2020, 2190):
+        t = torch.tensor([at(year), at(year) + MINUTE_US])
+        angle = days_since_2020(t) / 365.25 * embed.frequency[1].double()
+        assert (embed.features(days_since_2020(t))[:, 1] - angle.sin()).abs().max() < 1e-6
+        turns.append(angle.diff().item())
+    assert turns == pytest.approx([turns[1]] * 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["behrt", "behrt-months"])
+def test_static_tokens_look_like_no_time_and_no_age(make_model, name):
+    model = make_model("behrt", age="months" if name == "behrt-months" else "time2vec").base_model
+    embed = model.embeddings
+    given = {n: v[:1, :1] for n, v in inputs().items()}
+    code = embed.code(given["input_ids"])
+    birth = {**given, "age": torch.zeros(1, 1), "time": torch.full((1, 1), ORIGIN_US)}
+    static = {**birth, "time": torch.full((1, 1), STATIC)}
+    assert (embed(code, static) - embed(code, birth)).abs().max() > 1e-3
+    # whatever its age column says
+    assert torch.equal(embed(code, static), embed(code, {**static, "age": torch.ones(1, 1) * 9e3}))
+    embed(code, static).square().sum().backward()
+    assert embed.static.grad.abs().max() > 0
+
+
+def test_the_original_sees_static_tokens_as_published(make_model):
+    """As of age 0; and it does not ask for times."""
+    model = make_model("behrt-original").base_model
+    given = inputs()
+    del given["time"]
+    assert not hasattr(model.embeddings, "static")
+    assert model(**given).last_hidden_state.isfinite().all()
+
+
+def test_labels_give_the_mean_loss_over_the_true_vocabulary(make_model):
+    """That of transformers' own loss where the embedding has no padding columns."""
     model = make_model("behrt")
+    assert (model.config.true_vocab_size, model.config.vocab_size) == (90, 128)
+    with torch.no_grad():
+        model.head.decoder.bias[90:] = 20.0  # what padding columns must not be able to do
     given = inputs()
     labels = torch.full((2, 6), -100)
     labels[0, 1], labels[1, 4] = 33, 44
     out = model(**given, labels=labels)
-    picked = out.logits.log_softmax(-1)[[0, 1], [1, 4], [33, 44]]
+    expected = ForMaskedLMLoss(out.logits[..., :90], labels, vocab_size=90)
+    assert out.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    picked = out.logits[..., :90].log_softmax(-1)[[0, 1], [1, 4], [33, 44]]
     assert out.loss.item() == pytest.approx(-picked.mean().item(), rel=1e-5)
 
 

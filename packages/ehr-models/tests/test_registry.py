@@ -45,10 +45,10 @@ def test_counts_are_those_of_the_built_model(kind):
 
 
 def test_behrt_small_by_hand():
-    """At 1000 tokens: 1024 rows of 128, 513 visits, 2 segments, two Time2Vec of 64, and so on."""
+    """At 1000 tokens: 1024 rows of 128, 513 visits, 2 segments, 1 static, two Time2Vec of 64, and so on."""
     width, inner = 128, 384
     time2vec = 64 + 64 + 64 * width
-    embeddings = 1024 * width + 513 * width + 2 * width + 2 * time2vec + 2 * width
+    embeddings = (1024 + 513 + 2 + 1) * width + 2 * time2vec + 2 * width
     layer = 4 * width**2 + 3 * width * inner + 4 * width
     head = width**2 + width + 2 * width + 1024
     assert count_parameters(BehrtModelConfig(size="small"), 1000) == {

@@ -17,20 +17,22 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, initialization
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .embeddings import DAYS_PER_YEAR, Time2Vec, rotary, rotate, sinusoid
+from .embeddings import (
+    DAYS_PER_YEAR,
+    STATIC,
+    Time2Vec,
+    days_since_2020,
+    rotary,
+    rotate,
+    sinusoid,
+)
 from .pooled import PooledClassification
-
-ORIGIN_US = 1_577_836_800_000_000
-"""2020-01-01T00:00: zero of the absolute time."""
-DAY_US = 86_400_000_000
-STATIC = torch.iinfo(torch.int64).min
-"""The `time` of a token that is always known."""
 
 
 class BehrtConfig(PreTrainedConfig):
@@ -39,6 +41,9 @@ class BehrtConfig(PreTrainedConfig):
     model_type = "behrt"
 
     vocab_size: int = 1024
+    """Rows of the embedding."""
+    true_vocab_size: int | None = None
+    """How many of these are codes, where the rest only pads."""
     hidden_size: int = 128
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -47,6 +52,9 @@ class BehrtConfig(PreTrainedConfig):
     """Longest sequence that shall be fed; nothing is sized by it."""
     age: Literal["time2vec", "months", "none"] = "time2vec"
     time: Literal["time2vec", "none"] = "time2vec"
+    static: bool = True
+    """Static tokens (sex, race) get a learned vector in place of age and time; without it they look
+    like birth and 2020-01-01."""
     position: Literal["rope", "sinusoid", "learned", "none"] = "rope"
     """`rope` counts tokens; `sinusoid` and `learned` count visits, as the original does."""
     segment: bool = True
@@ -86,6 +94,9 @@ class BehrtEmbeddings(nn.Module):
             )
         if config.time == "time2vec":
             self.time = Time2Vec(config.time_features, width)
+        self.when = config.age != "none" or config.time != "none"
+        if self.when and config.static:
+            self.static = nn.Parameter(torch.empty(width))
         if config.position == "learned":
             self.position = nn.Embedding(config.max_visits + 1, width)
         if config.visit:
@@ -98,13 +109,8 @@ class BehrtEmbeddings(nn.Module):
     def forward(self, code: Tensor, inputs: dict[str, Tensor | None]) -> Tensor:
         """Code embeddings [B, L, D] and `age`, `time`, `visit`, `segment` [B, L] to states."""
         config, total = self.config, code
-        if config.age == "time2vec":
-            total = total + self.age(_given(inputs, "age"))
-        elif config.age == "months":
-            months = (_given(inputs, "age") * 12 / DAYS_PER_YEAR).long()
-            total = total + self.age(months.clamp(0, config.max_age_months))
-        if config.time == "time2vec":
-            total = total + self.time(_days(_given(inputs, "time")))
+        if self.when:
+            total = total + self._when(inputs)
         if config.visit or config.position in ("sinusoid", "learned"):
             visit = _given(inputs, "visit").clamp(0, config.max_visits)
             total = total + self._visits(visit, total)
@@ -112,6 +118,22 @@ class BehrtEmbeddings(nn.Module):
             total = total + self.segment(_given(inputs, "segment"))
         states: Tensor = self.dropout(self.norm(total))
         return states
+
+    def _when(self, inputs: dict[str, Tensor | None]) -> Tensor:
+        """Age plus time [B, L, D]; of static tokens their own vector."""
+        config, parts = self.config, []
+        if config.age == "time2vec":
+            parts.append(self.age(_given(inputs, "age")))
+        elif config.age == "months":
+            months = (_given(inputs, "age") * 12 / DAYS_PER_YEAR).long()
+            parts.append(self.age(months.clamp(0, config.max_age_months)))
+        if config.time == "time2vec":
+            parts.append(self.time(days_since_2020(_given(inputs, "time"))))
+        total: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if not config.static:
+            return total
+        static = (_given(inputs, "time") == STATIC)[..., None]
+        return torch.where(static, self.static.to(total.dtype), total)
 
     def _visits(self, visit: Tensor, like: Tensor) -> Tensor | float:
         config = self.config
@@ -122,12 +144,6 @@ class BehrtEmbeddings(nn.Module):
             scale = config.initializer_range * math.sqrt(2)
             total = total + scale * sinusoid(visit, config.hidden_size).to(like.dtype)
         return total
-
-
-def _days(time: Tensor) -> Tensor:
-    """Microseconds since 1970 to days since 2020-01-01; 0 for static tokens."""
-    since = torch.where(time == STATIC, ORIGIN_US, time) - ORIGIN_US
-    return (since.double() / DAY_US).float()
 
 
 def _given(inputs: dict[str, Tensor | None], name: str) -> Tensor:
@@ -265,6 +281,8 @@ class BehrtPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Time2Vec):
             module.reset(self.config.initializer_range)
+        elif isinstance(module, BehrtEmbeddings) and hasattr(module, "static"):
+            initialization.normal_(module.static, 0.0, self.config.initializer_range)
 
 
 class BehrtModel(BehrtPreTrainedModel):
@@ -377,11 +395,15 @@ class BehrtForMaskedLM(BehrtPreTrainedModel):
         labels: Tensor | None = None,
         **inputs: Any,  # noqa: ANN401 -- those of `BehrtModel`
     ) -> MaskedLMOutput:
-        """Logits [B, L, V]; with labels (-100 where there is none) their mean cross-entropy."""
+        """Logits [B, L, V]; with labels (-100 where there is none) their mean cross-entropy.
+
+        That runs over the true vocabulary: columns that only pad the embedding are no codes.
+        """
         logits = self.head(self.behrt(input_ids=input_ids, **inputs).last_hidden_state)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+            true = logits[..., : self.config.true_vocab_size or self.config.vocab_size]
+            loss = F.cross_entropy(true.flatten(0, -2), labels.flatten())
         return MaskedLMOutput(loss=loss, logits=logits)
 
 

@@ -39,6 +39,8 @@ class BehrtModelConfig(_Sizes):
     size: Literal["tiny", "small", "medium", "large", "original"] = "small"
     age: Literal["time2vec", "months", "none"] | None = None
     time: Literal["time2vec", "none"] | None = None
+    static: bool | None = None
+    """A learned vector of static tokens in place of age and time; all but `original` have it."""
     position: Literal["rope", "sinusoid", "learned", "none"] | None = None
     segment: bool | None = None
     visit: bool | None = None

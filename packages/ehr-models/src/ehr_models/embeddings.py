@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from transformers import initialization
 
 DAYS_PER_YEAR = 365.25
+ORIGIN_US = 1_577_836_800_000_000
+"""2020-01-01T00:00: zero of the absolute time."""
+DAY_US = 86_400_000_000
+STATIC = torch.iinfo(torch.int64).min
+"""The `time` of a token that is always known."""
 SHORTEST_PERIOD, LONGEST_PERIOD = 1 / 12, 100.0
 """Years; the initial periods of Time2Vec lie between them."""
 
@@ -32,10 +37,13 @@ class Time2Vec(nn.Module):
         self.projection = nn.Linear(features, width, bias=False)
 
     def features(self, days: Tensor) -> Tensor:
-        """Days [...] to features [..., K], in float32 whatever the model's type."""
-        years = days.float()[..., None] / DAYS_PER_YEAR
-        angle = years * self.frequency.float() + self.phase.float()
-        return torch.cat([angle[..., :1], angle[..., 1:].sin()], -1)
+        """Days [...] to features [..., K] in float32, whatever the model's type.
+
+        Angles are float64: in float32 a minute would be lost in the turns of a century.
+        """
+        years = days.double()[..., None] / DAYS_PER_YEAR
+        angle = years * self.frequency.double() + self.phase.double()
+        return torch.cat([angle[..., :1], angle[..., 1:].sin()], -1).float()
 
     def forward(self, days: Tensor) -> Tensor:
         """Days [...] to [..., D]."""
@@ -53,6 +61,19 @@ class Time2Vec(nn.Module):
         initialization.copy_(self.frequency, frequency.to(self.frequency))
         initialization.uniform_(self.phase, -math.pi, math.pi)
         initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
+
+
+def days_since_2020(time: Tensor) -> Tensor:
+    """Microseconds since 1970 as int64 to days since 2020-01-01 as float64.
+
+    The difference comes first, so that nothing is rounded but to the microsecond; static tokens
+    give 0.
+
+    Examples:
+        >>> days_since_2020(torch.tensor([ORIGIN_US + DAY_US // 2, STATIC])).tolist()
+        [0.5, 0.0]
+    """
+    return torch.where(time == STATIC, 0, time - ORIGIN_US).double() / DAY_US
 
 
 def sinusoid(ordinal: Tensor, width: int) -> Tensor:

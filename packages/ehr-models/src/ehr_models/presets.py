@@ -55,6 +55,7 @@ KV_HEADS = {("llama", "1b"): 8}
 BEHRT_ORIGINAL: dict[str, Any] = {
     "age": "months",
     "time": "none",
+    "static": False,
     "position": "sinusoid",
     "segment": True,
     "visit": False,

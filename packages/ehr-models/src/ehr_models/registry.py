@@ -110,7 +110,7 @@ def _size(config: ModelConfig) -> Size:
 
 
 _BEHRT_CHOICES = (
-    *("age", "time", "position", "segment", "visit", "mlp", "norm"),
+    *("age", "time", "static", "position", "segment", "visit", "mlp", "norm"),
     *("dropout", "attention_dropout"),
 )
 
