@@ -1,5 +1,6 @@
 import json
 from datetime import datetime
+from pathlib import Path
 
 import meds
 import polars as pl
@@ -12,6 +13,7 @@ from ehr_eval.cli import main
 from ehr_eval.frames import labelled_rows, read_labels, read_splits
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.make import make_labels
+from ehr_eval.tasks.registry import TASKS
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, verify
@@ -21,16 +23,18 @@ def at(*args):
     return datetime(2020, *args)  # noqa: DTZ001 -- MEDS times have no zone
 
 
-def write_meds(directory, subjects=(1, 2, 3), files=1, splits=True):
+STORY = (
+    (None, "GENDER//F"),
+    (at(1, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
+    (at(1, 10), "HOSPITAL_DISCHARGE//HOME"),
+    (at(3, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
+    (at(3, 3), "HOSPITAL_DISCHARGE//HOME"),
+    (at(12, 1), "LAST//SEEN"),
+)
+
+
+def write_meds(directory, subjects=(1, 2, 3), files=1, splits=True, story=STORY):
     """Each subject: a stay of 9 days in January, one of 2 days in March, seen again in December."""
-    story = [
-        (None, "GENDER//F"),
-        (at(1, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
-        (at(1, 10), "HOSPITAL_DISCHARGE//HOME"),
-        (at(3, 1), "HOSPITAL_ADMISSION//EMERGENCY"),
-        (at(3, 3), "HOSPITAL_DISCHARGE//HOME"),
-        (at(12, 1), "LAST//SEEN"),
-    ]
     for n in range(files):
         rows = [(s, t, c) for s in subjects[n::files] for t, c in story]
         path = directory / "data" / f"{n}.parquet"
@@ -123,6 +127,20 @@ def test_a_cap_on_rows_draws_the_same_ones_for_any_company(tmp_path) -> None:
     assert labels.filter(pl.col("subject_id") == 2).equals(
         read_labels(tmp_path / "one")["long_stay"]
     )
+
+
+def test_the_task_of_the_guide_is_added_and_labelled(tmp_path, monkeypatch) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "tasks.md"
+    code = guide.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    story = [(at(1, 1), "HOSPITAL_ADMISSION//E"), (at(1, 9), "HOSPITAL_DISCHARGE//HOME")]
+    story += [(at(3, 1), "HOSPITAL_ADMISSION//E"), (at(3, 31), "MEDS_DEATH")]
+    write_meds(tmp_path / "demo" / "meds", story=story)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ehr_eval.tasks.registry.TASKS", before := dict(TASKS))
+    monkeypatch.setattr("ehr_eval.tasks.make.TASKS", before)
+    exec(code, {})
+    labels = read_labels(tmp_path / "demo" / "mine")["death_30d"]
+    assert labels.rows()[:2] == [(1, at(1, 1), False), (1, at(3, 1), True)]
 
 
 def test_nothing_is_written_when_nothing_can_be(tmp_path) -> None:

@@ -33,13 +33,13 @@ def long_stay(course: Course, config: LabelsConfig) -> pl.DataFrame:
 def readmission_30d(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """An admission within some days after discharge."""
     days = config.readmission_days
-    return _within(_discharges(course), course.admissions, days, course, config)
+    return within(_discharges(course), course.admissions, days, course, config)
 
 
 def mortality_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death within a year after discharge."""
     deaths = course.deaths.rename({"death": "time"})
-    return _within(_discharges(course), deaths, config.horizon_days, course, config)
+    return within(_discharges(course), deaths, config.horizon_days, course, config)
 
 
 def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
@@ -51,7 +51,7 @@ def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
         .filter(pl.col("first").is_null() | (pl.col("first") > pl.col("prediction_time")))
         .drop("first")
     )
-    return _within(rows, course.diagnoses, config.horizon_days, course, config)
+    return within(rows, course.diagnoses, config.horizon_days, course, config)
 
 
 def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFrame:
@@ -100,7 +100,7 @@ def _discharges(course: Course) -> pl.DataFrame:
     )
 
 
-def _within(
+def within(
     rows: pl.DataFrame,
     outcomes: pl.DataFrame,
     days: float,

@@ -1,6 +1,6 @@
 """Tasks by name: what they mean, which codes they need, who labels them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -35,7 +35,7 @@ _CENSORING = (
     "it as negative). The end of a window belongs to it."
 )
 
-TASKS: Mapping[str, Task] = {
+TASKS: dict[str, Task] = {
     "in_hospital_mortality": Task(
         labelers.in_hospital_mortality,
         ("admission", "discharge", "died"),
