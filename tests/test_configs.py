@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ehr_eval.config import EhrshotConfig
+from ehr_eval.protocol.config import EhrshotConfig
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig

@@ -99,11 +99,13 @@ require_same_vocabulary(loaded, open_tokens(Path("tokens")))
 """,
     "ehr-eval": """
 from pathlib import Path
-from ehr_eval.config import EhrshotConfig, LogisticRegressionConfig
+
 from ehr_eval.counts.write import count_features
-from ehr_eval.ehrshot import run_ehrshot
 from ehr_eval.features.extract import extract_features
 from ehr_eval.frames import read_labels
+from ehr_eval.heads.lr import LogisticRegressionConfig
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_eval.tasks.make import make_labels
 from ehr_tracking.manifest import verify
 

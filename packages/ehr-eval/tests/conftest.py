@@ -115,7 +115,7 @@ def write_labels(root, tasks):
     return root
 
 
-def write_feature_artifact(out, rows, matrix):
+def write_feature_artifact(out, rows, matrix, *, config=None):
     """Rows of (subject, time, split) beside a dense matrix."""
     index = pl.DataFrame(
         {
@@ -126,7 +126,7 @@ def write_feature_artifact(out, rows, matrix):
     )
     with new_artifact(out, overwrite=True) as partial:
         written = write_features(partial, np.asarray(matrix, np.float32), index.to_arrow())
-        seal(partial, FEATURES, producer="test 0", config={}, seed=0, rows=written)
+        seal(partial, FEATURES, producer="test 0", config=config or {}, seed=0, rows=written)
     return out
 
 

@@ -2,8 +2,9 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.config import EhrshotConfig, LightGBMConfig
 from ehr_eval.features.config import FeaturesConfig
+from ehr_eval.heads.gbm import LightGBMConfig
+from ehr_eval.protocol.config import EhrshotConfig
 from ehr_tracking.config import ConfigError, load_config
 
 

@@ -12,13 +12,26 @@ from meds_evaluation.schema import PredictionSchema
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import resample
 
-from ehr_eval.config import EhrshotConfig, LightGBMConfig, LogisticRegressionConfig
-from ehr_eval.ehrshot import run_ehrshot
-from ehr_eval.results import summary
-from ehr_tracking.config import ConfigError
-from ehr_tracking.contracts import RESULTS, ContractError
+from ehr_eval.heads.gbm import LightGBMConfig
+from ehr_eval.heads.lr import LogisticRegressionConfig
+from ehr_eval.judge.metrics import METRICS
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.ehrshot import run_ehrshot
+from ehr_eval.protocol.results import summary
+from ehr_eval.protocol.tables import arrow_schema, write_rows
+from ehr_tracking.arrow.features import write_features
+from ehr_tracking.config import ConfigError, load_config
+from ehr_tracking.contracts import (
+    COMPARISON_COLUMNS,
+    FEATURES,
+    RESULTS,
+    SUMMARY_COLUMNS,
+    TIMING_COLUMNS,
+    Column,
+    ContractError,
+)
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import load_manifest, source, verify
+from ehr_tracking.manifest import load_manifest, new_artifact, seal, source, verify
 from ehr_tracking.runs import read_log
 
 SMALL = EhrshotConfig(
@@ -208,12 +221,6 @@ def test_order_of_label_rows_does_not_matter(results, tmp_path, toys):
     assert_same(found, results, "report.html")
 
 
-@pytest.mark.slow
-def test_number_of_workers_does_not_matter(results, tmp_path, toys):
-    labels, features = toys.tasks(tmp_path)
-    assert_same(run_ehrshot(labels, features, tmp_path / "results", SMALL, workers=2), results)
-
-
 def evaluate_labels(tmp_path, toys, values, **config):
     """One task with the values given per split, on random features."""
     rows = [
@@ -355,3 +362,86 @@ def test_features_that_are_no_numbers_are_refused(tmp_path, toys):
     features["model"] = toys.features(tmp_path / "diverged", rows, matrix)
     with pytest.raises(ContractError, match="holds NaN"):
         run_ehrshot(labels, features, tmp_path / "results", SMALL)
+
+
+def delayed(toys, features, out, delay):
+    """The same features, made with a delay."""
+    index = pl.read_parquet(features / "index.parquet")
+    rows = index.select("subject_id", "prediction_time", "split").rows()
+    return toys.features(out, rows, np.zeros((len(rows), 2)), config={"delay": delay})
+
+
+def test_features_of_other_delays_are_refused(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    later = delayed(toys, features["model"], tmp_path / "later", {"^DIAGNOSIS": 1.0})
+    with pytest.raises(UserError) as e:
+        run_ehrshot(labels, {"counts": features["counts"], "m": later}, tmp_path / "r", SMALL)
+    assert f"features counts ({features['counts']}) were made with delay {{}}" in str(e.value)
+    assert f"features m ({later}) with delay {{^DIAGNOSIS: 1.0}}" in str(e.value)
+    assert len(str(e.value).splitlines()) == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_features_of_the_same_delays_are_compared(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=60)
+    config = replace(
+        SMALL, ks=(-1,), bootstraps=0, heads={"lr": LogisticRegressionConfig(c=(1.0,))}
+    )
+    named = {
+        name: delayed(toys, features[name], tmp_path / name, {"^DIAGNOSIS": 1.0})
+        for name in ("model", "counts")
+    }
+    assert verify(run_ehrshot(labels, named, tmp_path / "r", config)) == []
+
+
+def test_a_key_twice_in_the_index_of_features_is_one_clear_line(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    index = pq.read_table(features["model"] / "index.parquet")
+    rows = pl.from_arrow(index).select("subject_id", "prediction_time", "split").rows()
+    with new_artifact(tmp_path / "twice") as unfinished:
+        write_features(unfinished, np.zeros((len(rows), 2), np.float32), index.drop(["row"]))
+        twice = pl.from_arrow(index).with_columns(
+            pl.when(pl.col("row") == 5)
+            .then(pl.col("subject_id").get(2))
+            .otherwise("subject_id")
+            .alias("subject_id"),
+            pl.when(pl.col("row") == 5)
+            .then(pl.col("prediction_time").get(2))
+            .otherwise("prediction_time")
+            .alias("prediction_time"),
+        )
+        pq.write_table(twice.to_arrow().cast(index.schema), unfinished / "index.parquet")
+        seal(unfinished, FEATURES, producer="theirs 1", config={})
+    with pytest.raises(
+        ContractError,
+        match=r"index\.parquet row \d+: subject 2 at 2020-01-01 00:00:00 is there twice",
+    ) as e:
+        run_ehrshot(labels, {"model": tmp_path / "twice"}, tmp_path / "r", SMALL)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_every_key_of_results_is_in_the_schema(results):
+    for name, columns in (("results", RESULTS.columns), ("comparisons", COMPARISON_COLUMNS)):
+        found = pq.read_schema(results / f"{name}.parquet")
+        assert found == arrow_schema(columns)
+    assert set(scores(results)["metric"]) == set(METRICS)
+    for line in read_log(results / "timings.jsonl"):
+        assert list(line) == [column.name for column in TIMING_COLUMNS]
+    keys = [column.name for column in SUMMARY_COLUMNS]
+    for row in summary(results):
+        assert list(row)[:3] == keys
+        assert all(len(key.split()) == 2 for key in list(row)[3:])  # model and head
+
+
+def test_a_key_that_the_schema_lacks_is_not_written(tmp_path):
+    columns = (Column("a", "int64", "."), Column("b", "string", "."))
+    for row in ({"a": 1}, {"a": 1, "b": "x", "c": 2}):
+        with pytest.raises(AssertionError, match="in a row or in the contract only"):
+            write_rows(tmp_path / "t.parquet", [row], columns)
+    assert not (tmp_path / "t.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["given", "a/b", ".."])
+def test_names_of_heads_that_cannot_be_are_refused(name):
+    with pytest.raises(ConfigError, match="heads holds"):
+        load_config(EhrshotConfig, None, [f"heads={{{name}: {{kind: lr}}}}"])

@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MaxAbsScaler
 
-from ehr_eval.config import LightGBMConfig, LogisticRegressionConfig
-from ehr_eval.heads import fit_predict
+from ehr_eval.heads.gbm import LightGBMConfig
+from ehr_eval.heads.lr import LogisticRegressionConfig
+from ehr_eval.heads.select import fit_predict
 
 HEADS = [
     LogisticRegressionConfig(),

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from sklearn.utils import resample
 
-from ehr_eval.metrics import evaluate, interval, patient_draws, undefined
+from ehr_eval.judge.bootstrap import interval, patient_draws, scores
+from ehr_eval.judge.metrics import undefined
 
 ORACLES = {
     "auroc": roc_auc_score,
@@ -27,14 +28,14 @@ def rows(n, seed, *, decimals=2):
 def test_point_estimates_equal_scikit_learn(decimals):
     for seed in range(5):
         _, label, probability = rows(211, seed, decimals=decimals)
-        for name, value in evaluate(label, probability).items():
+        for name, value in scores(label, probability).items():
             assert abs(value[0] - ORACLES[name](label, probability)) < 1e-12
 
 
 def test_every_bootstrap_draw_equals_scikit_learn_with_sample_weights():
     subject, label, probability = rows(180, 1)
     weight = patient_draws(subject, 40)
-    found = evaluate(label, probability, weight)
+    found = scores(label, probability, weight)
     for name, oracle in ORACLES.items():
         expected = [oracle(label, probability, sample_weight=weight[:, i]) for i in range(40)]
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-12)
@@ -51,9 +52,9 @@ def test_draws_are_the_protocols_resamples_of_sorted_patients():
 def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
     subject, label, probability = rows(97, 2)
     weight = patient_draws(subject, 50)
-    whole = evaluate(label, probability, weight)
-    monkeypatch.setattr("ehr_eval.metrics._CELLS", 97 * 7)
-    for name, value in evaluate(label, probability, weight).items():
+    whole = scores(label, probability, weight)
+    monkeypatch.setattr("ehr_eval.judge.bootstrap._WEIGHTS", 97 * 7)
+    for name, value in scores(label, probability, weight).items():
         np.testing.assert_allclose(value, whole[name], rtol=0, atol=1e-15)
 
 
@@ -61,14 +62,14 @@ def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
 def test_order_of_rows_does_not_matter(order):
     label = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0], bool)
     probability = np.array([0.1, 0.1, 0.5, 0.5, 0.5, 0.9, 0.2, 0.9, 0.9])
-    whole = evaluate(label, probability)
-    for name, value in evaluate(label[list(order)], probability[list(order)]).items():
+    whole = scores(label, probability)
+    for name, value in scores(label[list(order)], probability[list(order)]).items():
         assert value[0] == pytest.approx(whole[name][0], abs=1e-15)
 
 
 def test_single_class_has_no_auroc_and_says_why():
     for label, reason in ((np.ones(4, bool), "no negative"), (np.zeros(4, bool), "no positive")):
-        assert np.isnan(evaluate(label, np.linspace(0, 1, 4))["auroc"][0])
+        assert np.isnan(scores(label, np.linspace(0, 1, 4))["auroc"][0])
         assert reason in undefined(label)["auroc"]
     assert not undefined(np.array([True, False]))
 
@@ -77,7 +78,7 @@ def test_interval_leaves_out_draws_with_one_class():
     subject = np.array([1, 2, 3])
     label = np.array([True, False, False])
     weight = patient_draws(subject, 200)
-    draws = evaluate(label, np.array([0.9, 0.5, 0.1]), weight)["auroc"]
+    draws = scores(label, np.array([0.9, 0.5, 0.1]), weight)["auroc"]
     with_one_class = (weight[0] == 0) | (weight[1:].sum(axis=0) == 0)
     assert with_one_class.any()
     np.testing.assert_array_equal(np.isnan(draws), with_one_class)

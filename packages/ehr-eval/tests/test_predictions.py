@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from meds_evaluation.schema import PredictionSchema
 
-from ehr_eval.predictions import predictions_source, read_predictions
+from ehr_eval.predictions import Draw, predictions_source, read_predictions
 from ehr_tracking.contracts import PREDICTIONS, ContractError
 from ehr_tracking.manifest import new_artifact, seal, source
 
 ROWS = [(1, 0, True), (1, 5, False), (4, 2, False), (9, 2, True)]
 """Subject, day, outcome of the held-out rows."""
+ALL = Draw(-1, 0)
+"""What is fitted on all rows."""
 
 
 @pytest.fixture
@@ -57,10 +59,10 @@ def test_probabilities_come_in_the_order_of_the_labels_from_any_files(toys, labe
     write(tmp_path / "died" / "more" / "a.parquet", whole.take([2, 1]))
     found = read_predictions(tmp_path, {"died": labels, "not predicted": labels})
     assert found.keys() == {"died"}
-    assert found["died"].dtype == np.float64
-    np.testing.assert_array_equal(found["died"], np.float32([0.9, 0.1, 0.25, 1.0]))
-    upside_down = read_predictions(tmp_path, {"died": labels.reverse()})["died"]
-    np.testing.assert_array_equal(upside_down, found["died"][::-1])
+    assert found["died"][ALL].dtype == np.float64
+    np.testing.assert_array_equal(found["died"][ALL], np.float32([0.9, 0.1, 0.25, 1.0]))
+    upside_down = read_predictions(tmp_path, {"died": labels.reverse()})["died"][ALL]
+    np.testing.assert_array_equal(upside_down, found["died"][ALL][::-1])
 
 
 @given(st.permutations(range(4)), st.lists(st.floats(0, 1), min_size=4, max_size=4))
@@ -68,7 +70,32 @@ def test_any_order_and_any_probabilities_are_read_back(toys, tmp_path_factory, o
     root = tmp_path_factory.mktemp("any")
     whole = table(toys, predicted_boolean_probability=pa.array(probability, pa.float64()))
     write(root / "died" / "0.parquet", whole.take(order))
-    assert read_predictions(root, {"died": frame(toys)})["died"].tolist() == probability
+    assert read_predictions(root, {"died": frame(toys)})["died"][ALL].tolist() == probability
+
+
+def test_folders_name_the_shots_that_a_model_was_fitted_on(toys, labels, tmp_path):
+    of = {
+        Draw(k=4, replicate=1): 0.5,
+        Draw(k=128, replicate=0): 0.25,
+        Draw(k=-1, replicate=2): 0.125,
+    }
+    for (k, replicate), p in of.items():
+        folder = tmp_path / "died" / f"k={k}" / f"replicate={replicate}"
+        write(folder / "0.parquet", table(toys, probability=[p] * 4))
+    write(tmp_path / "died" / "all" / "0.parquet", table(toys))
+    found = read_predictions(tmp_path, {"died": labels})["died"]
+    assert {draw: p[0] for draw, p in found.items() if draw != ALL} == of
+    np.testing.assert_array_equal(found[ALL], np.float32([0.9, 0.1, 0.25, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "folder", ["k=4", "k=0/replicate=0", "k=4/replicate=-1", "replicate=1/k=4"]
+)
+def test_folders_of_no_possible_shots_are_refused(folder, toys, labels, tmp_path):
+    path = write(tmp_path / "died" / folder / "0.parquet", table(toys))
+    with pytest.raises(ContractError, match=r"k=<k>/replicate=<r>/") as e:
+        read_predictions(tmp_path, {"died": labels})
+    assert str(path) in str(e.value)
 
 
 def test_other_types_of_the_same_values_are_read(toys, labels, tmp_path):
@@ -78,7 +105,7 @@ def test_other_types_of_the_same_values_are_read(toys, labels, tmp_path):
         "predicted_boolean_value": None,
     }
     write(tmp_path / "died" / "0.parquet", table(toys, **same))
-    assert read_predictions(tmp_path, {"died": labels})["died"].shape == (4,)
+    assert read_predictions(tmp_path, {"died": labels})["died"][ALL].shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +176,7 @@ def test_sealed_predictions_are_checked_and_name_their_artifact(toys, labels, tm
     with new_artifact(out) as partial:
         write(partial / "died" / "0.parquet", table(toys))
         seal(partial, PREDICTIONS, producer="theirs 1", config={})
-    assert read_predictions(out, {"died": labels})["died"].shape == (4,)
+    assert read_predictions(out, {"died": labels})["died"][ALL].shape == (4,)
     assert predictions_source(out) == source(out)
     path = write(out / "died" / "0.parquet", table(toys, probability=(0.1, 0.9, 0.2, 0.3)))
     with pytest.raises(ContractError, match=r"0\.parquet was changed"):

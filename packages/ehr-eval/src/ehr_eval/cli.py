@@ -141,14 +141,24 @@ def features(
     metavar="NAME=PATH",
     help="Features of a model; may be given again. Name the count baseline `counts`.",
 )
+@click.option(
+    "--predictions",
+    "predicted",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Held-out predictions of a model that was trained elsewhere; may be given again.",
+)
 @click.option("--out", type=PATH, required=True, help="Where the results shall be.")
+@click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
 @config_options("EhrshotConfig", "replicates=3")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @overwrite_option("results")
 def ehrshot(
     labels: Path,
     named: tuple[str, ...],
+    predicted: tuple[str, ...],
     out: Path,
+    shots: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     workers: int | None,
@@ -156,34 +166,46 @@ def ehrshot(
 ) -> None:
     """Run EHRSHOT's few-shot protocol and write results, predictions and one HTML report.
 
+    A run that was killed goes on where it was when the same command is given again.
+
     Example: ehr-eval ehrshot --labels demo/labels --features behrt=demo/features/behrt --features counts=demo/features/counts --out demo/results
     """
     import os
 
-    from ehr_eval.config import EhrshotConfig
+    from ehr_eval.protocol.config import EhrshotConfig
     from ehr_tracking.config import load_config
 
     config = load_config(EhrshotConfig, config_file, overrides)
-    features = _named_paths(named)
-    from ehr_eval.ehrshot import run_ehrshot
-    from ehr_eval.results import summary
+    features = _named_paths("--features", named)
+    predictions = _named_paths("--predictions", predicted)
+    from ehr_eval.protocol.ehrshot import run_ehrshot
+    from ehr_eval.protocol.results import summary
     from ehr_tracking.report import text_table
 
     run_ehrshot(
-        labels, features, out, config, workers=workers or os.cpu_count() or 1, overwrite=overwrite
+        labels,
+        features,
+        out,
+        config,
+        predictions=predictions,
+        shots=shots,
+        workers=workers or os.cpu_count() or 1,
+        overwrite=overwrite,
     )
     click.echo("AUROC on the held-out split, fitted on the most shots")
     click.echo(text_table(summary(out)))
+    if shots:
+        click.echo(f"shots: {shots / 'shots.parquet'}")
     click.echo(f"report: {out / 'report.html'}")
 
 
-def _named_paths(named: tuple[str, ...]) -> dict[str, Path]:
-    features: dict[str, Path] = {}
+def _named_paths(option: str, named: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
     for item in named:
         name, equals, path = item.partition("=")
         if not equals or not name or not path:
-            raise UserError(f"--features {item!r} is not of the form NAME=PATH")
-        if name in features:
-            raise UserError(f"--features: the name {name} is given twice")
-        features[name] = Path(path)
-    return features
+            raise UserError(f"{option} {item!r} is not of the form NAME=PATH")
+        if name in found:
+            raise UserError(f"{option}: the name {name} is given twice")
+        found[name] = Path(path)
+    return found

@@ -3,9 +3,10 @@
 n held-out rows of a task, p predicted rows.
 """
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,23 +21,33 @@ from ehr_tracking.manifest import MANIFEST, Source, check_file, raw_source, read
 
 MEDS_PREDICTIONS = "meds-predictions/0.4"
 """What predictions are in a lineage that carry no manifest: anyone's, not `predictions/1`."""
+_DRAW = re.compile(r"k=(?P<k>-1|[1-9]\d*)/replicate=(?P<replicate>0|[1-9]\d*)/")
+_LIKE_DRAW = re.compile(r"(k|replicate)=")
 LABEL, PROBABILITY = "boolean_value", "predicted_boolean_probability"
+
+
+class Draw(NamedTuple):
+    """The shots that a model was fitted on."""
+
+    k: int
+    replicate: int
 
 
 def read_predictions(
     directory: Path, held_out: Mapping[str, pl.DataFrame], *, others: Collection[str] = ()
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[str, dict[Draw, npt.NDArray[np.float64]]]:
     """Read one model's probabilities for the held-out rows of each task.
 
     Args:
         directory: `<task>/**/*.parquet` in the schema of meds-evaluation; where it is a
-            `predictions/1` artifact, its files are checked against the manifest.
+            `predictions/1` artifact, its files are checked against the manifest. What lies below
+            `<task>/k=<k>/replicate=<r>/` was fitted on these shots, all else on all rows.
         held_out: Task -> its held-out labels: subject_id, prediction_time, boolean_value.
         others: Tasks of the labels that are not evaluated: predictions of them are passed over.
 
     Returns:
-        Task -> [n] probability of the outcome, in the order of that task's `held_out`; tasks that
-        the model does not predict are left out.
+        Task -> draw -> [n] probability of the outcome, in the order of that task's `held_out`;
+        tasks that the model does not predict are left out.
 
     Raises:
         ContractError: If there are none; a file cannot be read, was changed, lies in no task's
@@ -47,11 +58,29 @@ def read_predictions(
     found = {}
     for task, files in _tasks(directory).items():
         if task in held_out:
-            found[task] = _align(task, [_read(path) for path in files], held_out[task], directory)
+            found[task] = {
+                draw: _align(task, [_read(path) for path in of_draw], held_out[task], directory)
+                for draw, of_draw in sorted(_by_draw(directory / task, files).items())
+            }
         elif task not in others:
             known = ", ".join(sorted({*held_out, *others}))
             raise ContractError(f"{directory} predicts task {task}; the labels have {known}")
     return found
+
+
+def _by_draw(directory: Path, files: Iterable[Path]) -> dict[Draw, list[Path]]:
+    draws: dict[Draw, list[Path]] = {}
+    for path in files:
+        below = path.relative_to(directory).as_posix()
+        named = _DRAW.match(below)
+        if not named and _LIKE_DRAW.match(below):
+            raise ContractError(
+                f"{path}: predictions of few shots lie in k=<k>/replicate=<r>/, k 1 or more (all "
+                "rows: -1), r 0 or more"
+            )
+        draw = Draw(int(named["k"]), int(named["replicate"])) if named else Draw(-1, 0)
+        draws.setdefault(draw, []).append(path)
+    return draws
 
 
 def predictions_source(directory: Path) -> Source:

@@ -183,17 +183,18 @@ FEATURES = Contract(
 SHOTS = Contract(
     "shots",
     1,
-    "`shots.parquet`: the rows of each task, k and replicate, on which a model that is trained "
-    "elsewhere learns and chooses, so that it is compared on the same draws.",
+    "`shots.parquet`: the rows of each task, k and replicate on which a model that is trained "
+    "elsewhere learns and chooses, and those on which it is judged, so that it is compared on the "
+    "same draws.",
     (
         Column("task", "string", "Task name."),
         Column("k", "int64", "Shots per class; -1 is all."),
-        Column("replicate", "int64", "Which draw."),
-        Column("split", "string", "train: learnt from; tuning: chosen by."),
+        Column("replicate", "int64", "Which draw; as k null for held_out, the same for all."),
+        Column("split", "string", "train: learnt from; tuning: chosen by; held_out: judged on."),
         _SUBJECT,
         _PREDICTION_TIME,
         Column("boolean_value", "bool", "The outcome."),
-        Column("order", "int64", "Place within the draw, from 0."),
+        Column("order", "int64", "Place among the draw's rows of the split, from 0."),
     ),
 )
 PREDICTIONS = Contract(
@@ -211,29 +212,37 @@ PREDICTIONS = Contract(
 RESULTS = Contract(
     "results",
     1,
-    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` in the schema of `predictions/1`, and "
-    "`timings.jsonl` (not reproducible).",
+    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` in the schema "
+    "of `predictions/1`, and `timings.jsonl` (not reproducible).",
     (
         Column("task", "string", "Task name."),
-        Column("model", "string", "Name of the features."),
-        Column("head", "string", "Classifier on the features."),
+        Column("model", "string", "Name of the features or predictions."),
+        Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
         Column("k", "int64", "Shots per class; -1 is all."),
         Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
-        Column("metric", "string", "auroc, auprc or brier."),
+        Column(
+            "metric", "string", "A key of `METRICS` in `ehr_eval.judge.metrics`: auroc, auprc, ..."
+        ),
         Column("value", "double", "Point estimate on the held-out split; null where undefined."),
         Column("lower", "double", "2.5th percentile over bootstraps of patients."),
         Column("upper", "double", "97.5th percentile."),
         Column("n", "int64", "Held-out rows."),
         Column("positives", "int64", "Held-out rows of the positive class.", optional=True),
         Column("reason", "string", "Why a value is null.", optional=True),
-        Column("selected", "string", "The point of the grid that was kept.", optional=True),
+        Column(
+            "selected",
+            "string",
+            "The grid's point that was kept, as JSON; null for means.",
+            optional=True,
+        ),
     ),
 )
 COMPARISON_COLUMNS = (
     Column("task", "string", "Task name."),
-    Column("model", "string", "Name of the features."),
+    Column("model", "string", "Name of the features or predictions."),
     Column("baseline", "string", "Name of those it is compared with."),
-    Column("head", "string", "Classifier on both."),
+    Column("head", "string", "Classifier of the model."),
+    Column("baseline_head", "string", "Classifier of the baseline: the same, unless one is given."),
     Column("k", "int64", "Shots per class; -1 is all."),
     Column("model_auroc", "double", "Mean over replicates."),
     Column("baseline_auroc", "double", "The same of the baseline."),
@@ -242,6 +251,17 @@ COMPARISON_COLUMNS = (
     Column("upper", "double", "97.5th percentile."),
 )
 """Columns of `comparisons.parquet` in `results/1`."""
+TIMING_COLUMNS = (
+    *RESULTS.columns[:4],
+    Column("seconds", "double", "Wall time of fitting and predicting, over all replicates."),
+)
+"""Keys of each line of `timings.jsonl` in `results/1`."""
+SUMMARY_COLUMNS = (
+    Column("task", "string", "Task name."),
+    Column("n", "int64", "Held-out rows."),
+    Column("positive", "int64", "Held-out rows of the positive class."),
+)
+"""Keys of a summary of `results/1`; one a model and head follows, `{model} {head}`: its AUROC."""
 NARRATIVES = Contract(
     "narratives",
     1,

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """The input is wrong; the message says what, where and what to do. Never a bug of ours."""
 
 
+class UnfinishedError(UserError):
+    """Work ended early, but the same command goes on from what is done: that is kept."""
+
+
 class Failure(click.ClickException):
     """A `UserError` on its way to the terminal."""
 

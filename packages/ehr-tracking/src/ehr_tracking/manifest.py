@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
-from ehr_tracking.errors import UserError
+from ehr_tracking.errors import UnfinishedError, UserError
 from ehr_tracking.files import sync, sync_all, write_whole
 
 MANIFEST = "manifest.json"
@@ -80,7 +80,8 @@ def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) 
     """Yield a directory beside `out`; move it to `out` when the block ends without error.
 
     The block writes its files there and calls `seal` last. The directory is empty, unless `key` is
-    given and a run with the same key was killed or interrupted: then it holds what that run wrote.
+    given and a run with the same key was killed, interrupted or `UnfinishedError`: then it holds what that
+    run wrote.
 
     Args:
         out: Where the artifact shall be.
@@ -103,7 +104,7 @@ def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) 
         if not (partial / MANIFEST).is_file():
             raise AssertionError(f"{out} was not sealed")
         swap_in(partial, out)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UnfinishedError):
         keep = key is not None
         raise
     finally:

@@ -5,22 +5,15 @@ n rows, d features.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from scipy import sparse
 
+from ehr_eval.features.mapped import MappedMatrix, Matrix, map_matrix
 from ehr_eval.frames import KEY, PRODUCER
 from ehr_tracking.arrow.features import read_index
 from ehr_tracking.contracts import FEATURES, ContractError
 from ehr_tracking.manifest import Manifest, check_file, read_manifest
-
-Matrix: TypeAlias = "npt.NDArray[np.floating[Any]] | sparse.csr_matrix"
-"""[n, d], dense or CSR."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,10 +22,15 @@ class FeatureSet:
 
     directory: Path
     manifest: Manifest
-    matrix: Matrix
-    """[n, d]"""
+    mapped: MappedMatrix
+    """[n, d] on disk."""
     index: pl.DataFrame
     """subject_id, prediction_time, row, split."""
+
+    @property
+    def matrix(self) -> Matrix:
+        """All rows, read into memory."""
+        return self.mapped.take(np.arange(self.mapped.shape[0]))
 
 
 def read_features(directory: Path) -> FeatureSet:
@@ -43,15 +41,14 @@ def read_features(directory: Path) -> FeatureSet:
             a subject and time twice, or hold a value that is no finite number.
     """
     manifest = read_manifest(directory, FEATURES, reader=PRODUCER)
-    matrix = _read_matrix(check_file(directory, manifest, "features.safetensors"))
+    mapped = map_matrix(check_file(directory, manifest, "features.safetensors"))
     path = check_file(directory, manifest, "index.parquet")
-    index = pl.DataFrame(pl.from_arrow(read_index(path, rows=matrix.shape[0])))
-    stored = matrix.data if sparse.issparse(matrix) else matrix
-    if not np.isfinite(stored).all():
+    index = pl.DataFrame(pl.from_arrow(read_index(path, rows=mapped.shape[0])))
+    if not mapped.is_finite():
         raise ContractError(
             f"{directory / 'features.safetensors'} holds NaN or infinite values; did the model diverge?"
         )
-    return FeatureSet(directory=directory, manifest=manifest, matrix=matrix, index=index)
+    return FeatureSet(directory=directory, manifest=manifest, mapped=mapped, index=index)
 
 
 def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFrame:
@@ -77,18 +74,3 @@ def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFr
             f"of task {task}, the first subject {subject} at {time}; extract them for these labels"
         )
     return found
-
-
-def _read_matrix(path: Path) -> Matrix:
-    try:
-        tensors = load_file(path)
-    except SafetensorError as e:
-        raise ContractError(f"{path} is damaged: {e}") from None
-    if "features" in tensors:
-        return tensors["features"]
-    if not {"data", "indices", "indptr", "shape"} <= tensors.keys():
-        raise ContractError(f"{path} holds neither `features` nor a CSR matrix")
-    return sparse.csr_matrix(
-        (tensors["data"], tensors["indices"], tensors["indptr"]),
-        shape=tuple(int(n) for n in tensors["shape"]),
-    )

@@ -8,18 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ehr_eval.config import EhrshotConfig
-from ehr_eval.evaluate import SPLITS, Cell, Evaluation
-from ehr_eval.metrics import METRICS
-from ehr_eval.results import comparisons, macro, mean_scores
+from ehr_eval.judge.bootstrap import interval
+from ehr_eval.judge.compare import Score
+from ehr_eval.judge.metrics import METRICS
+from ehr_eval.protocol.cell import Setting
+from ehr_eval.protocol.config import GIVEN, EhrshotConfig
+from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons, over_tasks
 from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN
 from ehr_tracking.manifest import Source
 from ehr_tracking.report import figure, html_page, line_plot, table
 
 _X = "training rows (2k; the last point: all)"
 _LINES = ("-", "--", ":", "-.")
 """A head each; the colour tells the model."""
-_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier (lower is better)"}
+_TITLES = {
+    name: metric.title if metric.higher_is_better else f"{metric.title} (lower is better)"
+    for name, metric in METRICS.items()
+}
 
 
 def write_report(
@@ -53,12 +59,12 @@ def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
     rows = []
     for evaluation in evaluations:
         sizes = {s: f"{n} ({p})" for s, (n, p) in evaluation.sizes.items()}
-        value = mean_scores(evaluation)
-        scores = {
-            f"{c.model} {c.head}": value.get((c, "auroc"))
-            for c in _cells([evaluation], _all(config))
+        found = {
+            f"{s.model} {s.head}": evaluation.mean(s, AUROC)
+            for s in _settings([evaluation], _all(config))
         }
-        known = {name: score for name, score in scores.items() if score is not None}
+        known = {name: score.value for name, score in found.items() if score is not None}
+        scores = {name: known.get(name) for name in found}
         highest = max(known, key=lambda name: known[name]) if known else None
         rows.append({"task": evaluation.task, **sizes, **scores, "highest": highest})
     yield (
@@ -67,17 +73,19 @@ def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
     )
     yield table(rows)
     overall = []
-    for cell in _cells(evaluations, _all(config)):
-        means = {m: macro(evaluations, cell, m) for m in METRICS}
-        shown = {_NAMES[m]: f"{v[0]:.3f} ± {v[1]:.3f}" if v else None for m, v in means.items()}
-        overall.append({"model": cell.model, "head": cell.head, **shown})
+    for setting in _settings(evaluations, _all(config)):
+        means = {m: over_tasks(evaluations, setting, m) for m in METRICS}
+        shown = {
+            _TITLES[m]: f"{v.value:.3f} ± {v.half:.3f}" if v else None for m, v in means.items()
+        }
+        overall.append({"model": setting.model, "head": setting.head, **shown})
     yield "<p>Unweighted mean over tasks (± half of the 95% interval, over patients).</p>"
     yield table(overall)
     yield from _warnings(evaluations, config.few_positives)
 
 
 def _warnings(evaluations: Sequence[Evaluation], few: int) -> Iterator[str]:
-    rarer = {e.task: min(p, n - p) for e in evaluations for n, p in [e.sizes["held_out"]]}
+    rarer = {e.task: min(p, n - p) for e in evaluations for n, p in [e.sizes[HELD_OUT]]}
     small = [f"{task} ({count})" for task, count in rarer.items() if count < few]
     if small:
         yield (
@@ -102,7 +110,7 @@ def _honest(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterato
     ahead = [row for row in compared if row["lower"] is not None and row["lower"] > 0]
     yield (
         f"<p>Of {len(compared)} comparisons of a model with <code>{escape(config.baseline)}</code> "
-        f"(same task, head and shots) the baseline has the higher AUROC in <strong>{len(behind)}"
+        f"(same task, head and shots{_given(compared)}) the baseline has the higher AUROC in <strong>{len(behind)}"
         f"</strong>, in {len(clear)} of these with an interval that excludes 0. The model is ahead "
         f"with such an interval in {len(ahead)}. Intervals are paired bootstraps over patients; "
         "they do not cover the draw of the shots, nor the number of comparisons.</p>"
@@ -114,16 +122,25 @@ def _honest(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterato
     yield "</details>"
 
 
+def _given(compared: Sequence[Mapping[str, Any]]) -> str:
+    there = any(row["head"] != row["baseline_head"] for row in compared)
+    return "; predictions made elsewhere with each of its heads" if there else ""
+
+
 def _compared(row: Mapping[str, Any]) -> dict[str, object]:
     return {
         "task": row["task"],
         "model": row["model"],
-        "head": row["head"],
+        "head": row["head"] if row["head"] == row["baseline_head"] else _heads(row),
         "k": _k(row["k"]),
         "model AUROC": row["model_auroc"],
         "baseline AUROC": row["baseline_auroc"],
         "difference": _with_interval(row["difference"], row["lower"], row["upper"]),
     }
+
+
+def _heads(row: Mapping[str, Any]) -> str:
+    return f"{row['head']}, baseline {row['baseline_head']}"
 
 
 def _plots(
@@ -152,20 +169,20 @@ def _why_no_curve(evaluation: Evaluation) -> str | None:
 
 
 def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, title: str) -> None:
-    rows = float(np.mean([e.sizes["train"][0] for e in evaluations]))
+    rows = float(np.mean([e.sizes[TRAIN][0] for e in evaluations]))
     series: dict[str, list[tuple[float, float]]] = {}
     bands: dict[str, list[tuple[float, float]]] = {}
-    for cell in sorted(_cells(evaluations), key=lambda c: rows if c.k == -1 else 2 * c.k):
-        point = _point(evaluations, cell)
+    for setting in sorted(_settings(evaluations), key=lambda s: rows if s.k == -1 else 2 * s.k):
+        point = _point(evaluations, setting)
         if point is not None:
             value, low, high = point
-            name = f"{cell.model} {cell.head}"
-            series.setdefault(name, []).append((rows if cell.k == -1 else 2 * cell.k, value))
+            name = f"{setting.model} {setting.head}"
+            series.setdefault(name, []).append((rows if setting.k == -1 else 2 * setting.k, value))
             bands.setdefault(name, []).append((low, high))
     # the baseline last, as the line to beat
     order = sorted(series, key=lambda name: name.startswith(f"{config.baseline} "))
     models = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in order))
-    heads = list(config.heads)
+    heads = [*config.heads, GIVEN]
     line_plot(
         path,
         {name: series[name] for name in order},
@@ -178,38 +195,42 @@ def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, 
             f"{model} {head}": (number, _LINES[heads.index(head) % len(_LINES)])
             for number, model in enumerate(models)
             for head in heads
+            if f"{model} {head}" in series
         },
     )
 
 
-def _point(evaluations: Sequence[Evaluation], cell: Cell) -> tuple[float, float, float] | None:
+def _point(
+    evaluations: Sequence[Evaluation], setting: Setting
+) -> tuple[float, float, float] | None:
+    """AUROC with its interval: of the one task, or the mean over several."""
     if len(evaluations) == 1:
-        for row in evaluations[0].rows:
-            if _is_mean(row, cell, "auroc") and row["value"] is not None:
-                low, high = row["lower"], row["upper"]
-                value = row["value"]
-                return value, value if low is None else low, value if high is None else high
-        return None
-    mean = macro(evaluations, cell, "auroc")
-    return None if mean is None else (mean[0], mean[0] - mean[1], mean[0] + mean[1])
+        score = evaluations[0].mean(setting, AUROC)
+        if score is None:
+            return None
+        low, high = interval(score.draws)
+        return (
+            score.value,
+            score.value if low is None else low,
+            score.value if high is None else high,
+        )
+    mean = over_tasks(evaluations, setting, AUROC)
+    return None if mean is None else (mean.value, mean.value - mean.half, mean.value + mean.half)
 
 
 def _details(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
     yield f"<h2>Scores, {_shots(_all(config))}</h2>"
     for evaluation in evaluations:
-        if not evaluation.draws:
+        if evaluation.problem:
             continue
-        n, positives = evaluation.sizes["held_out"]
+        n, positives = evaluation.sizes[HELD_OUT]
         yield f"<h3>{escape(evaluation.task)}</h3>"
         yield f"<p>{n} held-out rows, {positives} positive. 95% intervals over patients.</p>"
         rows = []
-        for cell in _cells([evaluation], _all(config)):
-            found = {r["metric"]: r for r in evaluation.rows if _is_mean(r, cell, r["metric"])}
-            scores = {
-                _NAMES[m]: _with_interval(r["value"], r["lower"], r["upper"])
-                for m, r in found.items()
-            }
-            rows.append({"model": cell.model, "head": cell.head, **scores})
+        for setting in _settings([evaluation], _all(config)):
+            means = evaluation.means[setting]
+            scores = {_TITLES[m]: _scored(means[m]) for m in METRICS}
+            rows.append({"model": setting.model, "head": setting.head, **scores})
         yield table(rows)
 
 
@@ -254,15 +275,11 @@ def _tree(inputs: Mapping[str, Source]) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _cells(evaluations: Sequence[Evaluation], k: int | None = None) -> list[Cell]:
-    """The cells that occur, in order of evaluation; of one k where it is given."""
-    found = {Cell(row["model"], row["head"], row["k"]): None for e in evaluations for row in e.rows}
-    return [cell for cell in found if k is None or cell.k == k]
-
-
-def _is_mean(row: Mapping[str, Any], cell: Cell, metric: str) -> bool:
-    key = (row["model"], row["head"], row["k"], row["replicate"], row["metric"])
-    return key == (*cell, -1, metric)
+def _settings(evaluations: Sequence[Evaluation], k: int | None = None) -> list[Setting]:
+    """The settings that occur, in order of evaluation; of one k where it is given."""
+    rows = (row for e in evaluations for row in e.rows)
+    found = dict.fromkeys(Setting(row["model"], row["head"], row["k"]) for row in rows)
+    return [setting for setting in found if k is None or setting.k == k]
 
 
 def _all(config: EhrshotConfig) -> int:
@@ -276,6 +293,10 @@ def _k(k: int) -> str:
 
 def _shots(k: int) -> str:
     return "fitted on all training rows" if k == -1 else f"fitted on {k} rows of each class"
+
+
+def _scored(score: Score | None) -> str | None:
+    return None if score is None else _with_interval(score.value, *interval(score.draws))
 
 
 def _with_interval(value: float | None, lower: float | None, upper: float | None) -> str | None:

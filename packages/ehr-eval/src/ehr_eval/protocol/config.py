@@ -1,49 +1,31 @@
-"""What a user may set about how features are judged."""
+"""What a user may set about the protocol."""
 
-from typing import Annotated, Literal, Self
+import re
+from typing import TYPE_CHECKING, Annotated, Self, TypeAlias, Union
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ehr_eval.heads import HEADS
+from ehr_eval.heads.grid import HeadConfig
 from ehr_tracking.config import STRICT
 
+if TYPE_CHECKING:
+    AnyHead: TypeAlias = HeadConfig
+else:  # mypy cannot read a union off a table
+    AnyHead = Annotated[
+        Union[tuple(head.config for head in HEADS.values())],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LogisticRegressionConfig:
-    """L2-regularised logistic regression on features scaled to [-1, 1]."""
-
-    kind: Literal["lr"] = "lr"
-    c: Annotated[tuple[float, ...], Field(min_length=1)] = (
-        1e-8,
-        1e-6,
-        1e-4,
-        1e-2,
-        1e-1,
-        1.0,
-        1e2,
-        1e4,
-    )
-    """Inverse strengths of the penalty to choose from."""
-    max_iter: int = Field(default=1000, ge=1)
+NAME = re.compile(r"[\w-][\w.-]*")
+"""Of models and heads: they become names of files."""
+GIVEN = "given"
+"""In place of a head's name: predictions that were made elsewhere."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LightGBMConfig:
-    """Gradient-boosted trees."""
-
-    kind: Literal["gbm"] = "gbm"
-    max_depth: Annotated[tuple[int, ...], Field(min_length=1)] = (3, 6, -1)
-    learning_rate: Annotated[tuple[float, ...], Field(min_length=1)] = (0.02, 0.1, 0.5)
-    num_leaves: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 25, 100)
-    rounds: int = Field(default=100, ge=1)
-    """Trees."""
-
-
-HeadConfig = Annotated[LogisticRegressionConfig | LightGBMConfig, Field(discriminator="kind")]
-
-
-def _both_heads() -> dict[str, HeadConfig]:
-    return {"lr": LogisticRegressionConfig(), "gbm": LightGBMConfig()}
+def _protocols_heads() -> dict[str, AnyHead]:
+    return {name: HEADS[name].config() for name in ("lr", "gbm")}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -61,7 +43,7 @@ class EhrshotConfig:
     """Draws of the shots; the seed of a draw is its number."""
     replicates_all: int = Field(default=5, ge=1)
     """The same for k = -1, where the rows are always all rows and only their order is drawn."""
-    heads: dict[str, HeadConfig] = Field(default_factory=_both_heads, min_length=1)
+    heads: dict[str, AnyHead] = Field(default_factory=_protocols_heads, min_length=1)
     bootstraps: int = Field(default=1000, ge=0)
     """Resamples of the held-out patients; 0 gives no intervals."""
     baseline: str = "counts"
@@ -78,6 +60,12 @@ class EhrshotConfig:
             raise ValueError(f"ks holds {wrong[0]}: a k is -1 or in 1..max_k = {self.max_k}")
         if len(set(self.ks)) < len(self.ks):
             raise ValueError("ks holds a number twice")
+        odd = [name for name in self.heads if name == GIVEN or not NAME.fullmatch(name)]
+        if odd:
+            raise ValueError(
+                f"heads holds {odd[0]!r}: use letters, digits, _, . and -, and not {GIVEN!r}, which "
+                "stands for predictions made elsewhere"
+            )
         return self
 
     def draws(self, k: int) -> int:

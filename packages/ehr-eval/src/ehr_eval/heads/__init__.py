@@ -1,0 +1,34 @@
+"""The heads, one file each; a line of `HEADS` is all that adds one to config, results and report."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ehr_eval.features.mapped import Matrix
+from ehr_eval.heads.gbm import LightGBMConfig, boosted_trees
+from ehr_eval.heads.grid import Fit, HeadConfig, Labels
+from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A classifier on frozen features."""
+
+    name: str
+    """`kind` in its config."""
+    config: type[HeadConfig]
+    fits: Callable[[Any, Matrix, Labels], Iterator[Fit]]
+    """(config, features, labels) -> a fit for each point of the grid, one after the other."""
+
+
+HEADS: Mapping[str, Head] = MappingProxyType(
+    {
+        head.name: head
+        for head in (
+            Head("lr", LogisticRegressionConfig, logistic_regressions),
+            Head("gbm", LightGBMConfig, boosted_trees),
+        )
+    }
+)
+"""Every head by name."""

@@ -1,0 +1,45 @@
+"""What a head is made of: a grid of settings, and for each a fit that gives probabilities.
+
+n rows, d features.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic.dataclasses import dataclass
+from scipy import sparse
+
+from ehr_eval.features.mapped import Matrix
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_tracking.config import STRICT
+
+Labels: TypeAlias = "npt.NDArray[np.bool_]"
+"""[n] the outcome."""
+
+SEED = 0
+"""Of every fit: what is kept is what a refit with the same seed would be."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HeadConfig:
+    """What the configs of all heads share."""
+
+    kind: str = ""
+    """Name in the table of heads."""
+
+
+class Fit(NamedTuple):
+    """A head fitted at one point of its grid."""
+
+    point: dict[str, float]
+    """The settings that were varied."""
+    predict: Callable[[Matrix], Floats]
+    """[m, d] of new rows -> [m] probabilities of the positive class."""
+
+
+def dense(row: Any) -> Floats:  # noqa: ANN401 -- what scipy makes of one row
+    """[d] of one row, dense or sparse."""
+    values = row.toarray() if sparse.issparse(row) else row
+    return np.asarray(values, np.float64).reshape(-1)

@@ -1,0 +1,95 @@
+"""Logistic regression with an L2 penalty, on features divided by their largest magnitude.
+
+n rows, d features.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy import sparse
+from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from ehr_eval.features.mapped import Matrix
+from ehr_eval.heads.grid import SEED, Fit, HeadConfig, Labels, dense
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_tracking.config import STRICT
+
+_MOST_ROWS = 1000
+"""Above these, the eigenvectors of the rows' Gram matrix cost more than they save."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LogisticRegressionConfig(HeadConfig):
+    """L2-regularised logistic regression on features scaled to [-1, 1]."""
+
+    kind: Literal["lr"] = "lr"
+    c: Annotated[tuple[float, ...], Field(min_length=1)] = (
+        1e-8,
+        1e-6,
+        1e-4,
+        1e-2,
+        1e-1,
+        1.0,
+        1e2,
+        1e4,
+    )
+    """Inverse strengths of the penalty to choose from."""
+    max_iter: int = Field(default=1000, ge=1)
+
+
+def logistic_regressions(config: LogisticRegressionConfig, x: Matrix, y: Labels) -> Iterator[Fit]:
+    """One fit for each strength; the weights undo the scaling of the features."""
+    scale = _max_abs(x)
+    rows, back = _own_coordinates(_scaled(x, scale))
+    for c in config.c:
+        model = LogisticRegression(C=c, max_iter=config.max_iter, random_state=SEED)
+        with warnings.catch_warnings():
+            # an almost unpenalised fit of separable shots never converges; tuning judges it
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(rows, y)
+        weight, bias = back(model.coef_[0]) / scale, float(model.intercept_[0])
+
+        def predict(new: Matrix, weight: Floats = weight, bias: float = bias) -> Floats:
+            return np.asarray(expit(new @ weight + bias), np.float64)
+
+        yield Fit({"C": c}, predict)
+
+
+def _own_coordinates(x: Matrix) -> tuple[Matrix, Callable[[Floats], Floats]]:
+    """Few rows of many features in an orthonormal basis of the space that the rows span.
+
+    Penalised weights lie in that space, where lengths and angles are the same: the fit is the same,
+    in at most n instead of d unknowns.
+
+    Returns:
+        The rows in the basis, and the map of a weight vector back to the features.
+    """
+    n, d = x.shape
+    if n > min(d, _MOST_ROWS):
+        return x, lambda weight: weight
+    gram: Any = x @ x.T
+    values, vectors = np.linalg.eigh(gram.toarray() if sparse.issparse(gram) else gram)
+    kept = values > max(values[-1], 0) * n * np.finfo(np.float64).eps
+    length = np.sqrt(values[kept])
+    if not len(length):  # all features are 0
+        return np.zeros((n, 1)), lambda _: np.zeros(d)
+    return vectors[:, kept] * length, lambda weight: x.T @ (vectors[:, kept] @ (weight / length))
+
+
+def _max_abs(x: Matrix) -> Floats:
+    """[d] largest magnitude of each feature, 1 where it is always 0."""
+    scale = dense(abs(x).max(axis=0))
+    return np.where(scale == 0, 1.0, scale)
+
+
+def _scaled(x: Matrix, scale: Floats) -> Matrix:
+    """Divide each feature by its scale, in float64: L-BFGS stalls in float32."""
+    if sparse.issparse(x):
+        return sparse.csr_matrix(x.astype(np.float64) @ sparse.diags(1 / scale))
+    return x.astype(np.float64) / scale

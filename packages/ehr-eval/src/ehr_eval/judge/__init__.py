@@ -1,0 +1,1 @@
+"""How good predictions are: metrics, their bootstrap over patients, comparisons."""

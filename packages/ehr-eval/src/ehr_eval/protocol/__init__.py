@@ -1,0 +1,1 @@
+"""EHRSHOT's few-shot protocol, cell by cell."""

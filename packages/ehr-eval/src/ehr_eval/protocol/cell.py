@@ -1,0 +1,181 @@
+"""The unit of work: one head of one model on one draw of the shots of one task, fitted and judged.
+
+n held-out rows, B bootstrap draws.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ehr_eval.features.mapped import MappedMatrix, map_matrix
+from ehr_eval.heads.select import Fitted, fit_predict
+from ehr_eval.judge.bootstrap import scores
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.protocol.config import GIVEN, EhrshotConfig
+from ehr_eval.protocol.shots import shots
+from ehr_eval.protocol.taskrows import Given, TaskRows, map_task
+from ehr_tracking.contracts import HELD_OUT, TRAIN, TUNING
+
+
+class Setting(NamedTuple):
+    """What is averaged over replicates."""
+
+    model: str
+    head: str
+    k: int
+
+
+class Cell(NamedTuple):
+    """What is fitted and judged at once."""
+
+    task: str
+    model: str
+    head: str
+    k: int
+    replicate: int
+
+    @property
+    def setting(self) -> Setting:
+        """All but task and replicate."""
+        return Setting(self.model, self.head, self.k)
+
+    def __str__(self) -> str:
+        """For messages."""
+        return ", ".join(f"{name} {value}" for name, value in self._asdict().items())
+
+
+class Outcome(NamedTuple):
+    """What came out of a cell."""
+
+    point: dict[str, float]
+    """Metric -> value on the held-out split."""
+    draws: dict[str, Floats]
+    """Metric -> [B]."""
+    probability: Floats | None
+    """[n] of all held-out rows; kept of the first cell that is fitted on all training rows."""
+    selected: str | None
+    """The grid's point that was kept, as JSON; None where nothing was fitted."""
+    seconds: float
+    """Wall time of fitting and predicting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a worker needs to know of a run; a few hundred bytes."""
+
+    directory: Path
+    """Of tasks and outcomes."""
+    features: Mapping[str, Path]
+    """Model -> its `features.safetensors`."""
+    config: EhrshotConfig
+
+    def task(self, name: str) -> Path:
+        """Where the rows of a task are."""
+        return self.directory / "tasks" / f"{name}.safetensors"
+
+    def outcome(self, cell: Cell) -> Path:
+        """Where the outcome of a cell is, once it is done."""
+        name = f"k={cell.k},replicate={cell.replicate}.safetensors"
+        return self.directory / "cells" / cell.task / cell.model / cell.head / name
+
+
+def cells_of(task: TaskRows, config: EhrshotConfig) -> list[Cell]:
+    """The cells of a task, in the order of results; none where it cannot be evaluated."""
+    if task.problem:
+        return []
+    fitted = [
+        Cell(task.name, model, head, k, replicate)
+        for model in task.models
+        for head in config.heads
+        for k in config.ks
+        for replicate in range(config.draws(k))
+    ]
+    return fitted + [Cell(task.name, g.model, GIVEN, g.k, g.replicate) for g in task.given]
+
+
+def evaluate_cell(cell: Cell, plan: Plan) -> None:
+    """Fit and judge one cell, and write its outcome.
+
+    A pure function of the cell and of the plan's files, the outcome's `seconds` apart, where linear
+    algebra has one thread: so neither the number of workers nor other cells move a bit.
+    """
+    task = _task(plan.task(cell.task))
+    label = task.splits[HELD_OUT].label
+    began = perf_counter()
+    if cell.head == GIVEN:
+        fitted = Fitted(task.given[Given(cell.model, cell.k, cell.replicate)], {})
+    else:
+        fitted = _fit(cell, task, plan)
+    seconds = perf_counter() - began
+    outcome = Outcome(
+        point={m: float(v[0]) for m, v in scores(label, fitted.probability).items()},
+        draws=scores(label, fitted.probability, task.weight),
+        probability=fitted.probability if cell.k == -1 and cell.replicate == 0 else None,
+        selected=None if cell.head == GIVEN else json.dumps(fitted.selected),
+        seconds=seconds,
+    )
+    _write(plan.outcome(cell), outcome)
+
+
+def _fit(cell: Cell, task: TaskRows, plan: Plan) -> Fitted:
+    train, tuning, held_out = (task.splits[s] for s in (TRAIN, TUNING, HELD_OUT))
+    drawn = shots(
+        train.label, tuning.label, cell.k, replicate=cell.replicate, max_k=plan.config.max_k
+    )
+    matrix, model = _matrix(plan.features[cell.model]), cell.model
+    return fit_predict(
+        plan.config.heads[cell.head],
+        (matrix.take(train.row[model][drawn.train]), train.label[drawn.train]),
+        (matrix.take(tuning.row[model][drawn.tuning]), tuning.label[drawn.tuning]),
+        matrix.take(held_out.row[model]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _task(path: Path) -> TaskRows:
+    return map_task(path)
+
+
+@lru_cache(maxsize=16)
+def _matrix(path: Path) -> MappedMatrix:
+    return map_matrix(path)
+
+
+def _write(path: Path, outcome: Outcome) -> None:
+    """Whole or not at all; another process may be writing the very same."""
+    tensors = {f"draws/{metric}": draws for metric, draws in outcome.draws.items()}
+    tensors["point"] = np.array(list(outcome.point.values()))
+    if outcome.probability is not None:
+        tensors["probability"] = np.asarray(outcome.probability, np.float64)
+    about = {"metrics": list(outcome.point), "selected": outcome.selected}
+    about["seconds"] = outcome.seconds  # type: ignore[assignment]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file(tensors, partial, metadata={"outcome": json.dumps(about)})
+    partial.replace(path)
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """What `evaluate_cell` wrote; None where there is no whole file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["outcome"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return Outcome(
+        point=dict(zip(about["metrics"], tensors["point"].tolist(), strict=True)),
+        draws={metric: tensors[f"draws/{metric}"] for metric in about["metrics"]},
+        probability=tensors.get("probability"),
+        selected=about["selected"],
+        seconds=about["seconds"],
+    )

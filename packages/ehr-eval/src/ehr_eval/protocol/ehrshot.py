@@ -1,0 +1,105 @@
+"""EHRSHOT's few-shot protocol on any labelled data set: `results/1` with a report.
+
+The protocol is that of Wornow et al., "EHRSHOT: An EHR Benchmark for Few-Shot Evaluation of
+Foundation Models" (NeurIPS 2023).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from ehr_eval.frames import PRODUCER
+from ehr_eval.protocol.cell import Plan, cells_of
+from ehr_eval.protocol.cells import run_cells
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.evaluation import gather
+from ehr_eval.protocol.inputs import open_inputs
+from ehr_eval.protocol.report import write_report
+from ehr_eval.protocol.results import write_results
+from ehr_eval.protocol.shots import write_shots
+from ehr_eval.protocol.taskrows import write_task
+from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import RESULTS
+from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
+
+_WORK = ".work"
+"""In the unfinished artifact: rows of the tasks, and outcomes of the cells that are done."""
+
+
+def run_ehrshot(
+    labels: Path,
+    features: Mapping[str, Path],
+    out: Path,
+    config: EhrshotConfig | None = None,
+    *,
+    predictions: Mapping[str, Path] | None = None,
+    shots: Path | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Evaluate every model on every task and write `results/1`.
+
+    A run that is killed goes on where it was: the same call finds the cells that are done beside
+    `out`, in a hidden folder that ends in `.partial`.
+
+    Args:
+        labels: `labels/1` or a tree of MEDS labels.
+        features: Name -> `features/1`, each covering all labels; the count baseline is one of them.
+        out: Where the results shall be.
+        config: The protocol.
+        predictions: Name -> held-out predictions of a model that was trained elsewhere.
+        shots: Where the rows of each draw shall be written, before anything is fitted.
+        workers: Processes; cells are shared among them. The results do not depend on it.
+        overwrite: Replace results and shots that are there.
+
+    Returns:
+        `out`, holding results.parquet, comparisons.parquet, predictions/, plots/ and report.html.
+
+    Raises:
+        ContractError: If an input is not what it should be, or features or predictions lack a label.
+        ConfigError: If the config names an unknown task.
+        UserError: If `out` exists, a name cannot be a file name, or delays of features differ.
+        UnfinishedError: If a cell fails; the others that are done are kept.
+    """
+    config = config or EhrshotConfig()
+    refuse_existing(out, overwrite=overwrite)
+    inputs = open_inputs(labels, features, predictions or {}, config)
+    if shots:
+        write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
+    with new_artifact(out, overwrite=overwrite, key=_key(config, inputs.sources)) as unfinished:
+        for left in unfinished.iterdir():  # by a run that was killed while it wrote its results
+            if left.name != _WORK:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        plan = Plan(unfinished / _WORK, inputs.features, config)
+        for task in inputs.tasks:
+            write_task(plan.task(task.name), task)
+        cells = [cell for task in inputs.tasks for cell in cells_of(task, config)]
+        run_cells(cells, plan, workers=workers)
+        evaluations = [gather(task, plan) for task in inputs.tasks]
+        rows = write_results(unfinished, evaluations, config)
+        write_report(unfinished, evaluations, config, inputs.sources)
+        shutil.rmtree(plan.directory)
+        seal(
+            unfinished,
+            RESULTS,
+            producer=PRODUCER,
+            config=to_dict(config),
+            seed=0,
+            inputs=inputs.sources,
+            rows=rows,
+        )
+    return out
+
+
+def _key(config: EhrshotConfig, inputs: Mapping[str, Source]) -> str:
+    """The same for runs that write the same bytes."""
+    tree = {
+        "producer": PRODUCER,
+        "config": to_dict(config),
+        "inputs": TypeAdapter(dict[str, Source]).dump_python(dict(inputs), mode="json"),
+    }
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]

@@ -1,0 +1,190 @@
+"""What came out of one task: the outcomes of its cells, averaged over replicates.
+
+n held-out rows, B bootstrap draws.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ehr_eval.judge.bootstrap import interval
+from ehr_eval.judge.compare import GroupMean, Score, difference, group_mean
+from ehr_eval.judge.metrics import METRICS, undefined
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.protocol.cell import Cell, Outcome, Plan, Setting, cells_of, read_outcome
+from ehr_eval.protocol.config import GIVEN
+from ehr_eval.protocol.taskrows import SplitRows, TaskRows
+from ehr_tracking.contracts import HELD_OUT
+
+AUROC = "auroc"
+"""What models are compared by."""
+
+
+@dataclass(slots=True, eq=False)
+class Evaluation:
+    """What came out of one task."""
+
+    task: str
+    sizes: dict[str, tuple[int, int]]
+    """Split -> rows, positives."""
+    problem: str | None
+    """Why nothing could be fitted, or None."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of `results.parquet`."""
+    means: dict[Setting, dict[str, Score | None]] = field(default_factory=dict)
+    """Metric -> the mean over replicates and its bootstrap; None where it is undefined."""
+    predictions: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
+    """(model, head) -> held-out predictions of what was fitted on all rows."""
+    seconds: dict[Setting, float] = field(default_factory=dict)
+    """Wall time of fitting and predicting, over all replicates."""
+
+    def mean(self, setting: Setting, metric: str) -> Score | None:
+        """The mean over replicates, where there is one."""
+        return self.means.get(setting, {}).get(metric)
+
+
+def gather(task: TaskRows, plan: Plan) -> Evaluation:
+    """Average what the cells of a task gave.
+
+    Args:
+        task: Its rows.
+        plan: Of a run in which every cell of the task is done.
+    """
+    result = Evaluation(task.name, task.sizes, task.problem)
+    label = task.splits[HELD_OUT].label
+    if task.problem:
+        result.rows = [
+            _row(task.name, setting, -1, metric, None, label, task.problem)
+            for setting in _settings(task, plan)
+            for metric in METRICS
+        ]
+        return result
+    for setting, cells in groupby(cells_of(task, plan.config), lambda cell: cell.setting):
+        done = [(cell, _outcome(cell, plan)) for cell in cells]
+        for cell, outcome in done:
+            result.rows += _replicate(cell, outcome, label)
+            if outcome.probability is not None:
+                key = (setting.model, setting.head)
+                result.predictions[key] = _predictions(task.splits[HELD_OUT], outcome.probability)
+        reasons = undefined(label)
+        means = {m: _mean([o for _, o in done], m) for m in METRICS}
+        result.rows += [
+            _row(task.name, setting, -1, metric, mean, label, reasons.get(metric))
+            for metric, mean in means.items()
+        ]
+        result.means[setting] = {m: None if m in reasons else mean for m, mean in means.items()}
+        result.seconds[setting] = sum(outcome.seconds for _, outcome in done)
+    return result
+
+
+def comparisons(evaluation: Evaluation, baseline: str) -> Iterator[dict[str, Any]]:
+    """AUROC of each model minus that of the baseline: same task and k, and the same head.
+
+    What was predicted elsewhere has no head of ours: it is compared with each of the baseline's.
+    """
+    for setting, means in evaluation.means.items():
+        ours = means[AUROC]
+        if setting.model == baseline or ours is None:
+            continue
+        for other in evaluation.means:
+            theirs = evaluation.mean(other, AUROC)
+            same = (other.model, other.k) == (baseline, setting.k)
+            if (
+                same
+                and theirs
+                and (other.head == setting.head or GIVEN in (other.head, setting.head))
+            ):
+                yield {
+                    "task": evaluation.task,
+                    "model": setting.model,
+                    "baseline": baseline,
+                    "head": setting.head,
+                    "baseline_head": other.head,
+                    "k": setting.k,
+                    "model_auroc": ours.value,
+                    "baseline_auroc": theirs.value,
+                    **difference(ours, theirs)._asdict(),
+                }
+
+
+def over_tasks(
+    evaluations: Sequence[Evaluation], setting: Setting, metric: str
+) -> GroupMean | None:
+    """Unweighted mean over the tasks that have a value."""
+    found = (evaluation.mean(setting, metric) for evaluation in evaluations)
+    return group_mean([score for score in found if score is not None])
+
+
+def _settings(task: TaskRows, plan: Plan) -> list[Setting]:
+    """Those that a task without a problem would have."""
+    config = plan.config
+    fitted = [Setting(m, h, k) for m in task.models for h in config.heads for k in config.ks]
+    return fitted + list(dict.fromkeys(Setting(g.model, GIVEN, g.k) for g in task.given))
+
+
+def _outcome(cell: Cell, plan: Plan) -> Outcome:
+    outcome = read_outcome(plan.outcome(cell))
+    assert outcome is not None, f"{cell} is not done"
+    return outcome
+
+
+def _replicate(
+    cell: Cell, outcome: Outcome, label: npt.NDArray[np.bool_]
+) -> Iterator[dict[str, Any]]:
+    reasons = undefined(label)
+    for metric in METRICS:
+        score = Score(outcome.point[metric], outcome.draws[metric])
+        reason = reasons.get(metric)
+        row = _row(cell.task, cell.setting, cell.replicate, metric, score, label, reason)
+        yield row | {"selected": outcome.selected}
+
+
+def _mean(outcomes: Sequence[Outcome], metric: str) -> Score:
+    """The mean over replicates; its bootstrap is their mean in each draw of patients."""
+    value = float(np.mean([outcome.point[metric] for outcome in outcomes]))
+    return Score(value, np.mean([outcome.draws[metric] for outcome in outcomes], axis=0))
+
+
+def _row(
+    task: str,
+    setting: Setting,
+    replicate: int,
+    metric: str,
+    score: Score | None,
+    label: npt.NDArray[np.bool_],
+    reason: str | None,
+) -> dict[str, Any]:
+    """A row of results; where there is a reason it has no value."""
+    known = score if reason is None else None
+    bounds = interval(known.draws) if known else None
+    return {
+        "task": task,
+        **setting._asdict(),
+        "replicate": replicate,
+        "metric": metric,
+        "value": known.value if known else None,
+        "lower": bounds.lower if bounds else None,
+        "upper": bounds.upper if bounds else None,
+        "n": len(label),
+        "positives": int(label.sum()),
+        "reason": reason,
+        "selected": None,
+    }
+
+
+def _predictions(rows: SplitRows, probability: Floats) -> pa.Table:
+    """In the columns of meds-evaluation."""
+    return pa.table(
+        {
+            "subject_id": rows.subject_id,
+            "prediction_time": pa.array(rows.time, pa.timestamp("us")),
+            "boolean_value": rows.label,
+            "predicted_boolean_value": pa.nulls(len(rows), pa.bool_()),
+            "predicted_boolean_probability": np.asarray(probability, np.float32),
+        }
+    )

@@ -1,0 +1,157 @@
+"""Labels, features and predictions, brought to the same rows in the same order.
+
+n rows of a split.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ehr_eval.features.read import FeatureSet, align, read_features
+from ehr_eval.frames import KEY, read_labels
+from ehr_eval.judge.bootstrap import patient_draws
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.predictions import predictions_source, read_predictions
+from ehr_eval.protocol.config import NAME, EhrshotConfig
+from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
+from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import HELD_OUT, SPLITS, ContractError
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import Source, source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a run evaluates."""
+
+    tasks: tuple[TaskRows, ...]
+    features: Mapping[str, Path]
+    """Model -> its `features.safetensors`."""
+    sources: Mapping[str, Source]
+    """For the manifest."""
+
+
+def open_inputs(
+    labels: Path,
+    features: Mapping[str, Path],
+    predictions: Mapping[str, Path],
+    config: EhrshotConfig,
+) -> Inputs:
+    """Open and check everything before anything is computed.
+
+    Args:
+        labels: `labels/1` or a tree of MEDS labels.
+        features: Name -> `features/1`.
+        predictions: Name -> `predictions/1`, or a folder like it.
+        config: The protocol.
+
+    Raises:
+        ContractError: If an input is not what it should be, or features or predictions lack a label.
+        ConfigError: If the config names an unknown task.
+        UserError: If there are no features, a name cannot be a file name or is there twice, or delays
+            differ.
+    """
+    _refuse_names(features, predictions)
+    tables = read_labels(labels)
+    unknown = sorted(set(config.tasks or ()) - tables.keys())
+    if unknown:
+        raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
+    sets = {name: read_features(path) for name, path in features.items()}
+    _refuse_other_delays(sets)
+    chosen = config.tasks or tuple(sorted(tables))
+    aligned = {task: _align(task, tables[task].sort(*KEY), sets) for task in chosen}
+    given = _given(predictions, aligned, others=tables.keys() - set(chosen))
+    sources = {"labels": label_source(labels)}
+    sources |= {f"features.{name}": source(path) for name, path in features.items()}
+    sources |= {f"predictions.{name}": predictions_source(p) for name, p in predictions.items()}
+    return Inputs(
+        tasks=tuple(_task(name, aligned[name], sets, given[name], config) for name in chosen),
+        features={name: found.directory / "features.safetensors" for name, found in sets.items()},
+        sources=sources,
+    )
+
+
+def _refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path]) -> None:
+    for kind, named in (("features", features), ("predictions", predictions)):
+        for name in named:
+            if not NAME.fullmatch(name):
+                raise UserError(f"{kind} name {name!r}: use letters, digits, _, . and - only")
+    if not features:
+        raise UserError("no features were given; name some with NAME=PATH")
+    both = sorted(features.keys() & predictions.keys())
+    if both:
+        raise UserError(f"features and predictions are both named {both[0]}; give one another name")
+
+
+def _refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
+    """Refuse to compare models of which one knows an event earlier than another."""
+    delays = {name: found.manifest.config.get("delay") or {} for name, found in sets.items()}
+    first = next(iter(delays))
+    for name, delay in delays.items():
+        if delay != delays[first]:
+            raise UserError(
+                f"features {first} ({sets[first].directory}) were made with delay {_told(delays[first])}, "
+                f"features {name} ({sets[name].directory}) with delay {_told(delay)}: one knows events "
+                "earlier than the other; make both with the same"
+            )
+
+
+def _told(delay: Mapping[str, object]) -> str:
+    return "{" + ", ".join(f"{code}: {days}" for code, days in delay.items()) + "}"
+
+
+def _align(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> pl.DataFrame:
+    """The labels with `split`, and of each model the row of its features."""
+    rows = {model: align(found, labels, task=task) for model, found in sets.items()}
+    first, *others = rows
+    split = rows[first]["split"]
+    for model in others:
+        differs = rows[model]["split"] != split
+        if differs.any():
+            raise ContractError(
+                f"{sets[model].directory} puts subject {labels.filter(differs)['subject_id'][0]} in "
+                f"another split than {sets[first].directory}; make both from one data set"
+            )
+    return labels.with_columns(split, *(t["row"].alias(f"row.{m}") for m, t in rows.items()))
+
+
+def _given(
+    predictions: Mapping[str, Path], tasks: Mapping[str, pl.DataFrame], *, others: Set[str]
+) -> dict[str, dict[Given, Floats]]:
+    """Task -> the held-out probabilities of each model that was trained elsewhere."""
+    held_out = {task: table.filter(split=HELD_OUT) for task, table in tasks.items()}
+    found: dict[str, dict[Given, Floats]] = {task: {} for task in tasks}
+    for model, path in predictions.items():
+        read = read_predictions(path, held_out, others=others)
+        missing = sorted(tasks.keys() - read.keys())
+        if missing:
+            raise ContractError(
+                f"{path} has no predictions of task {missing[0]}; it has {', '.join(sorted(read))}: "
+                "name the tasks that shall be evaluated with -s tasks=[...]"
+            )
+        for task, draws in read.items():
+            found[task] |= {Given(model, *draw): probability for draw, probability in draws.items()}
+    return found
+
+
+def _task(
+    name: str,
+    table: pl.DataFrame,
+    models: Iterable[str],
+    given: Mapping[Given, Floats],
+    config: EhrshotConfig,
+) -> TaskRows:
+    splits = {}
+    for split in SPLITS:
+        rows = table.filter(split=split)
+        splits[split] = SplitRows(
+            subject_id=rows["subject_id"].to_numpy(),
+            time=rows["prediction_time"].dt.epoch("us").to_numpy(),
+            label=rows["boolean_value"].to_numpy().astype(bool),
+            row={model: rows[f"row.{model}"].to_numpy() for model in models},
+        )
+    weight = patient_draws(splits[HELD_OUT].subject_id, config.bootstraps)
+    return TaskRows(name, splits, weight, given)

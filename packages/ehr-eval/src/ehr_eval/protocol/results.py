@@ -1,0 +1,77 @@
+"""The tables of `results/1`: scores, comparisons with the baseline, predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from ehr_eval.frames import PRODUCER
+from ehr_eval.judge.metrics import METRICS
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons
+from ehr_eval.protocol.tables import arrow_schema, write_rows
+from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS
+from ehr_tracking.manifest import check_file, read_manifest
+from ehr_tracking.runs import RunLog
+
+
+def write_results(
+    directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
+) -> dict[str, int]:
+    """Write results.parquet, comparisons.parquet and predictions/{task}/{model}/{head}.parquet.
+
+    Wall times go to timings.jsonl, so that all else is the same from run to run.
+
+    Returns:
+        Path -> rows, for the manifest.
+    """
+    scores = [row for e in evaluations for row in e.rows]
+    odd = {row["metric"] for row in scores} - METRICS.keys()
+    assert not odd, f"metrics {odd} are not in the table"
+    compared = [row for e in evaluations for row in comparisons(e, config.baseline)]
+    rows = {
+        "results.parquet": write_rows(directory / "results.parquet", scores, RESULTS.columns),
+        "comparisons.parquet": write_rows(
+            directory / "comparisons.parquet", compared, COMPARISON_COLUMNS
+        ),
+    }
+    for evaluation in evaluations:
+        for (model, head), table in evaluation.predictions.items():
+            name = f"predictions/{evaluation.task}/{model}/{head}.parquet"
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.cast(arrow_schema(PREDICTIONS.columns)), directory / name)
+            rows[name] = len(table)
+    timings = RunLog(directory / "timings.jsonl")
+    for evaluation in evaluations:
+        for setting, seconds in evaluation.seconds.items():
+            timings.append(
+                {"task": evaluation.task, **setting._asdict(), "seconds": round(seconds, 4)}
+            )
+    return rows
+
+
+def summary(results: Path) -> list[dict[str, object]]:
+    """AUROC on all training rows (or at the largest k there is): one row a task, for a terminal.
+
+    Args:
+        results: A `results/1` directory.
+
+    Returns:
+        The keys of `SUMMARY_COLUMNS` in `ehr_tracking.contracts`, then one a model and head.
+
+    Raises:
+        ContractError: If it is not such a directory.
+    """
+    manifest = read_manifest(results, RESULTS, reader=PRODUCER)
+    table = pl.read_parquet(check_file(results, manifest, "results.parquet"))
+    ks = table["k"].unique().to_list()
+    k = -1 if -1 in ks else max(ks)
+    chosen = table.filter(metric=AUROC, replicate=-1, k=k)
+    rows: list[dict[str, object]] = []
+    for (task,), part in chosen.group_by("task", maintain_order=True):
+        row: dict[str, object] = {"task": task, "n": part["n"][0], "positive": part["positives"][0]}
+        for score in part.iter_rows(named=True):
+            row[f"{score['model']} {score['head']}"] = score["value"]
+        rows.append(row)
+    return rows

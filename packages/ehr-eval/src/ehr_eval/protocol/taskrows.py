@@ -1,0 +1,108 @@
+"""The labelled rows of one task, by split, with where each model's features of them are.
+
+n rows of a split, B bootstrap draws. Written to a file once, and mapped by every worker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from ehr_eval.features.mapped import map_tensors
+from ehr_eval.judge.metrics.ranked import Floats
+from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN, TUNING
+
+Ints = npt.NDArray[np.int64]
+
+
+class Given(NamedTuple):
+    """Predictions that were made elsewhere."""
+
+    model: str
+    k: int
+    replicate: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitRows:
+    """The rows in one split, in order of subject and time."""
+
+    subject_id: Ints
+    time: Ints
+    """Prediction time in microseconds since 1970."""
+    label: npt.NDArray[np.bool_]
+    row: Mapping[str, Ints]
+    """Model -> row of its features."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.label)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskRows:
+    """A task with the rows of every model."""
+
+    name: str
+    splits: Mapping[str, SplitRows]
+    weight: npt.NDArray[np.uint16]
+    """[n, B] how often each held-out row counts in each draw."""
+    given: Mapping[Given, Floats]
+    """Held-out probabilities [n] in the order of the rows."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(self.splits[TRAIN].row)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Split -> rows, positives."""
+        return {name: (len(rows), int(rows.label.sum())) for name, rows in self.splits.items()}
+
+    @property
+    def problem(self) -> str | None:
+        """Why no head can be fitted, chosen or judged."""
+        for split in (TRAIN, TUNING):
+            rows, positives = self.sizes[split]
+            for name, count in (("positive", positives), ("negative", rows - positives)):
+                if not count:
+                    return f"no {name} in {split}"
+        return None if len(self.splits[HELD_OUT]) else "no row in held_out"
+
+
+def write_task(path: Path, task: TaskRows) -> None:
+    """Write what `map_task` opens."""
+    tensors: dict[str, npt.NDArray[Any]] = {"weight": task.weight}
+    for split, rows in task.splits.items():
+        tensors[f"{split}/subject_id"] = rows.subject_id
+        tensors[f"{split}/time"] = rows.time
+        tensors[f"{split}/label"] = rows.label
+        tensors |= {f"{split}/row/{model}": row for model, row in rows.row.items()}
+    for given, probability in task.given.items():
+        tensors[f"given/{given.model}/{given.k}/{given.replicate}"] = probability
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
+
+
+def map_task(path: Path) -> TaskRows:
+    """Open a task that `write_task` wrote; arrays are memory maps."""
+    tensors = map_tensors(path)
+    splits, given = {}, {}
+    for split in SPLITS:
+        prefix = f"{split}/row/"
+        splits[split] = SplitRows(
+            subject_id=tensors[f"{split}/subject_id"],
+            time=tensors[f"{split}/time"],
+            label=tensors[f"{split}/label"],
+            row={n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)},
+        )
+    for name, tensor in tensors.items():
+        if name.startswith("given/"):
+            _, model, k, replicate = name.split("/")
+            given[Given(model, int(k), int(replicate))] = tensor
+    return TaskRows(path.stem, splits, tensors["weight"], given)
