@@ -12,12 +12,15 @@ from ehr_tokenize.config import (
     VisitsScheme,
 )
 from ehr_tokenize.fit.passes import fit
-from ehr_tokenize.meds.events import DAY_US, STATIC, Events
+from ehr_tokenize.meds.events import Events
 from ehr_tokenize.scheme.chronology import ages, visits
 from ehr_tokenize.scheme.weave import sequences
-from ehr_tokenize.scheme.words import SPECIALS, Fitted
+from ehr_tokenize.scheme.words import Fitted
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import Token
+from ehr_tracking.arrow.meds import STATIC
+from ehr_tracking.arrow.parquet import DAY_US
+from ehr_tracking.contracts import SPECIALS
 
 BIRTH, START, LAB = range(3)
 CODES = ["MEDS_BIRTH", "ADMISSION", "LAB"]

@@ -11,9 +11,9 @@ from ehr_tokenize.build import inspection
 from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.buckets import SCHEMA
-from ehr_tokenize.scheme.words import SPECIALS
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
+from ehr_tracking.contracts import SPECIALS
 
 KINDS = ["joint", "visits", "clmbr", "cookbook", "desc", "timeline", "cehr"]
 VALUED = [k for k in KINDS if k != "desc"]  # which leaves values out, and says so

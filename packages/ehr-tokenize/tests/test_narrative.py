@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.events import DAY_US
 from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.driver import narrate
 from ehr_tokenize.narrative.text import Record, narrate_record, say_value
+from ehr_tracking.arrow.parquet import DAY_US
 from ehr_tracking.config import ConfigError, load_config, validate
 from ehr_tracking.contracts import LABELS, NARRATIVES, ContractError
 from ehr_tracking.errors import UserError

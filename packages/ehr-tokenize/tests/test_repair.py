@@ -16,8 +16,8 @@ from meds.schema import CodeMetadataSchema, DataSchema, SubjectSplitSchema
 from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.cli import main
 from ehr_tokenize.meds.check import check
-from ehr_tokenize.meds.dataset import read_splits
 from ehr_tokenize.meds.repair import repair
+from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.errors import UserError
 
 T = [datetime(2020, 1, d) for d in range(1, 10)]
@@ -172,7 +172,7 @@ def test_splits_with_text_ids_are_mended(write_meds, tmp_path):
     pl.DataFrame({"subject_id": ["1", "1"], "split": ["train", "train"], "site": ["x", "x"]}).write_parquet(path)  # fmt: skip
     done = mended(meds, tmp_path / "out")
     assert len(done) == 3
-    assert read_splits(tmp_path / "out") == {1: "train"}
+    assert read_splits(tmp_path / "out").of(np.array([1])).tolist() == [0]
 
 
 def test_what_is_in_order_is_not_written_again(write_meds, tmp_path):
@@ -216,7 +216,7 @@ EVENTS, SPLITS = "data/0.parquet", "metadata/subject_splits.parquet"
         (change("metadata/codes.parquet", parent_codes=pl.lit(3)), "{}/metadata/codes.parquet: column parent_codes is Int32"),
         (lambda m: (m / EVENTS).write_bytes(b"PAR1"), "0.parquet: not a readable Parquet file"),
         (lambda m: (m / "metadata/codes.parquet").write_bytes(b""), "codes.parquet: not a readable"),
-        (lambda m: (m / EVENTS).unlink(), "no MEDS data set, there is no data/**/*.parquet in it"),
+        (lambda m: (m / EVENTS).unlink(), "is no MEDS data set: there is no data/**/*.parquet in it"),
     ],
 )  # fmt: skip
 def test_what_needs_a_guess_is_refused_in_one_line(write_meds, tmp_path, wrong, message):

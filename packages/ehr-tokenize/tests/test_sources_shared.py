@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from ehr_tokenize.cli import main
-from ehr_tokenize.meds.dataset import read_splits
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
 from ehr_tokenize.sources.events import from_events
+from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.errors import UserError
 
@@ -73,9 +74,9 @@ def test_a_file_of_splits_is_followed_and_must_name_everybody(tmp_path):
     (tmp_path / "s.csv").write_text("subject_id,split\n1,tuning\n2,train\n3,train\n")
     settings = ["subject=p", "code=c", "time=t", f"write.splits={tmp_path / 's.csv'}"]
     from_events(source, tmp_path / "out", load_config(EventsConfig, None, settings))
-    assert read_splits(tmp_path / "out") == {1: "tuning", 2: "train"}
+    assert read_splits(tmp_path / "out").of(np.array([1, 2])).tolist() == [1, 0]
     (tmp_path / "s.csv").write_text("subject_id,split\n1,tuning\n")
-    with pytest.raises(UserError, match="subject 2 has events but no split"):
+    with pytest.raises(UserError, match="subject 2 has no split"):
         from_events(source, tmp_path / "other", load_config(EventsConfig, None, settings))
     assert not (tmp_path / "other").exists()
 

@@ -21,9 +21,8 @@ from ehr_tokenize.config import (
     VisitsScheme,
     VocabularyConfig,
 )
-from ehr_tokenize.meds.dataset import SPLITS
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPLITS, TOKENS
 from ehr_tracking.manifest import load_manifest, verify
 
 FEW = TokenizeConfig(numeric=NumericConfig(n_bins=4, min_values=5))

@@ -28,7 +28,7 @@ def refusals(case: Case) -> list[str]:
     subjects = owner.keys() - {None}
     splits = split_of(case)
     lost = [s for s in subjects if s not in splits]
-    found += [rf"subject {s} has events but no split in .*subject_splits" for s in lost]
+    found += [rf"subject {s} has no split in .*subject_splits" for s in lost]
     if not any(splits.get(s) == "train" for s in subjects):
         found.append(f"none of the {len(subjects)} subjects is in the train split")
     if not found:

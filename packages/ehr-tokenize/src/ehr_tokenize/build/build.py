@@ -17,21 +17,17 @@ from ehr_tokenize.codes.maps import MapReport, apply_maps, map_name, resolve
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.fit.passes import fit
 from ehr_tokenize.meds.dataset import (
-    CONTRACT,
-    SPLITS,
-    CodeInfo,
-    assign_splits,
     open_dataset,
-    read_codes,
-    read_splits,
 )
 from ehr_tokenize.meds.table import EventTable
 from ehr_tokenize.scheme.binding import Binding
 from ehr_tokenize.scheme.intake import extra_columns
 from ehr_tokenize.tokenizer.tokenizer import TOKENIZER, Tokenizer, adopt, with_fitted
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
+from ehr_tracking.arrow.meds import RAW, CodeInfo, code_infos
+from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import (
     MANIFEST,
@@ -83,7 +79,7 @@ def tokenize(
     if out.resolve().is_relative_to(meds.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
     dataset = open_dataset(meds)
-    named, infos = read_splits(meds), read_codes(meds)
+    splits, infos = read_splits(meds, seed=config.seed), code_infos(meds)
     given = Tokenizer.from_pretrained(tokenizer) if tokenizer else None
     if given:
         config = adopt(config, given, str(tokenizer))
@@ -94,7 +90,7 @@ def tokenize(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         table = EventTable.ingest(dataset, scratch, workers=workers, extra=extra_columns(config))
-        split = assign_splits(table.subject_id, named, config.seed)
+        split = splits.of(table.subject_id)
         if given and tokenizer:
             for name in (TOKENIZER, VOCAB):
                 shutil.copyfile(tokenizer / name, directory / name)
@@ -124,11 +120,11 @@ def tokenize(
             workers=workers,
         )
     some = tuple(s for s in summaries if s.subjects)
-    return Summary(out, len(fitted), some, named is None, maps, len(finished.kept))
+    return Summary(out, len(fitted), some, splits.named is None, maps, len(finished.kept))
 
 
 def _inputs(meds: Path, tokenizer: Path | None, workers: int) -> dict[str, Source]:
-    inputs = {"meds": raw_source(meds, contract=CONTRACT, workers=workers)}
+    inputs = {"meds": raw_source(meds, contract=RAW, workers=workers)}
     if tokenizer:
         inputs["tokenizer"] = (
             source(tokenizer)

@@ -10,11 +10,9 @@ import pyarrow.parquet as pq
 
 from ehr_tokenize import __version__
 from ehr_tokenize.build.summary import Coverage, Family, read_coverage
-from ehr_tokenize.meds.dataset import SPLITS
-from ehr_tokenize.scheme.words import SPECIALS, UNK
 from ehr_tokenize.tokenizer.decode import say
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPECIALS, SPLITS, TOKENS, UNK_ID
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest
 from ehr_tracking.report import html_page, table, text_table
@@ -67,7 +65,9 @@ def inspect(path: Path) -> Inspection:
         ContractError: If it is none.
     """
     tokenizer = Tokenizer.from_pretrained(_opened(path))
-    special = np.array([t.kind == "special" and i != UNK for i, t in enumerate(tokenizer.tokens)])
+    special = np.array(
+        [t.kind == "special" and i != UNK_ID for i, t in enumerate(tokenizer.tokens)]
+    )
     binned = np.array([t.bin is not None for t in tokenizer.tokens])
     coverage = read_coverage(path)
     splits: Rows = []
@@ -146,7 +146,7 @@ def _split_row(
 ) -> dict[str, object]:
     told, binned = masks
     events = sum(f.events for f in coverage) or int(count[told].sum())
-    unknown = sum(f.unknown for f in coverage) if coverage else int(count[UNK])
+    unknown = sum(f.unknown for f in coverage) if coverage else int(count[UNK_ID])
     low, middle, high = np.quantile(length, [0.1, 0.5, 0.9])
     return {
         "split": split,

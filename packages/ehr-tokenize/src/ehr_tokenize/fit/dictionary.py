@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from ehr_tokenize.codes.keys import clean
 from ehr_tokenize.config import ClmbrScheme, NumericConfig, TokenizeConfig
-from ehr_tokenize.meds.dataset import CodeInfo
 from ehr_tokenize.meds.output import new_dataset
-from ehr_tokenize.scheme.words import SPECIALS, Fitted
+from ehr_tokenize.scheme.words import Fitted
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import Token, with_time
+from ehr_tracking.arrow.meds import CodeInfo
+from ehr_tracking.contracts import SPECIALS
 from ehr_tracking.errors import UserError
 
 _FEMR = {"code": "code", "numeric": "value", "text": "category", "unused": "", 0: "code", 1: "value",

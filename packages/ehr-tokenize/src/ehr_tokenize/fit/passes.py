@@ -16,7 +16,6 @@ from ehr_tokenize.codes.keys import code_of
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.fit.rollup import roll_up
 from ehr_tokenize.fit.selection import Count, select_tokens
-from ehr_tokenize.meds.dataset import NO_INFO, CodeInfo
 from ehr_tokenize.meds.events import Events
 from ehr_tokenize.meds.table import Stretches
 from ehr_tokenize.scheme.added import Added, Rows, added_tokens
@@ -29,6 +28,7 @@ from ehr_tokenize.scheme.subwords import read_subwords, train_subwords
 from ehr_tokenize.scheme.words import SPANS, Fitted, Word
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer, descriptions
 from ehr_tokenize.tokenizer.vocabulary import with_time
+from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 
 _WAIT = 8
 """Parts that are waited for, at least, before they are merged."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tokenize.config import VocabularyConfig
-from ehr_tokenize.meds.dataset import CodeInfo
+from ehr_tracking.arrow.meds import CodeInfo
 
 _DEEPEST = 64
 

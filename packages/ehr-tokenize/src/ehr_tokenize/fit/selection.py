@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from ehr_tokenize.codes.keys import code_of
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.dataset import NO_INFO, CodeInfo
-from ehr_tokenize.scheme.words import SPECIALS, Word, added_words, bounds
+from ehr_tokenize.scheme.words import Word, added_words, bounds
 from ehr_tokenize.tokenizer.vocabulary import Token
+from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import SPECIALS
 from ehr_tracking.errors import UserError
 
 

@@ -15,19 +15,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize.codes.keys import shown
-from ehr_tokenize.meds.dataset import (
-    SPLITS,
-    Problem,
-    assign_splits,
-    batches,
-    read_codes,
-    read_splits,
-    row_problems,
-    runs,
-    schema_problem,
-)
-from ehr_tokenize.meds.events import STATIC
-from ehr_tokenize.meds.parquet import is_text, line
+from ehr_tokenize.meds.dataset import batches, runs
+from ehr_tokenize.meds.faults import Problem, row_problems
+from ehr_tracking.arrow.meds import STATIC, code_infos, schema_fault
+from ehr_tracking.arrow.parquet import is_text, line
+from ehr_tracking.arrow.splits import read_splits, splits_by_hash
+from ehr_tracking.contracts import SPLITS, TRAIN
 from ehr_tracking.errors import UserError
 
 _IDENTITY = ("subject_id", "time", "code", "numeric_value", "text_value")
@@ -112,9 +105,10 @@ def check(path: Path) -> Report:
     codes: set[str] = set()
     owner: dict[int, Path] = {}
     for file in tqdm(files, "checking", disable=None):
-        problem = schema_problem(file)
-        if problem:
-            report.add("schema", problem.where, problem.what, 1, refused=True)
+        fault = schema_fault(file)
+        if fault:
+            what = fault.removeprefix(f"{file}: ").removeprefix(f"{str(file)!a}: ")
+            report.add("schema", fault.removesuffix(f": {what}"), what, 1, refused=True)
             continue
         try:
             for subject, row in _check_rows(report, file, codes):
@@ -231,7 +225,7 @@ _FRAME_CHECKS = {
 def _check_codes(report: Report, codes: set[str]) -> None:
     path = report.path / "metadata" / "codes.parquet"
     try:
-        known = read_codes(report.path).keys()
+        known = code_infos(report.path).keys()
     except UserError as e:
         report.add("codes", path, str(e).removeprefix(f"{path}: "), 1, refused=True)
         return
@@ -247,28 +241,26 @@ def _check_codes(report: Report, codes: set[str]) -> None:
 def _check_splits(report: Report, owner: dict[int, Path]) -> None:
     path = report.path / "metadata" / "subject_splits.parquet"
     try:
-        named = read_splits(report.path)
+        named = read_splits(report.path).named
     except UserError as e:
         report.add("splits", path, str(e).removeprefix(f"{path} "), 1, refused=True)
         return
+    subjects = np.sort(np.fromiter(owner, np.int64, len(owner)))
     if named is None:
         report.add("splits", path, "missing, splits are made by hash", 1, refused=False)
-        by_hash = assign_splits(np.array(list(owner), np.int64), None, seed=0)
-        if owner and by_hash.all():
+        if owner and splits_by_hash(subjects, seed=0).all():
             what = "with seed 0, no subject is in train by hash"
             report.add("splits", report.path, what, 1, refused=True)
         return
-    missing = sorted(owner.keys() - named.keys())
-    if missing:
-        where = f"{path} (first: subject {missing[0]})"
-        report.add(
-            "splits", where, "a subject with events has no split", len(missing), refused=True
-        )
-    idle = sorted(named.keys() - owner.keys())
-    if idle:
-        where = f"{path} (first: subject {idle[0]})"
-        report.add("splits", where, "a subject of a split has no events", len(idle), refused=False)
-    present = [named[s] for s in owner if s in named]
-    report.splits = {split: present.count(split) for split in SPLITS}
-    if not report.splits["train"]:
+    known, split = named
+    for found, what, refused in (
+        (np.setdiff1d(subjects, known), "a subject with events has no split", True),
+        (np.setdiff1d(known, subjects), "a subject of a split has no events", False),
+    ):
+        if len(found):
+            where = f"{path} (first: subject {found[0]})"
+            report.add("splits", where, what, len(found), refused=refused)
+    count = np.bincount(split[np.isin(known, subjects)], minlength=len(SPLITS))
+    report.splits = dict(zip(SPLITS, count.tolist(), strict=True))
+    if not report.splits[TRAIN]:
         report.add("splits", path, "no subject with events is in train", 1, refused=True)

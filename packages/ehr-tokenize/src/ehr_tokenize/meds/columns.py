@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ehr_tokenize.codes.keys import SEPARATOR, Key, clean
-from ehr_tokenize.meds.events import STATIC
-from ehr_tokenize.meds.parquet import is_text, texts
+from ehr_tracking.arrow.meds import STATIC
+from ehr_tracking.arrow.parquet import is_text, texts
 from ehr_tracking.errors import UserError
 
 NO_CODES = {

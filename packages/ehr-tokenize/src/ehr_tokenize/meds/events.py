@@ -4,13 +4,15 @@ N subjects, E events, C codes.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-STATIC = np.iinfo(np.int64).min
-"""The `time` of an event that is always known (null in MEDS): sorts before every real time."""
-DAY_US = 86_400_000_000
+from ehr_tokenize.meds.dataset import NOTHING, Extra, from_table, runs
+from ehr_tokenize.meds.faults import row_problems
+from ehr_tracking.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +37,29 @@ class Events:
     def subject(self) -> npt.NDArray[np.int64]:
         """[E] which of the N subjects each event belongs to."""
         return np.repeat(np.arange(len(self.subject_id)), np.diff(self.offsets))
+
+
+def events_of(table: pa.Table, where: Path, extra: Extra = NOTHING) -> tuple[Events, list[str]]:
+    """The rows of a MEDS table in memory as events, and the codes that these index.
+
+    Args:
+        table: In the types of MEDS.
+        where: Names it in messages.
+        extra: Further columns that tell codes apart.
+
+    Raises:
+        UserError: If rows break MEDS, or those of a subject do not follow each other.
+    """
+    batch = from_table(table, where, extra)
+    for problem in row_problems(batch, None):
+        raise UserError(str(problem))
+    start = runs(batch)
+    subject = batch.subject_id[start]
+    if len(np.unique(subject)) < len(subject):
+        raise UserError(f"{where}: the rows of a subject do not follow each other; sort them")
+    offsets = np.append(start, len(batch.time))
+    code = batch.code.astype(np.uint32)
+    return Events(subject, offsets, batch.time, code, batch.value), batch.codes
 
 
 def gather_index(

@@ -19,9 +19,11 @@ from meds.schema import CodeMetadataSchema, DataSchema, SubjectSplitSchema
 from tqdm import tqdm
 
 from ehr_tokenize.meds.check import check
-from ehr_tokenize.meds.dataset import SPLITS, assign_splits
 from ehr_tokenize.meds.mend_types import mended_codes, mended_events, mended_splits
 from ehr_tokenize.meds.output import new_dataset
+from ehr_tracking.arrow.meds import data_files
+from ehr_tracking.arrow.splits import splits_by_hash
+from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"
@@ -74,9 +76,7 @@ def repair(path: Path, out: Path, *, seed: int = 0) -> Repaired:
     Raises:
         UserError: If something is wrong that needs a guess, or `out` exists.
     """
-    files = sorted((path / "data").glob("**/*.parquet"))
-    if not path.is_dir() or not files:
-        raise UserError(f"{path}: no MEDS data set, there is no data/**/*.parquet in it")
+    files = data_files(path)
     if out.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set {path}; choose another path")
     done = Repaired(path, out)
@@ -221,7 +221,7 @@ def _splits(path: Path, files: list[Path], mended: Counter[str], seed: int) -> p
             _note_types(pq.read_schema(path), _SPLIT_TYPES, " of subject_splits.parquet", mended)
     else:
         subjects = _distinct(files, "subject_id").to_numpy()
-        index = assign_splits(subjects, None, seed)
+        index = splits_by_hash(subjects, seed)
         named = pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index]})
         mended["subjects got a split by hash, 80/10/10, as tokenize makes it"] += len(named)
     return _typed(named, _SPLIT_TYPES)

@@ -19,8 +19,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_tokenize.meds.dataset import NOTHING, Batch, Dataset, Extra, batches, row_problems, runs
+from ehr_tokenize.meds.dataset import NOTHING, Batch, Dataset, Extra, batches, runs
 from ehr_tokenize.meds.events import Events, gather_index, ranges
+from ehr_tokenize.meds.faults import row_problems
 from ehr_tracking.errors import UserError
 
 T = TypeVar("T")

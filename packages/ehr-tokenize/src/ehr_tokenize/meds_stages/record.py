@@ -11,6 +11,7 @@ from typing import Any
 
 from ehr_tokenize.build.build import PRODUCER
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 
@@ -58,7 +59,7 @@ def _files(meds: Path, config: TokenizeConfig) -> dict[str, list[int]]:
     """Path -> bytes and time of change, of every file that decides what is written."""
     names = ["metadata/codes.parquet", "metadata/subject_splits.parquet"]
     listed = [(n, meds / n) for n in names if (meds / n).is_file()]
-    listed += [(p.relative_to(meds).as_posix(), p) for p in (meds / "data").glob("**/*.parquet")]
+    listed += [(p.relative_to(meds).as_posix(), p) for p in data_files(meds)]
     if config.subwords.path:
         listed.append(("ehr_tokenize.subwords.path", config.subwords.path))
     stats = [(name, path.stat()) for name, path in sorted(listed)]

@@ -27,13 +27,14 @@ from ehr_tokenize.build.shards import (
 )
 from ehr_tokenize.build.summary import Family, families, write_coverage
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.dataset import CONTRACT, SPLITS, assign_splits, read_splits
 from ehr_tokenize.meds.events import ranges
 from ehr_tokenize.scheme.weave import Sequences
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
+from ehr_tracking.arrow.meds import RAW
+from ehr_tracking.arrow.splits import Splits, read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, seal, sha256
 
@@ -97,7 +98,7 @@ def seal_shards(
     config, schema = tokenizer.config, _schema(tokenizer)
     with new_artifact(out, overwrite=overwrite) as directory:
         tokenizer.save(directory)
-        plan = _plan(files, read_splits(meds), config, stretch_events)
+        plan = _plan(files, read_splits(meds, seed=config.seed), config, stretch_events)
         scratch = directory / _SCRATCH
         scratch.mkdir()
         _deal(files, plan, schema, scratch)
@@ -112,7 +113,7 @@ def seal_shards(
             producer=PRODUCER,
             config=to_dict(config),
             seed=config.seed,
-            inputs={"meds": raw_source(meds, contract=CONTRACT)},
+            inputs={"meds": raw_source(meds, contract=RAW)},
             rows=rows,
         )
         if mark:
@@ -125,26 +126,24 @@ def is_sealed(out: Path, mark: Path) -> bool:
     return sealed and sha256(out / MANIFEST) == mark.read_text(encoding="utf-8")
 
 
-def _plan(
-    files: list[Path], named: dict[int, str] | None, config: TokenizeConfig, stretch_events: int
-) -> _Plan:
+def _plan(files: list[Path], splits: Splits, config: TokenizeConfig, stretch_events: int) -> _Plan:
     """Decide the shards from who is in which file, with how many events.
 
     Raises:
         UserError: If a subject is in two files.
     """
-    subjects, lengths, splits = [], [], []
+    subjects, lengths, found = [], [], []
     total: list[dict[str, npt.NDArray[np.int64]]] = [{} for _ in SPLITS]
     for file in files:
         table = pq.read_table(file, columns=["subject_id", _NAMES, _EVENTS])
         subject = table["subject_id"].to_numpy()
-        split = assign_splits(subject, named, config.seed)
+        split = splits.of(subject)
         for i, counted in enumerate(total):
             _add_families(counted, table.filter(pa.array(split == i)))
         subjects.append(subject)
         lengths.append(_events(table))
-        splits.append(split)
-    subject, length, split = (np.concatenate(x) for x in (subjects, lengths, splits))
+        found.append(split)
+    subject, length, split = (np.concatenate(x) for x in (subjects, lengths, found))
     order = np.lexsort([subject, split])
     twice = np.flatnonzero(np.diff(subject[order]) == 0)
     if len(twice):

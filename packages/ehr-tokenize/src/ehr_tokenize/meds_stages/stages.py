@@ -23,16 +23,7 @@ from ehr_tokenize.codes.maps import resolve
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.fit.passes import Observed, count_words, counts, finish, learn, observe
 from ehr_tokenize.fit.selection import Count
-from ehr_tokenize.meds.dataset import (
-    SCHEMA,
-    CodeInfo,
-    assign_splits,
-    from_table,
-    read_splits,
-    row_problems,
-    runs,
-)
-from ehr_tokenize.meds.events import Events, gather_index
+from ehr_tokenize.meds.events import Events, events_of, gather_index
 from ehr_tokenize.meds_stages.record import check_record
 from ehr_tokenize.meds_stages.seal import SEALED, is_sealed, seal_shards, with_families
 from ehr_tokenize.scheme.binding import bind
@@ -41,6 +32,8 @@ from ehr_tokenize.scheme.intake import Intake, extra_columns
 from ehr_tokenize.scheme.weave import sequences
 from ehr_tokenize.scheme.words import Fitted, Word
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer, fitted_from_dict, fitted_to_dict
+from ehr_tracking.arrow.meds import COLUMNS, CodeInfo
+from ehr_tracking.arrow.splits import Splits, read_splits
 from ehr_tracking.config import validate
 from ehr_tracking.errors import UserError
 
@@ -84,22 +77,13 @@ def to_events(df: pl.LazyFrame, config: TokenizeConfig) -> tuple[Events, list[st
         UserError: If rows are out of order or a subject's rows are not contiguous.
     """
     extra, there = extra_columns(config), df.collect_schema().names()
-    read = df.select(n for n in (*SCHEMA, *extra) if n in there).collect()
-    batch = from_table(read.to_arrow(), Path("shard"), extra)
-    for problem in row_problems(batch, None):
-        raise UserError(str(problem))
-    start = runs(batch)
-    subject = batch.subject_id[start]
-    if len(np.unique(subject)) != len(subject):
-        raise UserError("shard: the rows of a subject must be contiguous")
-    offsets = np.append(start, len(batch.time))
-    code = batch.code.astype(np.uint32)
-    return Events(subject, offsets, batch.time, code, batch.value), batch.codes
+    read = df.select(n for n in (*COLUMNS, *extra) if n in there).collect()
+    return events_of(read.to_arrow(), Path("shard"), extra)
 
 
-def of_train(events: Events, named: dict[int, str] | None, seed: int) -> Events:
+def of_train(events: Events, splits: Splits) -> Events:
     """The subjects of the train split, wherever their files lie."""
-    train = np.flatnonzero(assign_splits(events.subject_id, named, seed) == 0)
+    train = np.flatnonzero(splits.of(events.subject_id) == 0)
     length = np.diff(events.offsets)[train]
     at = gather_index(events.offsets[train], length)
     offsets = np.concatenate([[0], np.cumsum(length)])
@@ -109,12 +93,13 @@ def of_train(events: Events, named: dict[int, str] | None, seed: int) -> Events:
 
 def map_values(cfg: DictConfig) -> ShardMap:
     """One row a code of the shard: its distinct values with their counts, events, and subjects."""
-    config, named = read_config(cfg), read_splits(Path(cfg.input_dir))
+    config = read_config(cfg)
+    splits = read_splits(Path(cfg.input_dir), seed=config.seed)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, raw = to_events(df, config)
         intake = Intake.of(raw, config)
-        train = of_train(events, named, config.seed)
+        train = of_train(events, splits)
         seen, codes = observe(intake(train), config), intake.codes
         values = seen.histogram.values()
         where = dict(zip(*seen.histogram.by_code(), strict=True))
@@ -175,12 +160,12 @@ def _observed(frame: pl.DataFrame, index: dict[str, int]) -> Observed:
 def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> ShardMap:
     """One row a word of the shard: its events, subjects and seconds."""
     config, fitted = read_config(cfg), read_fitted(code_metadata)
-    named = read_splits(Path(cfg.input_dir))
+    splits = read_splits(Path(cfg.input_dir), seed=config.seed)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, codes = to_events(df, config)
         binding, words = bind(Intake.of(codes, config), config, fitted, {})
-        train = of_train(events, named, config.seed)
+        train = of_train(events, splits)
         found = counts(count_words(train, config, binding, len(words)), words)
         rows = [(*c.word, c.events, c.subjects, c.seconds) for c in found]
         return pl.LazyFrame(rows, schema={**_WORD, **_TOTAL}, orient="row")

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_tokenize.meds.dataset import Dataset, from_table, row_problems, runs
-from ehr_tokenize.meds.parquet import NOTE, line, open_events
+from ehr_tokenize.meds.dataset import Dataset, from_table, open_events, runs
+from ehr_tokenize.meds.faults import row_problems
 from ehr_tracking.arrow.delays import Delays
+from ehr_tracking.arrow.parquet import NOTE, line
 from ehr_tracking.errors import UserError
 
 _BATCH_ROWS = 1 << 18

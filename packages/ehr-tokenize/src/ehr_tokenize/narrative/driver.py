@@ -15,14 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_tokenize import __version__
-from ehr_tokenize.meds.dataset import (
-    CONTRACT,
-    SPLITS,
-    assign_splits,
-    open_dataset,
-    read_codes,
-    read_splits,
-)
+from ehr_tokenize.meds.dataset import open_dataset
 from ehr_tokenize.narrative.buckets import Buckets
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.records import Edges, records
@@ -31,8 +24,10 @@ from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
+from ehr_tracking.arrow.meds import RAW, code_infos
+from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import NARRATIVES, TOKENS
+from ehr_tracking.contracts import NARRATIVES, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import (
     new_artifact,
@@ -136,14 +131,14 @@ def narrate(
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
     read = read_labels(labels, reader=_PRODUCER)
     tasks = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in read.items()}
-    dataset, terms = open_dataset(meds), Terms(read_codes(meds), config)
+    dataset, terms = open_dataset(meds), Terms(code_infos(meds), config)
     fitted = Tokenizer.from_pretrained(config.bins) if config.bins else None
     edges = _edges(fitted, config.bins) if fitted else {}
     delays = _delays(config, tokens, fitted)
     config = dataclasses.replace(config, delay=dict(delays.days))
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
     inputs = {
-        "meds": raw_source(meds, contract=CONTRACT),
+        "meds": raw_source(meds, contract=RAW),
         "labels": label_source(labels),
     }
     for i, lookup in enumerate(config.lookups):
@@ -250,7 +245,7 @@ def _delays(config: NarrateConfig, tokens: Path | None, bins: Tokenizer | None) 
 
 def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:
     subjects = keys["subject_id"].unique().sort()
-    index = assign_splits(subjects.to_numpy(), read_splits(meds), seed)
+    index = read_splits(meds, seed=seed).of(subjects.to_numpy())
     return pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index.tolist()]})
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ehr_tokenize.meds.events import STATIC
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, say_bin, say_value
+from ehr_tracking.arrow.meds import STATIC
 
 Edges = Mapping[str, npt.NDArray[np.float32]]
 """Code -> inner edges of its bins, ascending."""

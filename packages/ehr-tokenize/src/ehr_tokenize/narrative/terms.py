@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ehr_tokenize.codes.pairs import Pair, read_pairs
 from ehr_tokenize.codes.phrases import PREFIXES, say_code, sex_term, squeezed
 from ehr_tokenize.codes.units import split_unit
-from ehr_tokenize.meds.dataset import NO_INFO, CodeInfo
 from ehr_tokenize.narrative.config import Lookup, NarrateConfig
+from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
 
 _BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")

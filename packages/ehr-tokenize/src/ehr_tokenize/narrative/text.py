@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.meds.events import DAY_US
 from ehr_tokenize.narrative.config import NarrateConfig
+from ehr_tracking.arrow.parquet import DAY_US
 
 Measure = Callable[[str], int]
 

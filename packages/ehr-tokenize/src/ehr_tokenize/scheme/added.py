@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tokenize.config import SchemeConfig
-from ehr_tokenize.meds.events import STATIC, Events
+from ehr_tokenize.meds.events import Events
 from ehr_tokenize.scheme.binding import Binding, Ids
 from ehr_tokenize.scheme.spans import calendar_tokens, interval_tokens
+from ehr_tracking.arrow.meds import STATIC
 
 Rows = npt.NDArray[np.int64]
 _YEAR = 365.25

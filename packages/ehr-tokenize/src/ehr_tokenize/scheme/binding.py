@@ -15,9 +15,10 @@ from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.events import gather_index
 from ehr_tokenize.scheme.bins import Bins
 from ehr_tokenize.scheme.intake import Intake
-from ehr_tokenize.scheme.words import SPANS, UNK, Fitted, Speller, Word, added_words
+from ehr_tokenize.scheme.words import SPANS, Fitted, Speller, Word, added_words
 from ehr_tokenize.scheme.words import VISIT_END as END
 from ehr_tokenize.scheme.words import VISIT_START as START
+from ehr_tracking.contracts import UNK_ID
 
 Identity = tuple[str, str, str | None, int]
 Ids = npt.NDArray[np.uint32]
@@ -82,7 +83,7 @@ class Binding:
 
     def unknown(self) -> npt.NDArray[np.bool_]:
         """[S] whether a slot has a word that is not in the vocabulary."""
-        missing = np.concatenate([[0], np.cumsum(self.token == UNK)])
+        missing = np.concatenate([[0], np.cumsum(self.token == UNK_ID)])
         return missing[self.first[1:]] > missing[self.first[:-1]]
 
     def spell(self, slot: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64] | None, Ids]:
@@ -95,7 +96,7 @@ class Binding:
 
     def to_vocabulary(self, words: Sequence[Word], ids: Mapping[Identity, int]) -> "Binding":
         """The same with rows of a vocabulary in place of words; [UNK] for what is not in it."""
-        lookup = np.array([ids.get(identity(w), UNK) for w in words], np.uint32)
+        lookup = np.array([ids.get(identity(w), UNK_ID) for w in words], np.uint32)
         s = self.added
         moved = AddedIds(*(lookup[x] for x in (s.lead, s.sep, s.time, s.age, s.visit)))
         return replace(self, token=lookup[self.token], added=moved)

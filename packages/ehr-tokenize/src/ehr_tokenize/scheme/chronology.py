@@ -9,7 +9,9 @@ N subjects, E events.
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.meds.events import DAY_US, STATIC, Events
+from ehr_tokenize.meds.events import Events
+from ehr_tracking.arrow.meds import STATIC
+from ehr_tracking.arrow.parquet import DAY_US
 
 Mask = npt.NDArray[np.bool_]
 

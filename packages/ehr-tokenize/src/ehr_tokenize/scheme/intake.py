@@ -3,7 +3,6 @@
 C codes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +14,9 @@ from ehr_tokenize.codes.keys import Key, matching
 from ehr_tokenize.codes.maps import apply_maps
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.dataset import Extra
-from ehr_tokenize.meds.events import DAY_US, STATIC, Events
+from ehr_tokenize.meds.events import Events
+from ehr_tracking.arrow.delays import Delays
+from ehr_tracking.arrow.meds import STATIC
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +91,10 @@ def _kept(keys: Sequence[Key], patterns: Sequence[str]) -> npt.NDArray[np.bool_]
 
 
 def _delays(keys: Sequence[Key], days: Mapping[str, float]) -> npt.NDArray[np.int64] | None:
-    delays = [(re.compile(p), round(d * DAY_US)) for p, d in days.items()]
-    if not delays:
+    if not days:
         return None
-    found = [next((d for p, d in delays if p.search(k.code)), 0) for k in keys]
-    return np.array(found, np.int64) if any(found) else None
+    found = Delays(days).of([k.code for k in keys])
+    return found if found.any() else None
 
 
 def _mapped(

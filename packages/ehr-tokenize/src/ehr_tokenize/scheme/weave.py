@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.events import STATIC, Events
+from ehr_tokenize.meds.events import Events
 from ehr_tokenize.scheme.added import Added, Rows, added_tokens
 from ehr_tokenize.scheme.binding import Binding, Ids
 from ehr_tokenize.scheme.chronology import ages, visits
+from ehr_tracking.arrow.meds import STATIC
 
 Number = TypeVar("Number", bound=np.generic)
 

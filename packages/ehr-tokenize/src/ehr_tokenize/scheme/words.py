@@ -16,10 +16,8 @@ from ehr_tokenize.codes.keys import Key
 from ehr_tokenize.config import HierarchyConfig, Scheme, TokenizeConfig
 from ehr_tokenize.scheme.spans import CALENDAR, INTERVALS, Span
 from ehr_tokenize.scheme.subwords import Subwords
+from ehr_tracking.contracts import SPECIALS
 
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]")
-"""Rows 0..6 of every vocabulary."""
-PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(len(SPECIALS))
 SPANS: dict[str, tuple[Span, ...]] = {"none": (), "interval": INTERVALS, "calendar": CALENDAR}
 """`scheme.time` -> its tokens."""
 VISIT_START, VISIT_END = "[VS]", "[VE]"

@@ -13,12 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from ehr_tokenize.meds.dataset import open_dataset
 from ehr_tokenize.sources.cells import at_day
 from ehr_tokenize.sources.config import PatientsJsonConfig
 from ehr_tokenize.sources.mapping import CORE, INSIDE, Tally
 from ehr_tokenize.sources.subjects import Subjects, read_names
 from ehr_tokenize.sources.writer import Done, Source, write_events
+from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import write_whole
 
@@ -77,7 +77,7 @@ def to_patients_json(meds: Path, out: Path, config: PatientsJsonConfig | None = 
         raise UserError(f"{out} exists; choose another path")
     names = read_names(meds)
     patients: dict[int, dict[str, Any]] = {}
-    for path in open_dataset(meds).files:
+    for path in data_files(meds):
         frame = pl.read_parquet(path, columns=["subject_id", "time", "code"], glob=False)
         for subject, at, code in frame.iter_rows():
             patient = patients.setdefault(

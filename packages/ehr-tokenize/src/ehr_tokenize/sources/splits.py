@@ -4,9 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ehr_tokenize.meds.dataset import SPLITS
 from ehr_tokenize.sources.cells import Cells
 from ehr_tokenize.sources.tables import parts, pieces
+from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
 
 

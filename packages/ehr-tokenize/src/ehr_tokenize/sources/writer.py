@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from meds.schema import DataSchema
 
 import ehr_tokenize
-from ehr_tokenize.meds.dataset import SPLITS, assign_splits
 from ehr_tokenize.meds.output import ETL, new_dataset
 from ehr_tokenize.sources.config import WriteConfig
 from ehr_tokenize.sources.mapping import CORE, Tally, Types
 from ehr_tokenize.sources.spill import Spill, arrow
 from ehr_tokenize.sources.splits import read_split_file
+from ehr_tracking.arrow.splits import Splits
+from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
 
 _FIRST, _LAST = -128, 127
@@ -136,7 +137,8 @@ def write_events(
         spill.flush()
         if not spill.sizes.sum():
             raise UserError("the source holds no event; nothing was written")
-        splits = named if named is not None else about.splits()
+        brought = about.splits() if named is None else named
+        splits = Splits(config.seed) if brought is None else Splits.by_name(brought)
         done, codes = _write_shards(directory, spill, config, about, splits)
         metadata = directory / "metadata"
         _write_codes(metadata / "codes.parquet", codes, about.describe(codes))
@@ -151,7 +153,7 @@ def _write_shards(
     spill: Spill,
     config: WriteConfig,
     about: Source,
-    splits: Mapping[int, str] | None,
+    splits: Splits,
 ) -> tuple[Written, list[str]]:
     """Data and splits; gives the sorted codes."""
     done = Written(directory)
@@ -160,8 +162,7 @@ def _write_shards(
     for shard, buckets in enumerate(spill.shards(config.events_per_shard)):
         frame = _sorted(spill.read(buckets), config, done)
         subjects = frame["subject_id"].unique().sort()
-        _refuse_unsplit(subjects, splits)
-        split = assign_splits(subjects.to_numpy(), splits, config.seed)
+        split = splits.of(subjects.to_numpy())
         assigned.append(pl.DataFrame({"subject_id": subjects, "split": split}))
         for i, name in enumerate(SPLITS):
             chosen = subjects.filter(pl.Series(split == i))
@@ -201,14 +202,6 @@ def _sorted(frame: pl.DataFrame, config: WriteConfig, done: Written) -> pl.DataF
         frame = kept
     done.events += len(frame)
     return frame.drop("rank")
-
-
-def _refuse_unsplit(subjects: pl.Series, splits: Mapping[int, str] | None) -> None:
-    missing = [] if splits is None else [s for s in subjects.to_list() if s not in splits]
-    if missing:
-        raise UserError(
-            f"subject {missing[0]} has events but no split; name one for every subject, or none"
-        )
 
 
 def _write_shard(path: Path, frame: pl.DataFrame, about: Source) -> None:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from meds import schema as meds
 
 import ehr_tokenize
-from ehr_tokenize.meds.dataset import SPLITS
 from ehr_tokenize.meds.output import ETL, new_dataset
 from ehr_tokenize.synthetic import codes, novel
 from ehr_tokenize.synthetic.block import BLOCK, STATIC, Block, draw_block, with_novel_codes
@@ -23,6 +22,7 @@ from ehr_tokenize.synthetic.pool import over, splits_of
 from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, Rows
 from ehr_tokenize.synthetic.risks import write_risks
 from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
 
 NAME = "ehr-tokenize synthetic cohort"

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ehr_tokenize.meds.dataset import SPLITS, assign_splits
 from ehr_tokenize.synthetic.config import SynthConfig
+from ehr_tracking.arrow.splits import splits_by_hash
+from ehr_tracking.contracts import SPLITS
 
 T = TypeVar("T")
 
@@ -31,4 +32,4 @@ def over(
 
 def splits_of(ids: Iterable[int], config: SynthConfig) -> list[str]:
     """The split of each subject: 80/10/10 by a hash of seed and subject."""
-    return [SPLITS[i] for i in assign_splits(np.asarray(ids), None, config.seed).tolist()]
+    return [SPLITS[i] for i in splits_by_hash(np.asarray(ids), config.seed).tolist()]

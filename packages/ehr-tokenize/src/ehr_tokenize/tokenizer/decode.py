@@ -52,7 +52,7 @@ def say(token: Token) -> str:
     """One token for a reader.
 
     Examples:
-        >>> from ehr_tokenize.meds.dataset import CodeInfo
+        >>> from ehr_tracking.arrow.meds import CodeInfo
         >>> say(Token("LAB//Q2", "value", "LAB", 2, 3.5, np.inf, info=CodeInfo("Potassium")))
         'Potassium: 3.5 or more'
         >>> say(Token("LAB//K//mmol/L//Q2", "value", "LAB//K//mmol/L", 2, 3.5, 4, info=CodeInfo("K+")))

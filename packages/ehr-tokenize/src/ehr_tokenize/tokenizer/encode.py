@@ -4,7 +4,7 @@ N subjects, T tokens, L tokens of the longest subject.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.dataset import SCHEMA, Batch, Extra, fits, from_table, row_problems, runs
-from ehr_tokenize.meds.events import Events
+from ehr_tokenize.meds.dataset import Extra
+from ehr_tokenize.meds.events import events_of
 from ehr_tokenize.scheme.binding import Binding
 from ehr_tokenize.scheme.intake import extra_columns
 from ehr_tokenize.scheme.weave import Sequences, sequences
+from ehr_tracking.arrow.meds import COLUMNS, fits
 from ehr_tracking.errors import UserError
 
 _WHERE = Path("events")  # stands for a file in messages
 _FIELDS = ("time", "code", "numeric_value", "text_value")
-_TYPES = {
-    "subject_id": pa.int64(),
-    "time": pa.timestamp("us"),
-    "code": pa.string(),
-    "numeric_value": pa.float32(),
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,22 +86,15 @@ class Encoder:
 
     def __call__(self, events: object) -> Encoded:
         """See `Tokenizer.__call__`."""
-        batch = from_table(_table(events, self._extra), _WHERE, self._extra)
-        for problem in row_problems(batch, None):
-            raise UserError(str(problem))
-        at = runs(batch)
-        subject = batch.subject_id[at]
-        if len(np.unique(subject)) < len(subject):
-            raise UserError(f"{_WHERE}: the rows of a subject do not follow each other; sort them")
-        offsets = np.append(at, len(batch.time))
-        binding = self._bound(batch)
-        numbers = np.array([self._number[c] for c in batch.codes], np.uint32)
-        taken = Events(subject, offsets, batch.time, numbers[batch.code], batch.value)
-        return Encoded(sequences(taken, self._config, binding), self._texts)
+        found, codes = events_of(_table(events, self._extra), _WHERE, self._extra)
+        binding = self._bound(codes)
+        numbers = np.array([self._number[c] for c in codes], np.uint32)
+        numbered = replace(found, code=numbers[found.code])
+        return Encoded(sequences(numbered, self._config, binding), self._texts)
 
-    def _bound(self, batch: Batch) -> Binding:
+    def _bound(self, codes: list[str]) -> Binding:
         before = len(self._number)
-        for code in batch.codes:
+        for code in codes:
             self._number.setdefault(code, len(self._number))
         if self._binding is None or len(self._number) > before:
             self._binding = self._bind(list(self._number))
@@ -162,7 +150,7 @@ def _row(event: object) -> dict[str, Any]:
 
 def _array(name: str, column: Sequence[Any]) -> pa.Array:
     try:
-        return pa.array(column, _TYPES.get(name, pa.string()))
+        return pa.array(column, COLUMNS.get(name, pa.string()))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise UserError(f"{_WHERE}: column {name}: {' '.join(str(e).split())}") from None
 
@@ -170,13 +158,13 @@ def _array(name: str, column: Sequence[Any]) -> pa.Array:
 def _typed(table: pa.Table, extra: Extra) -> pa.Table:
     if "subject_id" not in table.column_names:
         table = table.append_column("subject_id", pa.array(np.zeros(len(table), np.int64)))
-    for name in SCHEMA:
+    for name in COLUMNS:
         if name in table.column_names:
             found = table.schema.field(name).type
             if not fits(name, found):
-                raise UserError(f"{_WHERE}: column {name} is {found}, MEDS has {SCHEMA[name]}")
+                raise UserError(f"{_WHERE}: column {name} is {found}, MEDS has {COLUMNS[name]}")
         elif name != "numeric_value":
             raise UserError(f"{_WHERE}: column {name} is missing")
     if not len(table):
         raise UserError(f"{_WHERE}: there is no row")
-    return table.select([n for n in (*SCHEMA, *extra) if n in table.column_names])
+    return table.select([n for n in (*COLUMNS, *extra) if n in table.column_names])

@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.dataset import CodeInfo
 from ehr_tokenize.scheme.binding import Binding, bind
 from ehr_tokenize.scheme.intake import Intake
 from ehr_tokenize.scheme.words import Fitted, Word
@@ -24,6 +23,7 @@ from ehr_tokenize.tokenizer.vocabulary import (
     with_time,
     write_vocabulary,
 )
+from ehr_tracking.arrow.meds import CodeInfo
 from ehr_tracking.config import ConfigError, to_dict, validate
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from ehr_tokenize.codes.keys import Key, matching
 from ehr_tokenize.config import TokenizeConfig
-from ehr_tokenize.meds.dataset import NO_INFO, CodeInfo
-from ehr_tokenize.scheme.words import SPECIALS, VISIT_START
-from ehr_tracking.contracts import VOCABULARY_COLUMNS, Contract, ContractError
+from ehr_tokenize.scheme.words import VISIT_START
+from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
+from ehr_tracking.contracts import SPECIALS, VOCABULARY_COLUMNS, Contract, ContractError
 
 VOCAB = "vocab.parquet"
 _TABLE = Contract("tokens", 1, "its vocabulary", VOCABULARY_COLUMNS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,16 @@ _CODES = pa.schema(
 STATIC = np.iinfo(np.int64).min
 """The time of an event that is always known (null in MEDS), as a number: before every real time."""
 _EARLIEST, _LATEST = -719_162 * DAY_US, 2_932_897 * DAY_US - 1
+
+
+class CodeInfo(NamedTuple):
+    """What `codes.parquet` says of a code."""
+
+    description: str | None = None
+    parents: list[str] | None = None
+
+
+NO_INFO = CodeInfo()
 
 
 def data_files(meds: Path) -> list[Path]:
@@ -114,7 +125,7 @@ def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table
 
 
 def read_codes(meds: Path) -> pa.Table:
-    """What `metadata/codes.parquet` says of each code, the first time it names it.
+    """`code_infos` as a table.
 
     Returns:
         `code`, `description` and `parent_codes` (a list), the latter two null where it says nothing;
@@ -123,16 +134,72 @@ def read_codes(meds: Path) -> pa.Table:
     Raises:
         ContractError: If the file is damaged.
     """
+    infos = code_infos(meds)
+    columns = [list(infos), *([info[i] for info in infos.values()] for i in range(2))]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, _CODES, strict=True)], _CODES)
+
+
+def code_infos(meds: Path) -> dict[str, CodeInfo]:
+    """What `metadata/codes.parquet` says of each code, the first time it names it.
+
+    Returns:
+        Code -> that; empty where there is no such file.
+
+    Raises:
+        ContractError: If the file is damaged.
+    """
     path = meds / "metadata" / "codes.parquet"
     if not path.is_file():
-        return _CODES.empty_table()
+        return {}
     columns = read_columns(path, {"code": TEXT, "description": NOTE, "parent_codes": PARENTS})
-    first: dict[str, tuple[str | None, list[str] | None]] = {}
+    first: dict[str, CodeInfo] = {}
     for code, description, parents in zip(*columns.values(), strict=True):
         if code is not None:
-            first.setdefault(code, (description, parents))
-    rows = [{"code": c, "description": d, "parent_codes": p} for c, (d, p) in first.items()]
-    return pa.Table.from_pylist(rows, _CODES)
+            first.setdefault(code, CodeInfo(description, parents))
+    return first
+
+
+def time_faults(
+    subject_id: npt.NDArray[np.int64],
+    time: npt.NDArray[np.int64],
+    before: tuple[int, int] | None = None,
+) -> list[tuple[npt.NDArray[np.int64], str]]:
+    """Rows whose times cannot be: outside the calendar, or not in order within a subject.
+
+    Args:
+        subject_id: [R]
+        time: [R] microseconds since 1970, or `STATIC`.
+        before: Subject and time of the row above the first, if there is one.
+
+    Returns:
+        Rows and what is wrong with them, naming the subject of the first where that matters.
+
+    Examples:
+        >>> time_faults(np.array([7, 7]), np.array([5, 4]))[-1]
+        (array([1]), 'time is before that of the row above, in subject 7')
+    """
+    subject, at = subject_id, time
+    if before is not None:
+        subject = np.concatenate([[before[0]], subject_id])
+        at = np.concatenate([[before[1]], time])
+    back = np.flatnonzero((subject[1:] == subject[:-1]) & (at[1:] < at[:-1]))
+    static = at[back + 1] == STATIC
+    row = back + (1 if before is None else 0)
+    faults = [(_outside(time), "time is not in the years 1 to 9999")]
+    for rows, what in (
+        (row[static], "a row without time comes after a row with one"),
+        (row[~static], "time is before that of the row above"),
+    ):
+        whose = f", in subject {subject_id[rows[0]]}" if len(rows) else ""
+        faults.append((rows, what + whose))
+    return faults
+
+
+def _outside(time: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    # in two steps, since hardly a data set has any: nothing but the extremes is looked at
+    early = np.flatnonzero((time < _EARLIEST) & (time != STATIC))
+    late = time.max(initial=0) > _LATEST
+    return np.union1d(early, np.flatnonzero(time > _LATEST)) if late else early
 
 
 def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
@@ -151,14 +218,10 @@ def _faults(found: Mapping[str, pa.ChunkedArray]) -> Iterator[tuple[int, str]]:
     if "time" not in found:
         return
     time = found["time"].cast(pa.int64()).fill_null(STATIC).to_numpy()
-    outside = ((time < _EARLIEST) & (time != STATIC)) | (time > _LATEST)
-    yield from _first(outside, "time is not in the years 1 to 9999")
-    if "subject_id" in found:
-        subject = found["subject_id"].to_numpy()
-        back = (subject[1:] == subject[:-1]) & (time[1:] < time[:-1])
-        for row in np.flatnonzero(back)[:1].tolist():
-            what = f"time is before that of the row above, in subject {subject[row]}"
-            yield row + 1, what
+    subject = found["subject_id"].to_numpy() if "subject_id" in found else np.arange(len(time))
+    for rows, what in time_faults(subject, time):
+        if len(rows):
+            yield int(rows[0]), what
 
 
 def _first(wrong: npt.NDArray[np.bool_], what: str) -> Iterator[tuple[int, str]]:

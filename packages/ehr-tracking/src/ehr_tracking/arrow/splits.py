@@ -1,7 +1,9 @@
 """Which subject is in which split: as the data set says, else by a stable hash. N subjects."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +17,25 @@ class Splits:
     """The splits of a data set, from `read_splits`."""
 
     seed: int
-    """Of the split by hash."""
+    """Of the split by hash, where none are named."""
     named: tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]] | None = None
     """Subjects, ascending, and the index into `SPLITS` of each; None where the data set names none."""
     where: Path | None = None
-    """The file that names them."""
+    """The file that names them, if it is one."""
+
+    @classmethod
+    def by_name(cls, named: Mapping[int, str], where: Path | None = None) -> Self:
+        """As they are named, subject by subject.
+
+        Args:
+            named: Subject -> one of `SPLITS`.
+            where: The file that does so, for messages.
+        """
+        index = {name: i for i, name in enumerate(SPLITS)}
+        subjects = np.fromiter(named.keys(), np.int64, len(named))
+        numbers = np.fromiter((index[name] for name in named.values()), np.uint8, len(named))
+        order = np.argsort(subjects)
+        return cls(0, (subjects[order], numbers[order]), where)
 
     def of(self, subject_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """[N] index into `SPLITS` of each subject.
@@ -38,8 +54,10 @@ class Splits:
         at = np.minimum(np.searchsorted(known, subject_id), max(len(known) - 1, 0))
         missing = subject_id[known[at] != subject_id] if len(known) else subject_id
         if len(missing):
+            where = f" in {self.where}" if self.where else ""
             raise ContractError(
-                f"subject {missing[0]} has no split in {self.where} ({len(missing):,} such subjects)"
+                f"subject {missing[0]} has no split{where} ({len(missing):,} such subjects); name one "
+                "for every subject, or none"
             )
         return split[at]
 
@@ -58,20 +76,16 @@ def read_splits(meds: Path, *, seed: int = 0) -> Splits:
     if not path.is_file():
         return Splits(seed)
     columns = read_columns(path, {"subject_id": SUBJECT, "split": TEXT})
-    index = {name: i for i, name in enumerate(SPLITS)}
-    assigned: dict[int, int] = {}
+    named: dict[int, str] = {}
     for row, (subject, split) in enumerate(zip(*columns.values(), strict=True)):
         if subject is None:
             raise ContractError(f"{path} row {row}: subject_id is null")
-        if split not in index:
+        if split not in SPLITS:
             known = ", ".join(SPLITS)
             raise ContractError(f"{path} row {row}: split is {split!r}, MEDS has {known}")
-        if assigned.setdefault(subject, index[split]) != index[split]:
+        if named.setdefault(subject, split) != split:
             raise ContractError(f"{path} row {row}: subject {subject} is in two splits")
-    subjects = np.fromiter(assigned.keys(), np.int64, len(assigned))
-    numbers = np.fromiter(assigned.values(), np.uint8, len(assigned))
-    order = np.argsort(subjects)
-    return Splits(seed, (subjects[order], numbers[order]), path)
+    return Splits.by_name(named, path)
 
 
 def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint8]:
