@@ -382,6 +382,17 @@ def test_features_of_other_delays_are_refused(tmp_path, toys):
     assert not (tmp_path / "r").exists()
 
 
+def test_delays_in_another_order_are_others_since_the_first_that_fits_counts(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    orders = ({"^D": 1.0, "^DIAGNOSIS": 7.0}, {"^DIAGNOSIS": 7.0, "^D": 1.0})
+    named = {
+        f"m{i}": delayed(toys, features["model"], tmp_path / f"m{i}", delay)
+        for i, delay in enumerate(orders)
+    }
+    with pytest.raises(UserError, match="make both with the same"):
+        run_ehrshot(labels, named, tmp_path / "r", SMALL)
+
+
 def test_features_of_the_same_delays_are_compared(tmp_path, toys):
     labels, features = toys.tasks(tmp_path, subjects=60)
     config = replace(
