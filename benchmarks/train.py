@@ -183,7 +183,8 @@ class Laps:
 def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
     """The same model, precision and tokens a step."""
     from ehr_models.config import Gpt2ModelConfig
-    from ehr_train.config import CLM, DataConfig, OptimConfig, TrainConfig
+    from ehr_train.config import DataConfig, OptimConfig, TrainConfig
+    from ehr_train.objectives import CLM
     from ehr_train.speed import resolve_precision
 
     mean = int(np.mean([len(r) for r in records()]))
@@ -198,6 +199,7 @@ def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported 
 
 def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
     """The trainer's own steps, one process."""
+    from ehr_train.data.loader import Ahead
     from ehr_train.data.sampler import Position
     from ehr_train.job import Job
     from ehr_train.loop import Trainer
@@ -206,15 +208,16 @@ def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
 
     out = data.parent / "ours"
     out.mkdir()
-    write_start(out, our_config(quick=quick))
+    job = Job(tokens=data, out=out, init=None, labels=None, device=_device(), steps=steps)
+    config = our_config(quick=quick)
+    write_start(out, config, job.resolved()[1])
     keep_freed_memory()
-    trainer = Trainer(Job(tokens=data, out=out, init=None, labels=None, device=_device()))
+    trainer = Trainer(job)
     tokens = 0
-    for _, (position, windows) in zip(
-        range(steps), trainer.sampler.steps(Position()), strict=False
-    ):
-        tokens += trainer.step(windows, position.epoch).tokens
-        laps.mark(tokens)
+    with Ahead(trainer.prepared(Position()), config.data.ahead) as ready:
+        for _, prepared in zip(range(steps), ready, strict=False):
+            tokens += trainer.step(prepared).tokens
+            laps.mark(tokens)
 
 
 def measure_two(data: Path, warmup: int, steps: int, *, quick: bool) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from ehr_models.data.tokens import BOS, SPECIALS
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.manifest import seal
 from ehr_train.config import (
-    CLM,
-    MLM,
     CheckpointConfig,
     DataConfig,
     OptimConfig,
     TrainConfig,
     ValidationConfig,
 )
+from ehr_train.objectives import CLM, MLM
 
 CODES = 57
 DAY_US = 86_400_000_000

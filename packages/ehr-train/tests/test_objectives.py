@@ -6,10 +6,11 @@ from ehr_models import registry
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens
 from ehr_models.data.windows import Windows, newest
-from ehr_train.config import CLM, MLM
-from ehr_train.data.sampler import whole_records
-from ehr_train.objectives import asking as objectives
-from ehr_train.objectives.asking import Asker, Learner, mask_tokens
+from ehr_train.data.examples import whole_records
+from ehr_train.objectives import CLM, MLM
+from ehr_train.objectives import tokens as token_objectives
+from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.mlm import mask_tokens
 
 from .conftest import CODES, tiny_config
 
@@ -69,8 +70,8 @@ def test_masks_change_with_the_epoch_and_with_nothing_else(tokens):
         alone = asker.ask(windows.take(slice(i, i + 1)), epoch=0)
         assert torch.equal(alone.batch.input_ids, shown[i])
     other = asker.ask(windows, epoch=1)
-    assert not torch.equal(other.rows, together.rows)
-    assert len(other.rows) == len(together.rows)
+    assert not torch.equal(other.targets["rows"], together.targets["rows"])
+    assert other.counts == together.counts
 
 
 def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
@@ -90,8 +91,25 @@ def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
     question = Asker(CLM(), whole_records(tokens), 13, 0).ask(windows, 0)
     assert question.batch.input_ids.tolist() == [BOS, 7, 8, 9, 10, PAD, BOS, 7, 9, 10, BOS, 11, 12]
     # 7 -> 8, 8 -> 9, 9 -> 10; behind the prefix only 9 -> 10; BOS -> 11, 11 -> 12
-    assert question.rows.tolist() == [1, 2, 3, 8, 10, 11]
-    assert question.answers.tolist() == [8, 9, 10, 10, 11, 12]
+    assert question.targets["rows"].tolist() == [1, 2, 3, 8, 10, 11]
+    assert question.targets["answers"].tolist() == [8, 9, 10, 10, 11, 12]
+
+
+def test_what_the_vocabulary_left_out_is_no_next_token_but_may_have_one():
+    tokens = Tokens(
+        subject_id=np.array([1]),
+        offsets=np.array([0, 6]),
+        prefix=np.array([1]),
+        token=np.array([BOS, 8, UNK, 9, UNK, UNK], np.uint16),
+        time=np.array([STATIC, 1, 2, 3, 4, 5]),
+        age=np.zeros(6, np.float32),
+        visit=np.zeros(6, np.uint16),
+        segment=np.zeros(6, np.uint8),
+    )
+    question = Asker(CLM(), whole_records(tokens), 13, 0).ask(newest(tokens, 0, 6, 16), 0)
+    assert question.targets["rows"].tolist() == [0, 2]
+    assert question.targets["answers"].tolist() == [8, 9]
+    assert question.counts == {"loss": 2}
 
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
@@ -100,21 +118,22 @@ def test_the_loss_of_a_pack_is_the_sum_of_the_losses_alone(tokens, kind):
     examples = whole_records(open_split(token_set, "train"))
     config = tiny_config(kind)
     torch.manual_seed(0)
-    learner = Learner(registry.build(config.model, token_set.vocab_size, kind))
+    learner = Learner(registry.build(config.model, token_set.vocab_size, kind), config.objective)
     asker = Asker(config.objective, examples, token_set.vocab_size, 0)
     windows = newest(examples.tokens, np.arange(9), examples.visible[:9], 32)
     single = [windows.take(slice(i, i + 1)) for i in range(9)]
-    packed, _ = learner(asker.ask(windows, 0))
+    packed, count = learner(asker.ask(windows, 0))["loss"]
     packed.backward()
     gradient = [p.grad.clone() for p in learner.parameters()]
     learner.zero_grad()
-    alone = [learner(asker.ask(w, 0))[0] for w in single]
+    alone = [learner(asker.ask(w, 0))["loss"][0] for w in single]
     sum(alone).backward()
+    assert count == sum(asker.ask(w, 0).counts["loss"] for w in single)
     assert packed.item() == pytest.approx(sum(x.item() for x in alone), rel=1e-6)
     for p, g in zip(learner.parameters(), gradient, strict=True):
         torch.testing.assert_close(p.grad, g, atol=2e-4, rtol=1e-4)
     # the loss of one window hears nothing of its neighbours
-    first, _ = learner(asker.ask(windows.take(np.array([0, 5])), 0))
+    first, _ = learner(asker.ask(windows.take(np.array([0, 5])), 0))["loss"]
     assert first.item() == pytest.approx(alone[0].item() + alone[5].item(), rel=1e-6)
 
 
@@ -128,9 +147,10 @@ def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatc
     question = asker.ask(windows, 0)
     found = []
     for most in (2**25, 7 * model.config.vocab_size):
-        monkeypatch.setattr(objectives, "_LOGITS", most)
+        monkeypatch.setattr(token_objectives, "LOGITS", most)
         model.zero_grad()
-        loss, right = Learner(model).eval()(question)
+        pairs = Learner(model, config.objective).eval()(question)
+        (loss, _), (right, _) = pairs["loss"], pairs["accuracy"]
         loss.backward()
         found.append((loss.detach(), right, model.lm_head.weight.grad.clone()))
     torch.testing.assert_close(found[0], found[1])
@@ -140,6 +160,6 @@ def test_answers_of_padding_columns_do_not_exist(tokens):
     token_set = open_tokens(tokens)
     model = registry.build(tiny_config("clm").model, token_set.vocab_size, "clm")
     states = torch.zeros(2, model.config.hidden_size)
-    loss, _ = objectives.token_loss(model, states, torch.tensor([8, 9]))
+    loss, _ = token_objectives.cross_entropy(model, states, torch.tensor([8, 9]))
     # all-zero states make every real token equally likely
     assert loss.item() == pytest.approx(2 * np.log(token_set.vocab_size), rel=1e-6)

@@ -13,7 +13,8 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
-from ehr_train.config import CLM, CheckpointConfig, DataConfig, OptimConfig, ValidationConfig
+from ehr_train.config import CheckpointConfig, DataConfig, OptimConfig, ValidationConfig
+from ehr_train.objectives import CLM
 from ehr_train.run import train
 
 from .conftest import tiny_config

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from ehr_models.data.tokens import BOS, Tokens
 from ehr_models.data.windows import Windows, fill, newest
-from ehr_train.data.sampler import Position, Sampler, packs, share, whole_records
+from ehr_train.data.examples import whole_records
+from ehr_train.data.sampler import Position, Sampler
 
 
 def records(lengths, first_token=BOS) -> Tokens:
@@ -87,9 +88,8 @@ def test_newest_windows_are_what_evaluation_sees():
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40),
     seed=st.integers(0, 2**62),
-    world=st.integers(1, 5),
 )
-def test_windows_stay_in_their_record_and_processes_share_them_out(lengths, seed, world):
+def test_windows_stay_in_their_record_and_fill_the_context(lengths, seed):
     s = sampler(lengths, seed=seed)
     offsets = s.examples.tokens.offsets
     for _, windows in islice(s.steps(Position()), s.steps_of(1)):
@@ -97,13 +97,6 @@ def test_windows_stay_in_their_record_and_processes_share_them_out(lengths, seed
             end = offsets[example + 1]
             assert offsets[example] == first <= start < stop <= end
             assert prefix + stop - start == min(16, end - first)
-        shares = [share(windows, rank, world) for rank in range(world)]
-        assert sorted(w for part in shares for w in rows(part)) == sorted(rows(windows))
-        loads = [part.length.sum() for part in shares]
-        assert max(loads) - min(loads) <= 16
-        for part in shares:
-            assert [w for group in packs(part, 32) for w in rows(group)] == rows(part)
-            assert all(group.length.sum() <= 32 for group in packs(part, 32))
 
 
 @given(done=st.integers(0, 40))

@@ -21,15 +21,15 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, sha256, verify
 from ehr_tracking.runs import read_log
 from ehr_train.config import (
-    CLM,
     CheckpointConfig,
-    Classification,
     DataConfig,
     OptimConfig,
     TrainConfig,
     ValidationConfig,
 )
-from ehr_train.run import plan, train
+from ehr_train.objectives import CLM, Classification
+from ehr_train.plan import plan
+from ehr_train.run import train
 
 from .conftest import CODES, TINY, tiny_config, write_tokens
 
@@ -244,7 +244,9 @@ def test_pretraining_goes_on_from_a_checkpoint(tokens, tmp_path):
     base = train(tokens, tmp_path / "base", tiny_config(optim=OptimConfig(lr=1e-2, steps=40)))
     run = train(tokens, tmp_path / "more", tiny_config(), init=base)
     assert log(run)[0]["loss"] < log(base)[0]["loss"] - 0.1
-    with pytest.raises(UserError, match="holds a model for mlm, not for clm"):
+    with pytest.raises(
+        UserError, match="kind behrt cannot be pretrained with objective clm: it sees all"
+    ):
         train(tokens, tmp_path / "x", tiny_config("clm"), init=base)
     assert not (tmp_path / "x").exists()
 
@@ -265,7 +267,7 @@ def test_bad_input_is_refused_and_leaves_nothing(tokens, task, tmp_path):
         ("another vocabulary", {"tokens": write_tokens(tmp_path / "v", other(3), 4), "init": base}),
         ("needs --labels", {"config": finetune_config()}),
         ("labels are for objective.kind", {"labels": labels}),
-        ("no such labels", {"config": finetune_config(), "labels": tmp_path / "none"}),
+        ("none: no such directory", {"config": finetune_config(), "labels": tmp_path / "none"}),
         ("subjects that .* does not have", {"config": finetune_config(), "labels": labels}),
         ("cannot be pretrained with objective clm", {"config": tiny_config(objective=CLM())}),
         ("data.context = 2000, but the model takes 1024 positions", {"config": long}),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -56,6 +57,7 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     config: Mapping[str, Any],
     seed: int | None,
     inputs: Mapping[str, Source],
+    weights: dict[str, Tensor] | None = None,
     training_state: Callable[[Path], None] | None = None,
 ) -> None:
     """Write and seal a checkpoint.
@@ -69,12 +71,13 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
         config: Resolved configuration of the training.
         seed: Of the training.
         inputs: Role -> source.
+        weights: Of the model, where it does not hold them whole itself (it is sharded).
         training_state: Writes what training needs to go on into the directory it is given.
     """
     if _remote_code(model):
         model.config.auto_map = _auto_map(model)
     with _quiet():
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, state_dict=weights)
     for module in _remote_code(model):
         shutil.copyfile(str(module.__file__), directory / Path(str(module.__file__)).name)
     for name in VOCABULARY:

@@ -88,7 +88,20 @@ def classify(model: PreTrainedModel, batch: Batch) -> Tensor:
     Raises:
         UserError: If it pools by cls and a span does not begin with [CLS].
     """
-    states = hidden_states(model, batch)
+    return class_logits(model, hidden_states(model, batch), batch)
+
+
+def class_logits(model: PreTrainedModel, states: Tensor, batch: Batch) -> Tensor:
+    """The same from the states that are there already.
+
+    Args:
+        model: From `build_classifier`.
+        states: [T, D] its `hidden_states` of the batch.
+        batch: The batch.
+
+    Raises:
+        UserError: If it pools by cls and a span does not begin with [CLS].
+    """
     head = cast("pooled.PooledClassification", model)
     try:
         return head.classify(states, batch.cu_seqlens, batch.input_ids)

@@ -3,3 +3,5 @@
 from importlib.metadata import version
 
 __version__ = version("ehr-train")
+PRODUCER = f"ehr-train {__version__}"
+"""Who writes runs and checkpoints."""

@@ -56,19 +56,20 @@ def main(
     from ehr_train.config import TrainConfig
 
     config = load_config(TrainConfig, config_file, overrides)
-    from ehr_train import run
-
     if dry_run:
         import yaml
 
         from ehr_tracking.config import to_dict
+        from ehr_train.plan import plan
 
-        figures = run.plan(tokens, config, nproc=nproc, init=init, labels=labels, device=device)
+        figures = plan(tokens, config, nproc=nproc, init=init, labels=labels, device=device)
         click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
         click.echo(_lines(figures))
         return
+    from ehr_train.run import train
+
     finished = resume and (out / "manifest.json").is_file()
-    run.train(
+    train(
         tokens, out, config,
         nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
     )  # fmt: skip

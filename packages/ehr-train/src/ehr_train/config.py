@@ -7,54 +7,14 @@ from pydantic.dataclasses import dataclass
 
 from ehr_models.config import BehrtModelConfig, ModelConfig
 from ehr_tracking.config import STRICT
+from ehr_train.objectives import OBJECTIVES, Objective
+from ehr_train.objectives.choice import OneOf
+from ehr_train.objectives.mlm import MLM
+from ehr_train.objectives.total import Sum
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class MLM:
-    """Masked tokens, drawn anew in every epoch (BERT's 80/10/10)."""
-
-    kind: Literal["mlm"] = "mlm"
-    mask: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of a span's ordinary tokens that are targets; at least one where there is any."""
-    replaced: Share = 0.8
-    """Of the targets: share shown as [MASK]."""
-    random: Share = 0.1
-    """Of the targets: share shown as another ordinary token; the rest is shown as it is."""
-    max_masked: Count | None = None
-    """Cap on the targets of one span."""
-
-    @model_validator(mode="after")
-    def _shares(self) -> Self:
-        if self.replaced + self.random > 1:
-            raise ValueError("replaced + random must not exceed 1")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CLM:
-    """The next token of the same span."""
-
-    kind: Literal["clm"] = "clm"
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Classification:
-    """A binary label at a prediction time, from what was visible then."""
-
-    kind: Literal["classification"] = "classification"
-    backbone: Literal["full", "frozen"] = "full"
-    """Train everything, or the head alone."""
-    pooling: Literal["last", "mean", "max", "cls"] = "mean"
-    """How a span's states become one."""
-    pos_weight: Positive | Literal["balanced"] = 1.0
-    """Weight of positive rows; `balanced` is negatives / positives of the train rows."""
-
-
-Objective = Annotated[MLM | CLM | Classification, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -70,6 +30,8 @@ class DataConfig:
     """Most real tokens of one optimizer step, over all processes."""
     micro_tokens: Count = 8_192
     """Most tokens of one forward pass on one process; a step takes as many passes as it needs."""
+    ahead: Annotated[int, Field(ge=0)] = 2
+    """Steps that a thread makes ready while others are trained; 0 makes each when its turn comes."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -116,6 +78,8 @@ class ValidationConfig:
     """Steps between validations; the last step is always validated."""
     patience: Count | None = None
     """Stop after so many validations in a row without a better score."""
+    max_tokens: Count | None = None
+    """Most tokens that are measured on, of subjects drawn once and for all; None takes every one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -129,16 +93,26 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class LogConfig:
+    """When figures of steps are written down."""
+
+    every: Count | None = None
+    """Steps between two writings, each of which waits for the device; every step has its line either
+    way. None: 1 on a CPU, 20 on a GPU. Before a validation, a checkpoint and the end all is written."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """One training run."""
 
     model: ModelConfig = Field(default_factory=BehrtModelConfig)
     """Ignored where `--init` names a checkpoint: its model is taken."""
-    objective: Objective = Field(default_factory=MLM)
+    objective: Annotated[Objective, OneOf(OBJECTIVES, {"sum": Sum})] = Field(default_factory=MLM)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` computes under autocast, weights stay fp32; `auto` takes it where the hardware has it."""
     compile: bool = False

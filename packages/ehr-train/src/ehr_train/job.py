@@ -1,48 +1,103 @@
-"""One training run as every process of it knows it: where its inputs are and what it shows a model."""
+"""One training run as every process of it knows it: its inputs, as they were when it began."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic.dataclasses import dataclass
+
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import TokenSet, open_tokens
-from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.checkpoints import CheckpointStore, resolve
-from ehr_tracking.config import load_config
-from ehr_tracking.contracts import ContractError
-from ehr_tracking.manifest import Source, source
-from ehr_train import __version__
+from ehr_tracking.config import STRICT, ConfigError, load_config, to_dict, validate
+from ehr_tracking.contracts import TRAIN, TUNING, ContractError
+from ehr_tracking.files import write_whole
+from ehr_tracking.manifest import MANIFEST, Source, sha256, source
 from ehr_train.config import TrainConfig
-from ehr_train.data.examples import label_examples, read_labels
-from ehr_train.data.sampler import Examples, whole_records
+from ehr_train.data.examples import (
+    Examples,
+    label_examples,
+    read_labels,
+    refuse_unknown,
+    whole_records,
+)
+from ehr_train.data.sampler import Sampler
 
-PRODUCER = f"ehr-train {__version__}"
-TRAIN, TUNING = "train", "tuning"
+INPUTS = "inputs.json"
+_EPOCHS = 10
+"""Of a run whose config says neither steps nor epochs."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Inputs:
+    """What a run was begun with; no path in it is of a machine."""
+
+    sources: dict[str, Source]
+    """By role, as manifests name them."""
+    checkpoint: str | None = None
+    """What `--init` meant when the run began: the checkpoint, relative to what was given."""
+    run: str | None = None
+    """SHA-256 of the config of the run that it is of, where a run was given."""
+
+    def write(self, out: Path) -> None:
+        """Write them into a run directory."""
+        write_whole(out / INPUTS, json.dumps(to_dict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """Those of a run that was begun.
+
+        Raises:
+            ContractError: If the run directory was changed.
+        """
+        try:
+            return validate(
+                cls, json.loads((out / INPUTS).read_text("utf-8")), where=str(out / INPUTS)
+            )
+        except (OSError, ValueError) as e:
+            raise ContractError(
+                f"{out / INPUTS} is damaged: {e}; begin anew with --overwrite"
+            ) from None
+
+
+def _relative(checkpoint: Path, given: Path | None) -> str:
+    return "." if given is None else checkpoint.relative_to(given).as_posix()
+
+
+def _fingerprint(path: Path) -> str | None:
+    config = path / "config.yaml"
+    return sha256(config) if (path / "checkpoints").is_dir() and config.is_file() else None
+
+
+@plain_dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """The paths of a run. Its config lies in the run directory, resolved."""
+    """The paths of a run. Its config and its inputs lie in the run directory, resolved."""
 
     tokens: Path
     out: Path
     init: Path | None
+    """A checkpoint, once the run has begun."""
     labels: Path | None
     device: str
     """cpu or cuda"""
+    steps: int = 0
+    """Optimizer steps in all, counted once for all processes."""
 
     @classmethod
-    def from_spec(cls, spec: Mapping[str, str | None]) -> Self:
-        """From the strings that a process was started with."""
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """From what a process was started with."""
         paths = ("tokens", "out", "init", "labels")
         values: dict[str, Any] = {k: Path(v) if v and k in paths else v for k, v in spec.items()}
         return cls(**values)
 
-    def spec(self) -> dict[str, str | None]:
-        """As strings, to start a process with."""
+    def spec(self) -> dict[str, Any]:
+        """As JSON values, to start a process with."""
         paths = {"tokens": self.tokens, "out": self.out, "init": self.init, "labels": self.labels}
-        return {"device": self.device, **{k: str(v) if v else None for k, v in paths.items()}}
+        given = {k: str(v) if v else None for k, v in paths.items()}
+        return {"device": self.device, "steps": self.steps, **given}
 
     def config(self) -> TrainConfig:
         """The resolved config of the run."""
@@ -50,20 +105,71 @@ class Job:
 
     def checkpoints(self) -> CheckpointStore:
         """Where the run keeps its checkpoints."""
+        config = self.config()
         return CheckpointStore(
-            self.out / "checkpoints",
-            keep=self.config().checkpoint.keep,
-            mode="min" if self.labels is None else "max",
+            self.out / "checkpoints", keep=config.checkpoint.keep, mode=config.objective.score.mode
         )
 
-    def sources(self) -> dict[str, Source]:
-        """The inputs, for the manifests of the run and its checkpoints."""
-        sources = {"tokens": source(self.tokens)}
+    def inputs(self) -> Inputs:
+        """What the run was begun with."""
+        return Inputs.read(self.out)
+
+    def resolved(self) -> tuple[Self, Inputs]:
+        """The job with `init` as the checkpoint that it means now, and the inputs as they are now.
+
+        Raises:
+            ContractError: If there is no such checkpoint, or labels are not to be read.
+        """
+        sources, checkpoint = self._data(), None
         if self.init is not None:
-            sources["init"] = source(resolve(self.init))
+            checkpoint = resolve(self.init)
+            sources["init"] = source(checkpoint)
+        inputs = Inputs(
+            sources=sources,
+            checkpoint=None if checkpoint is None else _relative(checkpoint, self.init),
+            run=_fingerprint(self.init) if self.init else None,
+        )
+        return replace(self, init=checkpoint), inputs
+
+    def again(self, begun: Inputs) -> tuple[Self, list[str]]:
+        """The job with `init` as what it meant when the run began, and what is not as it was then.
+
+        The run that `init` is may have trained on, and may have removed that checkpoint.
+        """
+        changed = [
+            f"{role}: another one"
+            for role, now in self._data().items()
+            if begun.sources.get(role) != now
+        ]
+        changed += [
+            f"{role}: not given"
+            for role in ("labels", "init")
+            if role in begun.sources and getattr(self, role) is None
+        ]
+        if self.init is None:
+            return self, changed
+        checkpoint = self.init / (begun.checkpoint or ".")
+        if (checkpoint / MANIFEST).is_file():
+            same = begun.sources.get("init") == source(checkpoint)
+        else:
+            same = begun.run is not None and _fingerprint(self.init) == begun.run
+        return replace(self, init=checkpoint), changed if same else [*changed, "init: another one"]
+
+    def _data(self) -> dict[str, Source]:
+        from ehr_tracking.arrow.labels import label_source
+
+        sources = {"tokens": source(self.tokens)}
         if self.labels is not None:
             sources["labels"] = label_source(self.labels)
         return sources
+
+    def open_tokens(self) -> TokenSet:
+        """The token set.
+
+        Raises:
+            ContractError: If it is not one that can be read.
+        """
+        return open_tokens(self.tokens)
 
     def examples(self, tokens: TokenSet, split: str) -> Examples:
         """What the model is shown of a split.
@@ -97,10 +203,51 @@ class Job:
         examples = self.examples(tokens, TUNING)
         return examples if len(examples) else None
 
-    def open_tokens(self) -> TokenSet:
-        """The token set.
+    def check(self, config: TrainConfig, nproc: int) -> None:
+        """Refuse what cannot be trained, before anything is written.
 
         Raises:
-            ContractError: If it is not one that can be read.
+            ConfigError: If config and options do not fit together.
+            ContractError: If tokens or labels cannot be used.
         """
-        return open_tokens(self.tokens)
+        labelled, kind = config.objective.labelled, config.objective.kind
+        if labelled and self.labels is None:
+            raise ConfigError(f"objective.kind = {kind} needs --labels DIRECTORY of one task")
+        if self.labels is not None and not labelled:
+            raise ConfigError(f"labels are for objective.kind = classification, not {kind}")
+        if self.device == "cuda":
+            _require_devices(nproc)
+        tokens = self.open_tokens()
+        if self.labels is not None:
+            refuse_unknown(read_labels(self.labels), tokens, where=self.labels)
+        if config.validation.patience is not None and TUNING not in tokens.splits:
+            raise ConfigError(
+                f"validation.patience needs a tuning split, but {self.tokens} has only "
+                f"{', '.join(tokens.splits)}"
+            )
+
+
+def sampler(config: TrainConfig, examples: Examples) -> Sampler:
+    """The order of a run's steps."""
+    return Sampler(
+        examples=examples,
+        context=config.data.context,
+        window="newest" if config.objective.labelled else config.data.window,
+        batch_tokens=config.data.batch_tokens,
+        seed=config.seed,
+    )
+
+
+def count_steps(order: Sampler, config: TrainConfig) -> int:
+    """Optimizer steps of the whole run."""
+    if config.optim.steps is not None:
+        return config.optim.steps
+    return order.steps_of(config.optim.epochs or _EPOCHS)
+
+
+def _require_devices(nproc: int) -> None:
+    import torch
+
+    found = torch.cuda.device_count()
+    if nproc > found:
+        raise ConfigError(f"{nproc} processes need {nproc} GPUs, but there are {found}")

@@ -1,70 +1,34 @@
-"""Step after step: ask, learn, log, validate, save."""
+"""Step after step: learn, log, validate, save."""
 
-import math
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ehr_models.checkpoint import save_checkpoint
-from ehr_models.data.tokens import TokenSet
 from ehr_models.data.windows import Windows
 from ehr_tracking.config import to_dict
-from ehr_tracking.errors import UserError
-from ehr_tracking.runs import RunLog
-from ehr_train.config import TrainConfig
-from ehr_train.data import draws
-from ehr_train.data.sampler import Position, Sampler, packs, share
-from ehr_train.job import PRODUCER, Job
-from ehr_train.model import load_or_build, positive_weight
-from ehr_train.objectives.asking import Asker, Learner, Question
-from ehr_train.optim import learning_rate, make_optimizer
+from ehr_train import PRODUCER
+from ehr_train.data.balance import attention_share
+from ehr_train.data.loader import Ahead, Prepared, Share
+from ehr_train.data.sampler import Position
+from ehr_train.job import Job, sampler
+from ehr_train.log import Log
+from ehr_train.model import load_or_build
+from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.parts import Question
+from ehr_train.optim import learning_rate
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
-from ehr_train.state import State, load_state, save_state
-from ehr_train.validation import Validator, autocast
+from ehr_train.state import Progress, State
+from ehr_train.step import Done, Stepper
+from ehr_train.validation import Validator, measured
 
-_DROPOUT = 21  # so that two uses of one seed draw differently
-
-
-def make_sampler(job: Job, tokens: TokenSet, config: TrainConfig) -> Sampler:
-    """The order of the run's steps.
-
-    Raises:
-        ContractError: If there is nothing to learn from.
-    """
-    return Sampler(
-        examples=job.train_examples(tokens),
-        context=config.data.context,
-        window="newest" if job.labels is not None else config.data.window,
-        batch_tokens=config.data.batch_tokens,
-        seed=config.seed,
-    )
-
-
-def count_steps(sampler: Sampler, config: TrainConfig) -> int:
-    """Optimizer steps of the whole run."""
-    if config.optim.steps is not None:
-        return config.optim.steps
-    return sampler.steps_of(config.optim.epochs or 10)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What one step did."""
-
-    loss: float
-    """Mean over the targets of all processes, before the update."""
-    grad_norm: float
-    """Before clipping."""
-    targets: int
-    tokens: int
+_EVERY = {"cpu": 1, "cuda": 20}
+"""Steps between two writings of the log."""
 
 
 class Trainer:
@@ -75,31 +39,32 @@ class Trainer:
         self.job = job
         self.config = config = job.config()
         self.device = _device(job.device)
-        self.tokens = job.open_tokens()
-        self.sampler = make_sampler(job, self.tokens, config)
-        self.steps = count_steps(self.sampler, config)
-        self.asker = Asker(
-            config.objective, self.sampler.examples, self.tokens.vocab_size, config.seed
-        )
-        tuning = job.tuning_examples(self.tokens)
-        self.validator = (
-            None
-            if tuning is None
-            else Validator(tuning, config, self.tokens.vocab_size, self.device)
-        )
+        tokens = job.open_tokens()
+        examples = job.train_examples(tokens)
+        self.sampler = sampler(config, examples)
+        objective = config.objective.fitted(examples)
         self.store = job.checkpoints()
-        self.model: PreTrainedModel = load_or_build(job, config, self.tokens, self.store.latest())
-        self.model.train()
-        self.learner = Learner(
-            self.model, positive_weight(config.objective, self.sampler.examples.label)
-        )
-        self.learner.to(self.device)
-        self.wrapped = _wrap(self.learner, config, self.device)
-        self.optimizer = make_optimizer(self.model, config.optim)
         latest = self.store.latest()
-        self.state = (
-            load_state(latest, self.model, self.optimizer, self.device) if latest else State()
+        self.model: PreTrainedModel = load_or_build(job.init, config, tokens, latest)
+        self.model.train()
+        learner = Learner(self.model, objective).to(self.device)
+        self.stepper = Stepper(learner, config, self.device)
+        self.state = State(self.model, self.stepper.optimizer, Progress())
+        if latest is not None:
+            self.state.restore(latest)
+        self.share = Share(
+            rank=group.rank(),
+            world=group.world(),
+            micro_tokens=config.data.micro_tokens,
+            c=attention_share(self.model.config.hidden_size),
         )
+        self.asker = Asker(objective, examples, tokens.vocab_size, config.seed)
+        tuning = job.tuning_examples(tokens)
+        self.validator = None
+        if tuning is not None:
+            kept = measured(tuning, config.data.context, config.validation.max_tokens, config.seed)
+            asker = replace(self.asker, examples=kept)
+            self.validator = Validator(asker, self.share, config, self.device)
 
     def run(self) -> None:
         """Train to the end.
@@ -107,172 +72,120 @@ class Trainer:
         Raises:
             UserError: If the loss is not a number any more.
         """
-        config, first = self.config, group.rank() == 0
-        logs = _Logs(self) if first else None
-        steps = self.sampler.steps(Position(self.state.epoch, self.state.done))
-        self._settle()
-        with tqdm(
-            total=self.steps, initial=self.state.step, unit="step", disable=None if first else True
-        ) as bar:
-            while not self._finished():
-                position, windows = next(steps)
-                done = self.step(windows, position.epoch)
-                self.state = replace(
-                    self.state,
-                    step=self.state.step + 1,
-                    epoch=position.epoch,
-                    done=position.done,
-                    tokens=self.state.tokens + done.tokens,
-                )
-                metrics, improved = self._validate()
-                if logs is not None:
-                    logs.write(done, metrics, bar)
-                    if (
-                        improved
-                        or self._finished()
-                        or not self.state.step % config.checkpoint.every
-                    ):
-                        self._save(done, metrics)
-
-    def step(self, windows: Windows, epoch: int) -> Done:
-        """One optimizer step on the windows of all processes.
-
-        Raises:
-            UserError: If the loss or the gradient is not finite.
-        """
-        number, lr = self.state.step + 1, self.learning_rate()
-        torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, group.rank())))
-        mine = share(windows, group.rank(), group.world())
-        # a process without a window still takes part in the sum of gradients, with nothing
-        groups = list(
-            packs(mine if len(mine) else windows.take(slice(1)), self.config.data.micro_tokens)
-        )
-        questions = [self.asker.ask(group, epoch).to(self.device) for group in groups]
-        counts = torch.tensor(
-            [sum(len(q.rows) for q in questions), int(mine.length.sum())],
-            dtype=torch.float64,
-        )
-        targets, tokens = group.total_on(counts if len(mine) else counts * 0, self.device).tolist()
-        loss = self._backward(questions, (1.0 if len(mine) else 0.0) / max(targets, 1.0))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
-            raise UserError(
-                f"step {number}: the loss is {loss}, the norm of its gradient {float(norm)}; "
-                "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
-            )
-        for part in self.optimizer.param_groups:
-            part["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Done(loss, float(norm), int(targets), int(tokens))
-
-    def learning_rate(self) -> float:
-        """Of the step to come."""
-        return learning_rate(self.state.step, self.steps, self.config.optim)
-
-    def _backward(self, questions: list[Question], weight: float) -> float:
-        """Leave the gradient of the mean loss in the parameters; return the mean loss."""
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, question in enumerate(questions, start=1):
-            last = number == len(questions)
-            with self._sync(last), autocast(self.config.precision, self.device):
-                loss, _ = self.wrapped(question)
-                # data parallelism takes the mean over processes; this makes it the sum
-                (loss * (weight * group.world())).backward()
-            loss_sum += loss.detach() * weight
-        return float(group.total_on(loss_sum.cpu(), self.device))
-
-    def _sync(self, last: bool) -> Any:  # noqa: ANN401 -- either context
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
-            return nullcontext()
-        return self.wrapped.no_sync()
-
-    def _settle(self) -> None:
-        """Go once forth and back for nothing.
-
-        After its first backward pass, data parallelism sorts gradients into buckets anew, and with
-        them the order of summation; a resumed run has to sum like one that was never stopped.
-        """
+        progress, first = self.state.progress, group.rank() == 0
         if group.world() > 1:
-            _, windows = next(iter(self.sampler.steps(Position())))
-            self._backward([self.asker.ask(windows.take(slice(1)), 0).to(self.device)], 0.0)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.stepper.settle(next(self.prepared(Position())))
+        with (
+            Ahead(
+                self.prepared(Position(progress.epoch, progress.done)), self.config.data.ahead
+            ) as ready,
+            tqdm(
+                total=self.job.steps,
+                initial=progress.step,
+                unit="step",
+                disable=None if first else True,
+            ) as bar,
+        ):
+            watch = Stopwatch(self.model, self.device, self.config.precision)
+            log = Log(self.job.out, progress.step, self.stepper.names, watch, bar)
+            while not self._finished():
+                self._advance(next(ready), ready.waited, log)
+
+    def _advance(self, prepared: Prepared[Question], waited: float, log: Log) -> None:
+        done = self.step(prepared)
+        progress = self.state.progress
+        lr = learning_rate(progress.step - 1, self.job.steps, self.config.optim)
+        record = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "lr": lr,
+            "tokens": progress.tokens,
+        }
+        log.add(record, done, waited)
+        validated, saved = (
+            self._due(self.config.validation.every),
+            self._due(self.config.checkpoint.every),
+        )
+        validated = validated and self.validator is not None
+        every = self.config.log.every or _EVERY[self.device.type]
+        if not (validated or saved or len(log) >= every):
+            return
+        log.read()
+        metrics, improved = self._validate() if validated else ({}, False)
+        loss = log.write(metrics)
+        if improved or saved or self._finished():
+            self._save({"step": self.state.progress.step, "loss": loss, **metrics}, metrics)
+
+    def step(self, prepared: Prepared[Question]) -> Done:
+        """One optimizer step, on to the next position; waits for no device."""
+        progress = self.state.progress
+        lr = learning_rate(progress.step, self.job.steps, self.config.optim)
+        done = self.stepper.step(progress.step + 1, prepared, lr)
+        self.state.progress = replace(
+            progress,
+            step=progress.step + 1,
+            epoch=prepared.position.epoch,
+            done=prepared.position.done,
+            tokens=progress.tokens + done.tokens,
+        )
+        return done
+
+    def prepared(self, position: Position) -> Iterator[Prepared[Question]]:
+        """What this process does in each step behind a position."""
+
+        def ask(windows: Windows, epoch: int, *, counted: bool) -> Question:
+            question = self.asker.ask(windows, epoch, counted=counted)
+            return question.pinned() if self.device.type == "cuda" else question
+
+        return self.share.prepare(self.sampler.steps(position), ask)
+
+    def _due(self, every: int) -> bool:
+        step = self.state.progress.step
+        return not step % every or step >= self.job.steps
 
     def _finished(self) -> bool:
         patience = self.config.validation.patience
-        return self.state.step >= self.steps or (
-            patience is not None and self.state.worse >= patience
+        progress = self.state.progress
+        return progress.step >= self.job.steps or (
+            patience is not None and progress.worse >= patience
         )
 
     def _validate(self) -> tuple[dict[str, float], bool]:
-        """Metrics where this step is validated, and whether they are the best so far."""
-        state, every = self.state, self.config.validation.every
-        if self.validator is None or (state.step % every and state.step < self.steps):
-            return {}, False
-        metrics = self.validator.measure(self.learner)
+        """Metrics at this step, and whether they are the best so far."""
+        assert self.validator is not None
+        metrics = self.validator.measure(self.stepper.learner)
         score = self._score(metrics)
         if score is None:
             return metrics, False
-        improved = state.best is None or (score - state.best) * self.store.sign < 0
-        self.state = replace(
-            state,
-            best=score if improved else state.best,
-            worse=0 if improved else state.worse + 1,
+        progress = self.state.progress
+        improved = progress.best is None or (score - progress.best) * self.store.sign < 0
+        self.state.progress = replace(
+            progress,
+            best=score if improved else progress.best,
+            worse=0 if improved else progress.worse + 1,
         )
         return metrics, improved
 
     def _score(self, metrics: dict[str, float]) -> float | None:
-        return metrics.get("val_auroc" if self.job.labels is not None else "val_loss")
+        return metrics.get(f"val_{self.config.objective.score.name}")
 
-    def _save(self, done: Done, metrics: dict[str, float]) -> None:
-        with self.store.save(self.state.step, score=self._score(metrics)) as directory:
+    def _save(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
+        snapshot = self.state.gather()
+        if group.rank():
+            return
+        with self.store.save(self.state.progress.step, score=self._score(metrics)) as directory:
             save_checkpoint(
                 directory,
                 self.model,
                 self.job.tokens,
-                metrics={"step": self.state.step, "loss": done.loss, **metrics},
+                weights=snapshot.weights,
+                metrics=figures,
                 producer=PRODUCER,
                 config=to_dict(self.config),
                 seed=self.config.seed,
-                inputs=self.job.sources(),
-                training_state=lambda d: save_state(d, self.model, self.optimizer, self.state),
+                inputs=self.job.inputs().sources,
+                training_state=snapshot.write,
             )
-
-
-class _Logs:
-    """What the first process writes down: figures that can be reproduced apart from those that cannot."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.metrics = RunLog(trainer.job.out / "metrics.jsonl")
-        self.timings = RunLog(trainer.job.out / "timings.jsonl")
-        for log in (self.metrics, self.timings):
-            log.rewind(trainer.state.step)
-        self.watch = Stopwatch(trainer.model, trainer.device, trainer.config.precision)
-
-    def write(self, done: Done, metrics: dict[str, float], bar: Any) -> None:  # noqa: ANN401 -- tqdm
-        """One line in each log."""
-        trainer, step = self.trainer, self.trainer.state.step
-        lr = learning_rate(step - 1, trainer.steps, trainer.config.optim)
-        self.metrics.append(
-            {
-                "step": step,
-                "epoch": trainer.state.epoch,
-                "loss": done.loss,
-                "lr": lr,
-                "grad_norm": done.grad_norm,
-                "targets": done.targets,
-                "tokens": trainer.state.tokens,
-                **metrics,
-            }
-        )
-        timing = self.watch.lap(done.tokens)
-        self.timings.append({"step": step, **timing})
-        shown = {"loss": f"{done.loss:.4f}", "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
-        if "val_loss" in metrics:
-            shown["val"] = f"{metrics['val_loss']:.4f}"
-        bar.set_postfix(shown, refresh=False)
-        bar.update()
 
 
 def _device(kind: str) -> torch.device:
@@ -282,13 +195,3 @@ def _device(kind: str) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def _wrap(learner: Learner, config: TrainConfig, device: torch.device) -> nn.Module:
-    wrapped: nn.Module = learner
-    if config.compile:
-        wrapped.compile(dynamic=True)
-    if group.world() > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=ids)
-    return wrapped

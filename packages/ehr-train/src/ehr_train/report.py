@@ -13,6 +13,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.report import figure, html_page, line_plot, table
 from ehr_tracking.runs import read_log
 from ehr_train.config import TrainConfig
+from ehr_train.objectives.parts import Score
 
 _SMOOTH = 200
 """Most points of a drawn training curve; each is a mean over its stretch."""
@@ -68,7 +69,7 @@ def _figures(
         "train loss": f"{metrics[0]['loss']:.4f} at the first step, {last['loss']:.4f} at the last",
     }
     if validated:
-        best = _best(validated)
+        best = _best(validated, config.objective.score)
         shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
         figures["best validation"] = f"{shown} at step {best['step']}"
     else:
@@ -77,15 +78,18 @@ def _figures(
     figures["seconds"] = f"{sum(t['seconds'] for t in timings):.1f} (validation included)"
     figures["tokens per second"] = f"{np.median(rates):,.0f} (median over steps)"
     figures["share of matrix peak"] = f"{np.median([t['mfu'] for t in timings]):.1%}"
+    waiting = sum(t["waited"] for t in timings) / sum(t["seconds"] for t in timings)
+    figures["waiting for data"] = f"{waiting:.1%} of the time"
     figures["peak memory"] = f"{max(t['memory_mb'] for t in timings):,.0f} MB a process"
     return figures
 
 
-def _best(validated: list[dict[str, Any]]) -> dict[str, Any]:
-    scored = [r for r in validated if "val_auroc" in r]
-    if scored:
-        return max(scored, key=lambda r: r["val_auroc"])
-    return min(validated, key=lambda r: r["val_loss"])
+def _best(validated: list[dict[str, Any]], score: Score) -> dict[str, Any]:
+    """The record with the best score; where none has one, that with the lowest loss."""
+    scored = [r for r in validated if f"val_{score.name}" in r]
+    name, mode = score if scored else Score("loss", "min")
+    sign = 1 if mode == "min" else -1
+    return min(scored or validated, key=lambda r: sign * r[f"val_{name}"])
 
 
 def _plots(directory: Path, metrics: list[dict[str, Any]]) -> list[tuple[Path, str]]:
@@ -94,6 +98,8 @@ def _plots(directory: Path, metrics: list[dict[str, Any]]) -> list[tuple[Path, s
     points = {n: [(r["step"], r[n]) for r in metrics if n in r] for n in names}
     if "val_loss" in points:
         loss["validation"] = points.pop("val_loss")
+    for name in sorted({k for r in metrics for k in r if k.startswith("loss_")}):
+        loss[f"train {name[5:]}"] = _smooth([(r["step"], r[name]) for r in metrics])
     rate = {"learning rate": [(r["step"], r["lr"]) for r in metrics]}
     drawn = {"loss": loss, "lr": rate, **{n[4:]: {"validation": p} for n, p in points.items()}}
     paths = []

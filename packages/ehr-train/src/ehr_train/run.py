@@ -17,15 +17,15 @@ import torch
 import yaml
 
 from ehr_tracking.checkpoints import CheckpointStore
-from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RUN
 from ehr_tracking.errors import UserError, is_disk_full
 from ehr_tracking.files import write_whole
-from ehr_tracking.manifest import MANIFEST, load_manifest, refuse_existing, seal
+from ehr_tracking.manifest import MANIFEST, refuse_existing, seal
 from ehr_tracking.runs import environment, read_log
-from ehr_train.config import Classification, TrainConfig
-from ehr_train.data.examples import read_labels, refuse_unknown
-from ehr_train.job import PRODUCER, Job
+from ehr_train import PRODUCER
+from ehr_train.config import TrainConfig
+from ehr_train.job import Inputs, Job, count_steps, sampler
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.speed import resolve_precision
@@ -67,23 +67,22 @@ def train(  # noqa: PLR0913 -- what the command's options say
     config = config or TrainConfig()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
-    _check(job, config, nproc)
-    if resume and (out / MANIFEST).is_file():
-        _refuse_changes(job, config)
-        return out
+    job.check(config, nproc)
     begun = resume and (out / "config.yaml").is_file()
     if begun:
-        passed_over = job.checkpoints().fall_back()
-        if passed_over:
+        job = _as_begun(job, config)
+        if (out / MANIFEST).is_file():
+            return out
+        if passed_over := job.checkpoints().fall_back():
             click.echo(passed_over, err=True)
-        _refuse_changes(job, config)
     else:
         _refuse_existing(out, overwrite=overwrite)
+        job, inputs = job.resolved()
     with _directory(out, begun=begun):
         if not begun:
             resolved = replace(config, precision=resolve_precision(config.precision, device))
-            write_start(out, resolved)
-        _prepare(job)
+            write_start(out, resolved, inputs)
+        job = _prepare(job)
         if nproc == 1:
             from ehr_train.worker import work
 
@@ -94,30 +93,6 @@ def train(  # noqa: PLR0913 -- what the command's options say
     return out
 
 
-def _check(job: Job, config: TrainConfig, nproc: int) -> None:
-    labelled = isinstance(config.objective, Classification)
-    if labelled and job.labels is None:
-        raise ConfigError("objective.kind = classification needs --labels DIRECTORY of one task")
-    if job.labels is not None and not labelled:
-        raise ConfigError(
-            f"labels are for objective.kind = classification, not {config.objective.kind}"
-        )
-    if job.device == "cuda" and nproc > torch.cuda.device_count():
-        raise ConfigError(
-            f"{nproc} processes need {nproc} GPUs, but there are {torch.cuda.device_count()}"
-        )
-    tokens = job.open_tokens()
-    if job.labels is not None:
-        if not job.labels.exists():
-            raise UserError(f"{job.labels}: no such labels")
-        refuse_unknown(read_labels(job.labels), tokens, where=job.labels)
-    if config.validation.patience is not None and "tuning" not in tokens.splits:
-        raise ConfigError(
-            f"validation.patience needs a tuning split, but {job.tokens} has only "
-            f"{', '.join(tokens.splits)}"
-        )
-
-
 def _refuse_existing(out: Path, *, overwrite: bool) -> None:
     unfinished = (out / "config.yaml").is_file() and not (out / MANIFEST).is_file()
     if not unfinished:
@@ -126,24 +101,22 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise UserError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
 
 
-def _refuse_changes(job: Job, config: TrainConfig) -> None:
-    """Raise where the run in `job.out` was begun with another config or other inputs."""
+def _as_begun(job: Job, config: TrainConfig) -> Job:
+    """The job as the run in `job.out` was begun.
+
+    Raises:
+        UserError: If that was with another config or other inputs.
+    """
     old = job.config()
     if config.precision == "auto":
         config = replace(config, precision=old.precision)
-    differences = differing_keys(to_dict(old), to_dict(config))
-    latest = job.checkpoints().latest()
-    if latest is not None:
-        before, now = load_manifest(latest).inputs, job.sources()
-        differences += [
-            f"{role}: another one"
-            for role in sorted(before.keys() | now.keys())
-            if before.get(role) != now.get(role)
-        ]
+    same, changed = job.again(job.inputs())
+    differences = differing_keys(to_dict(old), to_dict(config)) + changed
     if differences:
         raise UserError(
             f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
         )
+    return same
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -197,24 +170,26 @@ def _what_is_kept(out: Path) -> str:
     return f"the run {out} is kept at its last checkpoint, {latest.name}"
 
 
-def write_start(out: Path, config: TrainConfig) -> None:
-    """Write the resolved config and the environment into a new run directory."""
+def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
+    """Write the resolved config, the inputs and the environment into a new run directory."""
     (out / "environment.json").write_text(
         json.dumps(environment(), indent=1) + "\n", encoding="utf-8"
     )
+    inputs.write(out)
     # last: it is what tells a begun run from other folders
     write_whole(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-def _prepare(job: Job) -> None:
-    """Have the memory-mapped arrays written before any process looks for them."""
-    tokens = job.open_tokens()
-    job.train_examples(tokens)
+def _prepare(job: Job) -> Job:
+    """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
+    tokens, config = job.open_tokens(), job.config()
+    steps = count_steps(sampler(config, job.train_examples(tokens)), config)
     job.tuning_examples(tokens)
+    return replace(job, steps=steps)
 
 
 def _finish(job: Job) -> None:
-    config, sources = job.config(), job.sources()
+    config, sources = job.config(), job.inputs().sources
     write_report(
         job.out, config, [f"{role} {s.contract} by {s.producer}" for role, s in sources.items()]
     )
@@ -226,59 +201,3 @@ def _finish(job: Job) -> None:
         seed=config.seed,
         inputs=sources,
     )
-
-
-def plan(
-    tokens: Path,
-    config: TrainConfig,
-    *,
-    nproc: int = 1,
-    init: Path | None = None,
-    labels: Path | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """What `train` would do, from the data and the model but without a step.
-
-    Returns:
-        `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
-        `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound: all
-        matrix products at this machine's measured peak), `precision`, `device`.
-
-    Raises:
-        UserError: As `train` does.
-    """
-    from tempfile import TemporaryDirectory
-
-    from ehr_train.loop import count_steps, make_sampler
-    from ehr_train.model import load_or_build
-    from ehr_train.speed import flops_per_token, matmul_peak
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with TemporaryDirectory(prefix="ehr-train-") as scratch:
-        job = Job(tokens=tokens, out=Path(scratch), init=init, labels=labels, device=device)
-        _check(job, config, nproc)
-        token_set = job.open_tokens()
-        sampler = make_sampler(job, token_set, config)
-        model = load_or_build(job, config, token_set, None)
-        steps, per_epoch = count_steps(sampler, config), sampler.steps_of(1)
-        mean_tokens = float(sampler.lengths.sum()) / per_epoch
-        precision = resolve_precision(config.precision, device)
-        flops = flops_per_token(model) * mean_tokens * steps
-        return {
-            "model": type(model).__name__,
-            "parameters": model.num_parameters(),
-            "trained": model.num_parameters(only_trainable=True),
-            "examples": len(sampler.examples),
-            "steps": steps,
-            "steps_per_epoch": per_epoch,
-            "tokens_per_step": round(mean_tokens),
-            "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
-            "flops": flops,
-            "seconds_at_peak": round(
-                flops / nproc / matmul_peak(torch.device(device), precision), 1
-            ),
-            "precision": precision,
-            "device": device,
-            "processes": nproc,
-            "threads_each": launch.threads_each(nproc),
-        }

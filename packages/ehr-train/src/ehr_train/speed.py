@@ -22,26 +22,30 @@ class Stopwatch:
         self.peak = matmul_peak(device, precision) * group.world()
         self.last = time.perf_counter()
 
-    def lap(self, tokens: int) -> dict[str, float]:
-        """Figures of the step that ended now.
+    def laps(self, tokens: list[int]) -> list[dict[str, float]]:
+        """Figures of the steps that ended since the last call; all took equally long.
 
         Args:
-            tokens: Real ones, of all processes.
+            tokens: Of each step, real ones, of all processes.
 
         Returns:
-            `seconds`, `tokens_per_second`, `memory_mb` (peak of this process, or of its GPU), `mfu`
-            (share of the measured matrix-product peak that the model's products make up; those of
-            attention scores and of the output layer are not counted).
+            Of each: `seconds`, `tokens_per_second`, `memory_mb` (peak of this process, or of its
+            GPU), `mfu` (share of the measured matrix-product peak that the model's products make up;
+            those of attention scores and of the output layer are not counted).
         """
         now = time.perf_counter()
-        seconds, self.last = now - self.last, now
-        rate = tokens / seconds
-        return {
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(rate, 1),
-            "memory_mb": round(_peak_memory(self.device) / 1e6, 1),
-            "mfu": round(rate * self.flops_per_token / self.peak, 4),
-        }
+        seconds, self.last = (now - self.last) / len(tokens), now
+        rate = sum(tokens) / len(tokens) / seconds
+        memory = round(_peak_memory(self.device) / 1e6, 1)
+        return [
+            {
+                "seconds": round(seconds, 4),
+                "tokens_per_second": round(rate, 1),
+                "memory_mb": memory,
+                "mfu": round(rate * self.flops_per_token / self.peak, 4),
+            }
+            for _ in tokens
+        ]
 
 
 def flops_per_token(model: nn.Module) -> int:

@@ -1,81 +1,113 @@
 """What a model makes of subjects it does not learn from: the same question every time."""
 
-import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ehr_models.data.windows import newest
+from ehr_models.data.windows import Windows, fill, newest
 from ehr_train.config import TrainConfig
-from ehr_train.data.sampler import Examples, packs, share
-from ehr_train.objectives.asking import Asker, Learner
+from ehr_train.data import draws
+from ehr_train.data.examples import Examples
+from ehr_train.data.loader import Ahead, Share
+from ehr_train.data.sampler import Position
+from ehr_train.objectives.learner import Asker, Learner
 from ehr_train.scale import group
+from ehr_train.step import autocast
 
 _EPOCH = -1
 """Masks of the validation: of no epoch of the training, and always the same."""
+_DRAWN = 31  # so that two uses of one seed draw differently
+
+
+def measured(examples: Examples, context: int, max_tokens: int | None, seed: int) -> Examples:
+    """The examples that are measured on: all, or as many as hold so many tokens, and at least one.
+
+    Which is a function of seed and subject alone.
+
+    Args:
+        examples: Of the tuning split.
+        context: Most tokens of a window.
+        max_tokens: Cap; None for none.
+        seed: Of the run.
+    """
+    if max_tokens is None:
+        return examples
+    subject = examples.tokens.subject_id[examples.subject]
+    order = np.argsort(draws.bits(seed, _DRAWN, subject), kind="stable")
+    total = np.cumsum(np.minimum(examples.visible[order], context))
+    return examples.take(np.sort(order[: max(1, int((total <= max_tokens).sum()))]))
 
 
 class Validator:
     """Measures a model on the tuning split, shared out over the processes."""
 
     def __init__(
-        self, examples: Examples, config: TrainConfig, vocab_size: int, device: torch.device
+        self, asker: Asker, share: Share, config: TrainConfig, device: torch.device
     ) -> None:
-        self.examples = examples
+        """Cut what is measured on into pieces that all processes take together.
+
+        Args:
+            asker: Over the examples to measure on.
+            share: The part of this process.
+            config: Of the run.
+            device: Where the model is.
+        """
+        self.asker = asker
+        self.share = share
+        self.config = config
         self.device = device
-        self.precision = config.precision
-        self.asker = Asker(config.objective, examples, vocab_size, config.seed)
-        windows = newest(examples.tokens, examples.subject, examples.visible, config.data.context)
-        mine = share(windows, group.rank(), group.world())
-        self.packs = list(packs(mine, config.data.micro_tokens))
+        examples, context = asker.examples, config.data.context
+        lengths = np.minimum(examples.visible, context)
+        self.bounds = fill(lengths, share.world * share.micro_tokens)
+
+    def _pieces(self) -> Iterator[tuple[Position, Windows]]:
+        examples = self.asker.examples
+        for start, stop in pairwise(self.bounds):
+            numbers = np.arange(start, stop)
+            yield (
+                Position(_EPOCH),
+                newest(
+                    examples.tokens,
+                    examples.subject[numbers],
+                    examples.visible[numbers],
+                    self.config.data.context,
+                    numbers,
+                ),
+            )
 
     @torch.no_grad()
     def measure(self, learner: Learner) -> dict[str, float]:
-        """Loss per target and, by objective, accuracy and perplexity, or AUROC where it is defined.
+        """The figures of the objective, as `val_<name>`.
 
         Every process must call it; all get the same figures.
         """
         learner.eval()
-        labelled = self.examples.label is not None
-        sums = torch.zeros(3, dtype=torch.float64)
-        scores = torch.zeros(len(self.examples) if labelled else 0, dtype=torch.float64)
-        for windows in self.packs:
-            question = self.asker.ask(windows, _EPOCH).to(self.device)
-            with autocast(self.precision, self.device):
-                loss, answer = learner(question)
-            right = 0.0 if labelled else float(answer)
-            sums += torch.tensor([float(loss), len(question.rows), right], dtype=torch.float64)
-            if labelled:
-                scores[question.examples] = answer.double().cpu()
+        totals: dict[str, torch.Tensor] = {}
+        scores: torch.Tensor | None = None
+        pieces = self.share.prepare(self._pieces(), self.asker.ask)
+        with Ahead(pieces, self.config.data.ahead) as ready:
+            for question in (q for piece in ready for q in piece.passes):
+                with autocast(self.config.precision, self.device):
+                    pairs, answers = learner.judge(question.to(self.device))
+                for name, (total, count) in pairs.items():
+                    pair = torch.stack([total.double(), torch.full_like(total, count).double()])
+                    totals[name] = totals.get(name, 0) + pair * float(question.counted)
+                if answers is None:
+                    continue
+                if scores is None:
+                    scores = torch.zeros(len(self.asker.examples), dtype=torch.float64)
+                if question.counted:
+                    scores[question.example] = answers.double().cpu()
         learner.train()
-        loss_sum, targets, right = group.total_on(sums, self.device).tolist()
-        metrics = {"val_loss": loss_sum / max(targets, 1)}
-        if self.examples.label is None:
-            metrics["val_accuracy"] = right / max(targets, 1)
-            metrics["val_perplexity"] = math.exp(min(metrics["val_loss"], 700.0))
-            return metrics
-        area = auroc(self.examples.label > 0, group.total_on(scores, self.device).numpy())
-        return metrics if area is None else {**metrics, "val_auroc": area}
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a model computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def auroc(positive: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float | None:
-    """Probability that a positive scores above a negative, ties counted half; None without both.
-
-    Examples:
-        >>> auroc(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.4, 0.8]))
-        0.875
-    """
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return None
-    _, rank, count = np.unique(score, return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - (count - 1) / 2  # mean rank, from 1, among equal scores
-    above = float(middle[rank][positive].sum()) - n_positive * (n_positive + 1) / 2
-    return above / (n_positive * n_negative)
+        sums = group.add_up(torch.stack([totals[name] for name in sorted(totals)])).tolist()
+        means = {
+            n: total / max(count, 1) for n, (total, count) in zip(sorted(totals), sums, strict=True)
+        }
+        if scores is not None:
+            scores = group.add_up(scores.to(self.device)).cpu()
+        found = self.asker.objective.metrics(
+            means, None if scores is None else scores.numpy(), self.asker.examples
+        )
+        return {f"val_{name}": value for name, value in found.items()}

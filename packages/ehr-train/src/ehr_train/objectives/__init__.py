@@ -1,1 +1,122 @@
-"""What a model is asked of a packed batch, and the sum of its losses."""
+"""What a model is trained for: `Objective`, and `OBJECTIVES`, the table of all there are.
+
+An objective is its own config: a frozen dataclass with a `kind`. To add one is to write its file and
+its line in the table; `docs/extend.md` does it. `total.Sum` adds several up.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ehr_train.data.examples import Examples
+from ehr_train.objectives.classification import Classification
+from ehr_train.objectives.clm import CLM
+from ehr_train.objectives.mlm import MLM
+from ehr_train.objectives.parts import Asked, Head, Material, Pairs, Question, Score, Sees
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ehr_models.data.batch import Batch
+
+
+class Objective(Protocol):
+    """What a model is asked of a packed batch, and how its answers are judged.
+
+    Questions are made in NumPy, by the thread that prepares steps; equal windows in an equal epoch
+    give equal questions in any process. S spans, T tokens, D width, E examples.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Its name in the table."""
+
+    @property
+    def head(self) -> Head:
+        """Which head of a model answers."""
+
+    @property
+    def sees(self) -> Sees | None:
+        """What of a record a token may attend to: `all`, the `past`, or either (None)."""
+
+    @property
+    def hides(self) -> bool:
+        """Whether a model is shown other tokens than are there."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether examples are rows of labels rather than whole records."""
+
+    @property
+    def score(self) -> Score:
+        """The validation figure that says which checkpoint is best."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Name of each loss -> its weight. The mean of each is over its own targets."""
+
+    def fitted(self, train: Examples) -> "Objective":
+        """The same with what depends on the train examples worked out.
+
+        Raises:
+            ConfigError: If they do not allow for it.
+        """
+
+    def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """The model with the head that answers, from one with its pretraining head."""
+
+    def freeze(self, model: "PreTrainedModel") -> None:
+        """Let what is not trained have no gradient."""
+
+    def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
+        """What is asked of a batch.
+
+        Args:
+            batch: On the CPU, as the records are.
+            material: Where it came from.
+            epoch: Draws change with it.
+        """
+
+    def loss(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Pairs:
+        """Named (sum, count) pairs.
+
+        Args:
+            model: With the head.
+            states: [T, D] what it makes of the question's batch.
+            question: On the model's device.
+
+        Returns:
+            Of each name in `weights` the loss summed over its targets, and their number. In
+            evaluation mode also of other figures, e.g. of how many answers were right.
+        """
+
+    def scores(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Any:  # noqa: ANN401 -- see below
+        """What `metrics` wants of each span, a tensor [S]; None where sums are enough."""
+
+    def metrics(
+        self,
+        means: Mapping[str, float],
+        scores: npt.NDArray[np.float64] | None,
+        examples: Examples,
+    ) -> dict[str, float]:
+        """Validation figures.
+
+        Args:
+            means: Of each pair that `loss` gives in evaluation mode.
+            scores: [E] what `scores` gave of each example.
+            examples: Those that were asked about.
+
+        Returns:
+            `loss` and others; without those that are not defined here.
+        """
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "mlm": MLM,
+    "clm": CLM,
+    "classification": Classification,
+}
+"""kind -> class."""

@@ -14,15 +14,8 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def total_on(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The sum of a tensor over all processes, on the CPU.
-
-    Args:
-        values: On the CPU.
-        device: Where the processes talk.
-    """
-    if not dist.is_initialized():
-        return values
-    values = values.to(device)
-    dist.all_reduce(values)
-    return values.cpu()
+def add_up(values: torch.Tensor) -> torch.Tensor:
+    """The tensor, in place the sum over all processes; it lies where they talk."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,119 @@
+"""What a run writes down of its steps: figures that can be reproduced apart from those that cannot."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ehr_tracking.errors import UserError
+from ehr_tracking.runs import RunLog
+from ehr_train.scale import group
+from ehr_train.speed import Stopwatch
+from ehr_train.step import Done
+
+
+class Log:
+    """`metrics.jsonl`, `timings.jsonl` and the bar; the device is waited for only where it says so.
+
+    Every process has one, so that all stop at the same step; the first one writes.
+    """
+
+    def __init__(
+        self, out: Path, step: int, names: tuple[str, ...], watch: Stopwatch, bar: "tqdm[Any]"
+    ) -> None:
+        """Go on behind a step.
+
+        Args:
+            out: The run directory.
+            step: The last one that counts.
+            names: Of the losses.
+            watch: Started.
+            bar: Shows progress.
+        """
+        self.names = names
+        self.watch = watch
+        self.bar = bar
+        self.metrics = RunLog(out / "metrics.jsonl")
+        self.timings = RunLog(out / "timings.jsonl")
+        self._pending: list[tuple[dict[str, Any], Done, float]] = []
+        self._read: list[tuple[dict[str, Any], Done, float]] = []
+        if group.rank() == 0:
+            for log in (self.metrics, self.timings):
+                log.rewind(step)
+
+    def __len__(self) -> int:
+        """Steps that are not written yet."""
+        return len(self._pending) + len(self._read)
+
+    def add(self, record: dict[str, Any], done: Done, waited: float) -> None:
+        """Take note of a step; waits for nothing.
+
+        Args:
+            record: `step`, `epoch`, `lr` and `tokens`.
+            done: What it did.
+            waited: Seconds that it waited for its data.
+        """
+        self._pending.append((record, done, waited))
+
+    def read(self) -> None:
+        """Wait for the device and have the figures of all steps so far.
+
+        Raises:
+            UserError: Naming the first step whose loss or gradient is not a number.
+        """
+        if not self._pending:
+            return
+        figures = torch.stack([done.figures for _, done, _ in self._pending]).tolist()
+        for (record, done, waited), (loss, norm, *each) in zip(self._pending, figures, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                if self._read:
+                    self.write({})
+                raise UserError(
+                    f"step {record['step']}: the loss is {loss}, the norm of its gradient {norm}; "
+                    "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
+                )
+            means, counts = each[: len(self.names)], each[len(self.names) :]
+            filled = {
+                "step": record["step"],
+                "epoch": record["epoch"],
+                "loss": loss,
+                "lr": record["lr"],
+                "grad_norm": norm,
+                "targets": int(sum(counts)),
+                "tokens": record["tokens"],
+            }
+            if len(self.names) > 1:
+                filled |= {
+                    f"loss_{name.removesuffix('/loss')}": mean
+                    for name, mean in zip(self.names, means, strict=True)
+                }
+            self._read.append((filled, done, waited))
+        self._pending.clear()
+
+    def write(self, metrics: dict[str, float]) -> float:
+        """A line of each step that has been read.
+
+        Args:
+            metrics: Of the validation behind the last one.
+
+        Returns:
+            The loss of the last one.
+        """
+        steps, self._read = self._read, []
+        loss = float(steps[-1][0]["loss"])
+        if group.rank():
+            return loss
+        steps[-1][0].update(metrics)
+        timings = self.watch.laps([done.tokens for _, done, _ in steps])
+        for (record, _, waited), timing in zip(steps, timings, strict=True):
+            self.metrics.append(record)
+            self.timings.append({"step": record["step"], **timing, "waited": round(waited, 4)})
+        record, timing = steps[-1][0], timings[-1]
+        shown = {"loss": f"{record['loss']:.4f}", "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
+        if "val_loss" in record:
+            shown["val"] = f"{record['val_loss']:.4f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(len(steps))
+        return loss

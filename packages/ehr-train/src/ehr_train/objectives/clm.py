@@ -1,0 +1,62 @@
+"""The next token."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic.dataclasses import dataclass
+
+from ehr_models.data.tokens import PAD, STATIC, UNK
+from ehr_tracking.config import STRICT
+from ehr_train.objectives.parts import Asked, Material, Sees
+from ehr_train.objectives.tokens import TokenObjective, asked
+
+if TYPE_CHECKING:
+    from ehr_models.data.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CLM(TokenObjective):
+    """The next token of the same span."""
+
+    kind: Literal["clm"] = "clm"
+    sees: ClassVar[Sees | None] = "past"
+
+    def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:  # noqa: ARG002 -- the same in each
+        """The successor of every token that has one worth asking for."""
+        ids = batch.input_ids.numpy()
+        rows = next_token_rows(ids, batch.index.numpy(), batch.span.numpy(), batch.time.numpy())
+        return asked(rows, ids[rows + 1])
+
+
+def next_token_rows(
+    ids: npt.NDArray[np.int64],
+    index: npt.NDArray[np.int64],
+    span: npt.NDArray[np.int64],
+    time: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """The tokens [M] whose successor is to be forecast.
+
+    The successor must be of the same span, next to it in the record (behind the prefix of a window
+    that is cut comes a gap), and an event with a name: static tokens are known from the start, [PAD]
+    is nothing, and [UNK] is whatever the vocabulary left out.
+
+    Args:
+        ids: [T] token ids.
+        index: [T] where each lies in the split.
+        span: [T] which span each is of.
+        time: [T] microseconds, `STATIC` for static tokens.
+
+    Examples:
+        >>> ids, time = np.array([5, 9, UNK, 8, 7]), np.array([STATIC, 1, 2, 3, 4])
+        >>> next_token_rows(ids, np.arange(5), np.zeros(5, int), time).tolist()
+        [0, 2, 3]
+    """
+    asked_for = (
+        (span[1:] == span[:-1])
+        & (index[1:] == index[:-1] + 1)
+        & (time[1:] != STATIC)
+        & (ids[1:] != PAD)
+        & (ids[1:] != UNK)
+    )
+    return np.flatnonzero(asked_for)

@@ -1,0 +1,102 @@
+"""Masked tokens."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ehr_models.data.tokens import MASK, SPECIALS
+from ehr_tracking.config import STRICT
+from ehr_train.data import draws
+from ehr_train.objectives.parts import Asked, Material, Sees
+from ehr_train.objectives.tokens import TokenObjective, asked
+
+if TYPE_CHECKING:
+    from ehr_models.data.batch import Batch
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+_CHOICE, _KIND, _REPLACEMENT = 11, 12, 13  # so that three uses of one seed draw differently
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MLM(TokenObjective):
+    """Masked tokens, drawn anew in every epoch (BERT's 80/10/10)."""
+
+    kind: Literal["mlm"] = "mlm"
+    mask: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of a span's ordinary tokens that are targets; at least one where there is any."""
+    replaced: Share = 0.8
+    """Of the targets: share shown as [MASK]."""
+    random: Share = 0.1
+    """Of the targets: share shown as another ordinary token; the rest is shown as it is."""
+    max_masked: Annotated[int, Field(ge=1)] | None = None
+    """Cap on the targets of one span."""
+    sees: ClassVar[Sees | None] = "all"
+    hides: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.replaced + self.random > 1:
+            raise ValueError("replaced + random must not exceed 1")
+        return self
+
+    def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
+        """Some tokens, most of them hidden; which is a function of seed, epoch, subject and place."""
+        examples, windows = material.examples, material.windows
+        ids, span = batch.input_ids.numpy(), batch.span.numpy()
+        subject = examples.tokens.subject_id[examples.subject[windows.example]]
+        place = batch.index.numpy() - windows.first[span]
+        key = (material.seed, epoch, subject[span], place)
+        rows, shown = mask_tokens(ids, span, key, self, material.vocab_size)
+        found = asked(rows, ids[rows])
+        return Asked(found.targets, found.counts, shown)
+
+
+def mask_tokens(
+    ids: npt.NDArray[np.int64],
+    span: npt.NDArray[np.int64],
+    key: tuple[npt.ArrayLike, ...],
+    objective: MLM,
+    vocab_size: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Choose targets among the ordinary tokens of each span, and what is shown in their place.
+
+    Args:
+        ids: [T]
+        span: [T], never decreasing.
+        key: Of the draws of each token: parts that broadcast to [T].
+        objective: Shares and cap.
+        vocab_size: Random replacements are drawn from the ordinary tokens below it.
+
+    Returns:
+        The targets [M] and the ids with their replacements [T].
+
+    Source:
+        Devlin et al., BERT, NAACL 2019, 3.1.
+    """
+    ordinary = np.flatnonzero(ids >= len(SPECIALS))
+    if len(ordinary) == 0:
+        return ordinary, ids
+    chance = np.broadcast_to(draws.bits(*key, _CHOICE), ids.shape)[ordinary]
+    order = np.lexsort((chance, span[ordinary]))
+    # the first n of each span in this order are its targets
+    _, starts, counts = np.unique(span[ordinary], return_index=True, return_counts=True)
+    rank = np.arange(len(ordinary)) - np.repeat(starts, counts)
+    n = np.maximum(1, np.rint(objective.mask * counts)).astype(np.int64)
+    n = n if objective.max_masked is None else np.minimum(n, objective.max_masked)
+    rows = np.sort(ordinary[order[rank < np.repeat(n, counts)]])
+
+    kind = np.broadcast_to(draws.uniform(*key, _KIND), ids.shape)[rows]
+    other = np.broadcast_to(draws.below(vocab_size - len(SPECIALS), *key, _REPLACEMENT), ids.shape)[
+        rows
+    ]
+    shown = ids.copy()
+    shown[rows] = np.where(
+        kind < objective.replaced,
+        MASK,
+        np.where(kind < objective.replaced + objective.random, len(SPECIALS) + other, ids[rows]),
+    )
+    return rows, shown

@@ -1,0 +1,170 @@
+"""Several objectives at once, each with its weight."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ehr_tracking.config import STRICT
+from ehr_train.data.examples import Examples
+from ehr_train.objectives import OBJECTIVES, Objective
+from ehr_train.objectives.choice import OneOf
+from ehr_train.objectives.parts import Asked, Head, Material, Pairs, Question, Score, Sees
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ehr_models.data.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Part:
+    """One of them."""
+
+    objective: Annotated[Objective, OneOf(OBJECTIVES)]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Of its mean loss in the sum."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sum:
+    """Several objectives over the same states; the mean of each is over its own targets."""
+
+    kind: Literal["sum"] = "sum"
+    parts: Annotated[tuple[Part, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _one_model_can_answer(self) -> Self:
+        kinds = ", ".join(self._named)
+        if len({o.head for o in self._named.values()}) > 1:
+            asked = ", ".join(f"{name} the {o.head} head" for name, o in self._named.items())
+            raise ValueError(f"a model has one head, but of these parts needs {asked}")
+        if len({o.sees for o in self._named.values()} - {None}) > 1:
+            raise ValueError(
+                f"no model can be trained for {kinds} at once: one sees all, one the past"
+            )
+        if sum(o.hides for o in self._named.values()) > 1:
+            raise ValueError(f"of {kinds} at most one may hide tokens")
+        return self
+
+    @property
+    def _named(self) -> dict[str, Objective]:
+        """The parts by kind, numbered from the second of a kind on."""
+        named: dict[str, Objective] = {}
+        for part in self.parts:
+            kind = part.objective.kind
+            same = sum(o.kind == kind for o in named.values())
+            named[f"{kind}_{same + 1}" if same else kind] = part.objective
+        return named
+
+    @property
+    def _first(self) -> Objective:
+        return self.parts[0].objective
+
+    @property
+    def head(self) -> Head:
+        """That of all parts."""
+        return self._first.head
+
+    @property
+    def sees(self) -> Sees | None:
+        """What the parts demand."""
+        return next((o.sees for o in self._named.values() if o.sees), None)
+
+    @property
+    def hides(self) -> bool:
+        """Whether one of them does."""
+        return any(o.hides for o in self._named.values())
+
+    @property
+    def labelled(self) -> bool:
+        """Whether one of them is."""
+        return any(o.labelled for o in self._named.values())
+
+    @property
+    def score(self) -> Score:
+        """The weighted sum."""
+        return Score("loss", "min")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """`<part>/<loss>` -> the part's weight times its own."""
+        return {
+            f"{name}/{loss}": part.weight * weight
+            for part, (name, objective) in zip(self.parts, self._named.items(), strict=True)
+            for loss, weight in objective.weights.items()
+        }
+
+    def fitted(self, train: Examples) -> Self:
+        """With each part fitted."""
+        parts = (replace(p, objective=p.objective.fitted(train)) for p in self.parts)
+        return replace(self, parts=tuple(parts))
+
+    def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """The first part's: all need the same head."""
+        return self._first.attach(model)
+
+    def freeze(self, model: "PreTrainedModel") -> None:
+        """What each part freezes."""
+        for objective in self._named.values():
+            objective.freeze(model)
+
+    def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
+        """What each part asks, its names behind the part's."""
+        targets: dict[str, npt.NDArray[Any]] = {}
+        counts: dict[str, int] = {}
+        shown = None
+        for name, objective in self._named.items():
+            asked = objective.ask(batch, material, epoch)
+            targets |= {f"{name}/{key}": value for key, value in asked.targets.items()}
+            counts |= {f"{name}/{key}": value for key, value in asked.counts.items()}
+            shown = shown if asked.shown is None else asked.shown
+        return Asked(targets, counts, shown)
+
+    def loss(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Pairs:
+        """The pairs of each part, their names behind the part's."""
+        return {
+            f"{name}/{key}": pair
+            for name, objective in self._named.items()
+            for key, pair in objective.loss(model, states, _of(question, name)).items()
+        }
+
+    def scores(
+        self, model: "PreTrainedModel", states: "Tensor", question: Question
+    ) -> "Tensor | None":
+        """Those of the first part that has any."""
+        for name, objective in self._named.items():
+            found: Tensor | None = objective.scores(model, states, _of(question, name))
+            if found is not None:
+                return found
+        return None
+
+    def metrics(
+        self,
+        means: Mapping[str, float],
+        scores: npt.NDArray[np.float64] | None,
+        examples: Examples,
+    ) -> dict[str, float]:
+        """The weighted `loss`, and the figures of each part as `<part>_<figure>`."""
+        found = {"loss": sum(weight * means[name] for name, weight in self.weights.items())}
+        for name, objective in self._named.items():
+            own = objective.metrics(_below(means, name), scores, examples)
+            found |= {f"{name}_{figure}": value for figure, value in own.items()}
+        return found
+
+
+def _below(values: Mapping[str, object], name: str) -> dict[str, Any]:
+    return {k.removeprefix(f"{name}/"): v for k, v in values.items() if k.startswith(f"{name}/")}
+
+
+def _of(question: Question, name: str) -> Question:
+    return replace(
+        question,
+        targets=_below(question.targets, name),
+        counts=_below(question.counts, name),
+    )

@@ -1,0 +1,64 @@
+"""`plan`: what a run would do and cost, without a step (`--dry-run`)."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from ehr_train.config import TrainConfig
+from ehr_train.job import Job, count_steps, sampler
+from ehr_train.model import load_or_build
+from ehr_train.scale.launch import threads_each
+from ehr_train.speed import flops_per_token, matmul_peak, resolve_precision
+
+
+def plan(
+    tokens: Path,
+    config: TrainConfig,
+    *,
+    nproc: int = 1,
+    init: Path | None = None,
+    labels: Path | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """What `train` would do, from the data and the model but without a step.
+
+    Returns:
+        `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
+        `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound: all
+        matrix products at this machine's measured peak), `precision`, `device`.
+
+    Raises:
+        UserError: As `train` does.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with TemporaryDirectory(prefix="ehr-train-") as scratch:
+        job = Job(tokens=tokens, out=Path(scratch), init=init, labels=labels, device=device)
+        job.check(config, nproc)
+        job, _ = job.resolved()
+        token_set = job.open_tokens()
+        order = sampler(config, job.train_examples(token_set))
+        model = load_or_build(job.init, config, token_set, None)
+        steps, per_epoch = count_steps(order, config), order.steps_of(1)
+        mean_tokens = float(order.lengths.sum()) / per_epoch
+        precision = resolve_precision(config.precision, device)
+        flops = flops_per_token(model) * mean_tokens * steps
+        return {
+            "model": type(model).__name__,
+            "parameters": model.num_parameters(),
+            "trained": model.num_parameters(only_trainable=True),
+            "examples": len(order.examples),
+            "steps": steps,
+            "steps_per_epoch": per_epoch,
+            "tokens_per_step": round(mean_tokens),
+            "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
+            "flops": flops,
+            "seconds_at_peak": round(
+                flops / nproc / matmul_peak(torch.device(device), precision), 1
+            ),
+            "precision": precision,
+            "device": device,
+            "processes": nproc,
+            "threads_each": threads_each(nproc),
+        }
