@@ -14,7 +14,7 @@ from scipy import sparse
 from ehr_eval.cli import main
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import _chunks, count_rows
-from ehr_eval.counts.things import ancestors, fit_vocabulary, quantile_edges
+from ehr_eval.counts.things import ancestors, fit_things, quantile_edges
 from ehr_eval.counts.write import count_features
 from ehr_eval.features.read import read_features
 from ehr_eval.tasks.make import make_labels
@@ -216,22 +216,21 @@ def test_events_of_the_future_are_not_counted_in_train_either(cohort) -> None:
         orient="row",
     )
     rows = pl.DataFrame({"subject_id": [1, 1, 4], "prediction_time": [day(50), day(200), day(200)]})
-    vocabulary = _vocabulary(frame)
+    things = _things(frame)
     past = frame.filter(pl.col("time").is_null() | (pl.col("time") <= day(200)))
     config = CountsConfig()
     assert (
-        count_rows(frame, rows, vocabulary, config) != count_rows(past, rows, vocabulary, config)
+        count_rows(frame, rows, things, config) != count_rows(past, rows, things, config)
     ).nnz == 0
     cut = rows.head(1)
     assert (
-        count_rows(frame, rows, vocabulary, config)[:1]
-        != count_rows(frame, cut, vocabulary, config)
+        count_rows(frame, rows, things, config)[:1] != count_rows(frame, cut, things, config)
     ).nnz == 0
 
 
-def _vocabulary(frame):
+def _things(frame):
     subjects = frame["subject_id"].unique()
-    return fit_vocabulary([frame], subjects, CODES, CountsConfig(min_values=5))
+    return fit_things([frame], subjects, CODES, CountsConfig(min_values=5))
 
 
 def test_only_train_subjects_choose_bins_and_columns(cohort, tmp_path) -> None:

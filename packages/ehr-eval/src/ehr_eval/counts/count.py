@@ -9,7 +9,7 @@ import polars as pl
 from scipy import sparse
 
 from ehr_eval.counts.config import CountsConfig
-from ehr_eval.counts.things import Vocabulary, items
+from ehr_eval.counts.things import Things, items
 
 Ints = npt.NDArray[np.int64]
 
@@ -20,7 +20,7 @@ YEAR_DAYS = 365.25
 BIRTH = "^MEDS_BIRTH"
 
 
-def column_names(things: list[str], config: CountsConfig) -> list[str]:
+def column_names(names: list[str], config: CountsConfig) -> list[str]:
     """The columns before any is left out: age, then each thing over each window.
 
     Examples:
@@ -28,18 +28,18 @@ def column_names(things: list[str], config: CountsConfig) -> list[str]:
         ['age', 'A|1d', 'A|365d', 'A|any']
     """
     windows = [f"{days:g}d" for days in config.windows_days] + ["any"]
-    return ["age", *(f"{thing}|{window}" for thing in things for window in windows)]
+    return ["age", *(f"{thing}|{window}" for thing in names for window in windows)]
 
 
 def count_rows(
-    events: pl.DataFrame, rows: pl.DataFrame, vocabulary: Vocabulary, config: CountsConfig
+    events: pl.DataFrame, rows: pl.DataFrame, things: Things, config: CountsConfig
 ) -> sparse.csr_matrix:
     """Count the past of some rows; a pure function of the events up to each prediction time.
 
     Args:
         events: Of whole subjects, at least those of `rows`; in any order.
         rows: [R] subject_id, prediction_time, sorted.
-        vocabulary: What is counted.
+        things: What is counted.
         config: The windows.
 
     Returns:
@@ -48,7 +48,7 @@ def count_rows(
     subject = rows["subject_id"].to_numpy()
     at = rows["prediction_time"].dt.epoch("us").to_numpy()
     events = events.filter(pl.col("subject_id").is_in(rows["subject_id"].unique().implode()))
-    counted = items(events, vocabulary).sort("subject_id", "item", "time", nulls_last=False)
+    counted = items(events, things).sort("subject_id", "item", "time", nulls_last=False)
     clock = _Clock(counted["time"])
     groups = counted.group_by("subject_id", "item", maintain_order=True).len()
     size = groups["len"].to_numpy().astype(np.int64)
@@ -56,7 +56,7 @@ def count_rows(
     bounds = np.concatenate([[0], np.cumsum(size)])
     owner, item = groups["subject_id"].to_numpy(), groups["item"].to_numpy()
     begin, end = np.searchsorted(owner, subject, "left"), np.searchsorted(owner, subject, "right")
-    width = 1 + len(vocabulary.names) * (len(config.windows_days) + 1)
+    width = 1 + len(things.names) * (len(config.windows_days) + 1)
     parts = []
     for start, stop in _chunks(end - begin, PAIRS):
         n = (end - begin)[start:stop]

@@ -13,7 +13,7 @@ from ehr_eval.counts.config import CountsConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class Things:
     """What is counted, by number."""
 
     names: list[str]
@@ -26,12 +26,12 @@ class Vocabulary:
     """code, lower, item: the lower bound of each bin, -inf for the first; sorted by it."""
 
 
-def fit_vocabulary(
+def fit_things(
     files: Iterable[pl.DataFrame],
     train: pl.Series,
     parents: Mapping[str, list[str | None] | None],
     config: CountsConfig,
-) -> Vocabulary:
+) -> Things:
     """Number the codes and value bins of train subjects.
 
     Args:
@@ -49,13 +49,13 @@ def fit_vocabulary(
     edges = quantile_edges(pl.concat(values), config) if config.bins > 1 and values else {}
     above = parents if config.ontology else {}
     member = [(code, name) for code in sorted(codes) for name in ancestors(code, above)]
-    things = sorted({name for _, name in member})
-    number = {name: i for i, name in enumerate(things)}
+    names = sorted({name for _, name in member})
+    number = {name: i for i, name in enumerate(names)}
     cells = [(c, lower) for c in edges for lower in (-np.inf, *edges[c])]
     for code in edges:
-        things += [f"{code}//Q{b + 1}" for b in range(len(edges[code]) + 1)]
-    return Vocabulary(
-        names=things,
+        names += [f"{code}//Q{b + 1}" for b in range(len(edges[code]) + 1)]
+    return Things(
+        names=names,
         members=pl.DataFrame(
             [(code, number[name]) for code, name in member],
             schema={"code": pl.String, "item": pl.Int32},
@@ -114,18 +114,18 @@ def ancestors(code: str, parents: Mapping[str, list[str | None] | None]) -> Iter
     yield from seen
 
 
-def items(events: pl.DataFrame, vocabulary: Vocabulary) -> pl.DataFrame:
+def items(events: pl.DataFrame, things: Things) -> pl.DataFrame:
     """subject_id, time, item: one row for each thing that an event counts for.
 
     Events of codes that train subjects do not have count for nothing.
     """
     keep = ["subject_id", "time", "item"]
-    found = events.join(vocabulary.members, on="code", how="inner").select(keep)
+    found = events.join(things.members, on="code", how="inner").select(keep)
     binned = (
         finite(events)
         .sort("numeric_value")
         .join_asof(
-            vocabulary.bins,
+            things.bins,
             left_on="numeric_value",
             right_on="lower",
             by="code",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
-from ehr_eval.counts.things import Vocabulary, fit_vocabulary
+from ehr_eval.counts.things import Things, fit_things
 from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_splits
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.features import write_features
@@ -36,7 +36,7 @@ from ehr_tracking.manifest import (
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class CountsSummary:
     """What was written."""
 
     path: Path
@@ -53,7 +53,7 @@ def count_features(
     *,
     tokens: Path | None = None,
     overwrite: bool = False,
-) -> Summary:
+) -> CountsSummary:
     """Count the past of each labelled (subject, prediction time) and write `features/1` as CSR.
 
     Column `age` is in years; every other one is a count and is named `<thing>|<window>`, with
@@ -89,16 +89,16 @@ def count_features(
     train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
     codes = read_codes(meds)
     parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))
-    vocabulary = fit_vocabulary((read_events(f) for f in files), train, parents, config)
-    matrix = _count_files(files, rows, vocabulary, config, delays)
-    names = column_names(vocabulary.names, config)
+    things = fit_things((read_events(f) for f in files), train, parents, config)
+    matrix = _count_files(files, rows, things, config, delays)
+    names = column_names(things.names, config)
     kept = np.flatnonzero(matrix[is_train].getnnz(axis=0) >= config.min_rows)
     matrix = matrix[:, kept]
     matrix.sort_indices()
     index = rows.select("subject_id", "prediction_time", "split").to_arrow()
     with new_artifact(out, overwrite=overwrite) as partial:
         written = write_features(partial, matrix, index)
-        _write_columns(partial / "columns.json", [names[i] for i in kept], vocabulary)
+        _write_columns(partial / "columns.json", [names[i] for i in kept], things)
         seal(
             partial,
             FEATURES,
@@ -108,7 +108,7 @@ def count_features(
             inputs=inputs,
             rows=written,
         )
-    return Summary(out, rows.height, len(kept), matrix.nnz)
+    return CountsSummary(out, rows.height, len(kept), matrix.nnz)
 
 
 def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
@@ -136,7 +136,7 @@ def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFra
 def _count_files(
     files: list[Path],
     rows: pl.DataFrame,
-    vocabulary: Vocabulary,
+    things: Things,
     config: CountsConfig,
     delays: Delays,
 ) -> sparse.csr_matrix:
@@ -146,11 +146,11 @@ def _count_files(
     for i, path in enumerate(tqdm(files, desc="counts", unit="file", disable=None)):
         here = numbered.filter(pl.col("file") == i)
         if here.height:
-            parts.append(count_rows(read_events(path, delays), here, vocabulary, config))
+            parts.append(count_rows(read_events(path, delays), here, things, config))
             order.append(here["row"].to_numpy())
     return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
 
 
-def _write_columns(path: Path, names: list[str], vocabulary: Vocabulary) -> None:
-    about = {"columns": names, "bin_edges": vocabulary.edges}
+def _write_columns(path: Path, names: list[str], things: Things) -> None:
+    about = {"columns": names, "bin_edges": things.edges}
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

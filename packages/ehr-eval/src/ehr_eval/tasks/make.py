@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class LabelsSummary:
     """What was written."""
 
     path: Path
@@ -44,7 +44,7 @@ class Summary:
 
 def make_labels(
     meds: Path, out: Path, config: LabelsConfig | None = None, *, overwrite: bool = False
-) -> Summary:
+) -> LabelsSummary:
     """Label a MEDS data set and write `labels/1`.
 
     Args:
@@ -91,7 +91,7 @@ def make_labels(
             inputs={"meds": raw_source(meds, contract=RAW)},
             rows=rows,
         )
-    return Summary(out, counts, skipped)
+    return LabelsSummary(out, counts, skipped)
 
 
 def _distinct_codes(path: Path) -> pl.Series:
