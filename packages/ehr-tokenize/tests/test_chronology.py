@@ -113,7 +113,7 @@ schemes = st.sampled_from(
 @given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), schemes, st.booleans())
 def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, scheme, delayed):
     config = TokenizeConfig(scheme=scheme, delay={"LAB": 1.5} if delayed else {})
-    tokenizer, _ = fit(lambda apply: [apply(events(*subjects))], CODES, {}, config)
+    tokenizer, _ = fit([lambda: events(*subjects)], CODES, {}, config)
 
     def tokens(e):
         return sequences(e, tokenizer.config, tokenizer.bind(CODES))
@@ -143,7 +143,7 @@ def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, sche
 @given(st.lists(record, min_size=1, max_size=4), schemes)
 def test_every_event_has_its_token_in_the_order_of_the_events(subjects, scheme):
     e = events(*subjects)
-    tokenizer, _ = fit(lambda apply: [apply(e)], CODES, {}, TokenizeConfig(scheme=scheme))
+    tokenizer, _ = fit([lambda: e], CODES, {}, TokenizeConfig(scheme=scheme))
     made = sequences(e, tokenizer.config, tokenizer.bind(CODES))
     told = [tokenizer.tokens[i].code for i in made.token]
     event = np.array([code is not None for code in told])

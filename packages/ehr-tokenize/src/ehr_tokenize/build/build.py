@@ -74,7 +74,8 @@ def tokenize(
     """
     config = config or TokenizeConfig()
     names = [map_name(step) for step in config.maps]
-    config = replace(config, maps=resolve(config.maps))
+    if names:
+        config = replace(config, maps=resolve(config.maps))
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
@@ -181,8 +182,8 @@ def _fit(
         )
     # each stretch takes an array of all words, so that many codes need long ones to be worth it
     size = min(max(GROUP_EVENTS, 8 * len(table.codes)), _STRETCH)
-    stretches = table.stretches(train, size, workers)
-    return fit(stretches, table.codes, infos, config)
+    stretches = table.stretches(train, size)
+    return fit(stretches, table.codes, infos, config, workers=workers)
 
 
 def _refuse_foreign(summaries: Sequence[SplitSummary], limit: float, which: str) -> None:

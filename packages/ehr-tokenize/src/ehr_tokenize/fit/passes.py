@@ -4,24 +4,25 @@ Both passes add up what independent stretches of events give, so they can be run
 order and by any number of workers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from ehr_tokenize.codes.keys import code_of
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.fit.rollup import roll_up
 from ehr_tokenize.fit.selection import Count, select_tokens
 from ehr_tokenize.meds.events import Events
-from ehr_tokenize.meds.table import Stretches
-from ehr_tokenize.scheme.added import Added, Rows, added_tokens
+from ehr_tokenize.meds.table import Stretch
 from ehr_tokenize.scheme.binding import Binding, Ids, bind
 from ehr_tokenize.scheme.bins import Histogram, edges
-from ehr_tokenize.scheme.chronology import ages, visits
+from ehr_tokenize.scheme.chronology import Rows, chronology
 from ehr_tokenize.scheme.intake import Intake
 from ehr_tokenize.scheme.spans import usual_seconds
 from ehr_tokenize.scheme.subwords import read_subwords, train_subwords
@@ -30,6 +31,7 @@ from ehr_tokenize.tokenizer.tokenizer import Tokenizer, descriptions
 from ehr_tokenize.tokenizer.vocabulary import with_time
 from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 
+T = TypeVar("T")
 _WAIT = 8
 """Parts that are waited for, at least, before they are merged."""
 _DENSE = 8
@@ -37,31 +39,41 @@ _DENSE = 8
 
 
 def fit(
-    stretches: Stretches,
+    stretches: Sequence[Stretch],
     codes: Sequence[str],
     infos: Mapping[str, CodeInfo],
     config: TokenizeConfig,
+    *,
+    workers: int = 1,
 ) -> tuple[Tokenizer, Binding]:
     """Two passes over the train split.
 
     Args:
-        stretches: The train split; gone through twice.
+        stretches: The train split, in parts that fit into memory and share no subject.
         codes: Which the events' codes index.
         infos: From codes.parquet.
         config: What to fit.
+        workers: Threads; each works on a stretch.
 
     Returns:
         The tokenizer, and it bound to the same codes: spelling them takes time where they are many.
     """
     intake = Intake.of(codes, config)
-    observed = merged(stretches(lambda e: observe(intake(e), config)))
+    observed = merged(_each(stretches, lambda e: observe(intake(e), config), workers))
     fitted = learn(observed, intake.codes, infos, config)
     binding, words = bind(intake, config, fitted, descriptions(infos, config))
     total = np.zeros((3, len(words)), np.int64)
-    for counted in stretches(lambda e: count_words(e, config, binding, len(words))):
+    n = len(words)
+    for counted in _each(stretches, lambda e: count_words(e, config, binding, n), workers):
         total += counted
     tokenizer = finish(counts(total, words), fitted, infos, config)
     return tokenizer, tokenizer.bind_words(binding, words)
+
+
+def _each(stretches: Sequence[Stretch], apply: Callable[[Events], T], workers: int) -> Iterator[T]:
+    with ThreadPoolExecutor(workers) as pool:
+        work = pool.map(lambda stretch: apply(stretch()), stretches)
+        yield from tqdm(work, "fitting", len(stretches), disable=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,13 +198,9 @@ def count_words(
     """
     events = binding.intake(events)
     subject = events.subject()
-    added: list[Added] = []
-    if config.scheme.visits != "none" or config.scheme.time != "none" or config.scheme.age:
-        birth, start = binding.birth[events.code], binding.start[events.code]
-        visit, begins = visits(events, birth, start, config.visits.gap_days)
-        added = added_tokens(
-            events, config.scheme, binding, birth, ages(events, birth), visit, begins
-        )
+    scheme = config.scheme
+    adds = scheme.visits != "none" or scheme.time != "none" or scheme.age
+    added = chronology(events, config, binding).added if adds else []
     row, token = binding.spell(binding.bins.slot(events.code, events.value))
     n = len(events.subject_id)
     lead = np.repeat(binding.added.lead, n)

@@ -8,11 +8,12 @@ batch a thread, whatever the size of the data set.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ from ehr_tokenize.meds.events import Events, gather_index, ranges
 from ehr_tokenize.meds.faults import row_problems
 from ehr_tracking.errors import UserError
 
-T = TypeVar("T")
+Stretch = Callable[[], Events]
+"""The events of some whole subjects, read when they are asked for."""
 _COLUMNS = {"time": np.int64, "code": np.uint32, "value": np.float32}
 
 
@@ -59,13 +61,6 @@ class _Runs:
     """In the file."""
     rows: int
     """Of the file."""
-
-
-class Stretches(Protocol):
-    """Some subjects, in stretches that fit into memory; can be gone through again and again."""
-
-    def __call__(self, apply: Callable[[Events], T]) -> Iterable[T]:
-        """What `apply` gives for each stretch, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,22 +131,15 @@ class EventTable:
         offsets = np.concatenate([[0], np.cumsum(length)])
         return Events(self.subject_id[which], offsets, **column)
 
-    def stretches(self, which: npt.NDArray[np.int64], max_events: int, workers: int) -> Stretches:
+    def stretches(self, which: npt.NDArray[np.int64], max_events: int) -> list[Stretch]:
         """Some subjects, so many events at a time.
 
         Args:
             which: Rows of `subject_id`.
             max_events: Of a stretch, which holds one subject at least.
-            workers: Threads.
         """
         cuts = ranges(self.length[which], len(which), max_events)
-
-        def over(apply: Callable[[Events], T]) -> Iterator[T]:
-            with ThreadPoolExecutor(workers) as pool:
-                work = pool.map(lambda c: apply(self.gather(which[c[0] : c[1]])), cuts)
-                yield from tqdm(work, "fitting", len(cuts), disable=None)
-
-        return over
+        return [partial(self.gather, which[a:b]) for a, b in cuts]
 
     def code_counts(self) -> npt.NDArray[np.int64]:
         """[C] events of each code."""

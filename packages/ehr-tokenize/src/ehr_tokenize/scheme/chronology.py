@@ -1,19 +1,68 @@
-"""Age and visit of every event, each from events that are not after it.
+"""What looking back along a record tells: age and visit of every event, and the tokens that a scheme adds.
 
-Both run along the rows of a subject and look back only, so truncating a record changes nothing
-before the cut, and a model that reads tokens in order is never told what comes next.
+All of it runs along the rows of a subject and looks back only, so truncating a record changes nothing
+before the cut, and a model that reads tokens in order is never told what comes next. A time token
+tells the time since the event before, so it is known at the event after, and carries that event's
+time; so does the end of a visit.
 
 N subjects, E events.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from ehr_tokenize.config import SchemeConfig, TokenizeConfig
 from ehr_tokenize.meds.events import Events
+from ehr_tokenize.scheme.binding import Binding, Ids
+from ehr_tokenize.scheme.spans import calendar_tokens, interval_tokens
 from ehr_tracking.arrow.meds import STATIC
 from ehr_tracking.arrow.parquet import DAY_US
 
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
+_YEAR = 365.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Added:
+    """Tokens put before events."""
+
+    row: Rows
+    """[K] which event, ascending; again for a further token there"""
+    token: Ids
+    """[K]"""
+    closes: bool = False
+    """Belongs to the visit before."""
+    seconds: Rows | None = None
+    """[K] that a time token tells"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chronology:
+    """Of E events."""
+
+    age: npt.NDArray[np.float32]
+    """[E] days"""
+    visit: npt.NDArray[np.uint16]
+    """[E] ordinal from 1, 0 outside any visit"""
+    added: list[Added]
+    """In their order before an event."""
+
+
+def chronology(events: Events, config: TokenizeConfig, binding: Binding) -> Chronology:
+    """Look back from every event.
+
+    Args:
+        events: Whole subjects, as they become known.
+        config: Scheme and visits.
+        binding: Which codes are a birth or start a visit, and the ids of added tokens.
+    """
+    birth, start = binding.birth[events.code], binding.start[events.code]
+    age = ages(events, birth)
+    visit, begins = visits(events, birth, start, config.visits.gap_days)
+    return Chronology(age, visit, _added(events, config.scheme, binding, birth, age, visit, begins))
 
 
 def ages(events: Events, birth: Mask) -> npt.NDArray[np.float32]:
@@ -83,6 +132,57 @@ def visits(
         len(events),
     )
     return np.minimum(ordinal, np.iinfo(np.uint16).max).astype(np.uint16), flags
+
+
+def _added(
+    events: Events,
+    scheme: SchemeConfig,
+    binding: Binding,
+    birth: Mask,
+    age: npt.NDArray[np.float32],
+    visit: npt.NDArray[np.uint16],
+    begins: Mask,
+) -> list[Added]:
+    """The added tokens, in their order before an event."""
+    ids = binding.added
+    made = []
+    later = np.flatnonzero(begins & (visit > 1))
+    if scheme.visits != "none":
+        end = ids.sep if scheme.visits == "sep" else ids.visit[1:]
+        made.append(Added(later, np.repeat(end, len(later)), closes=True))
+    if scheme.time == "interval":
+        row, since = _spans(events, birth)
+        which, number, seconds = interval_tokens(since)
+        made.append(Added(row[which], ids.time[number], seconds=seconds))
+    if scheme.time == "calendar":
+        row, since = _spans(events, birth)
+        since = since[np.isin(row, later, assume_unique=True)]
+        made.append(Added(later, ids.time[calendar_tokens(since)], seconds=since // 1_000_000))
+    if scheme.age:
+        made.append(_age(events, birth, age, ids.age))
+    if scheme.visits == "start_end":
+        first = np.flatnonzero(begins)
+        made.append(Added(first, np.repeat(ids.visit[:1], len(first))))
+    return made
+
+
+def _spans(events: Events, birth: Mask) -> tuple[Rows, Rows]:
+    """Timed events but births, without each subject's first, and the time since the one before."""
+    row = np.flatnonzero((events.time != STATIC) & ~birth)
+    same = np.diff(events.subject()[row]) == 0
+    return row[1:][same], np.diff(events.time[row])[same]
+
+
+def _age(events: Events, birth: Mask, age: npt.NDArray[np.float32], ids: Ids) -> Added:
+    """Tens and ones before the first timed event of each subject whose birth is recorded by then."""
+    subject = events.subject()
+    row = np.flatnonzero((events.time != STATIC) & ~birth)
+    row = row[np.diff(subject[row], prepend=-1) != 0]
+    births = np.concatenate([[0], np.cumsum(birth & (events.time != STATIC))])
+    row = row[births[row] > births[events.offsets[subject[row]]]]
+    years = np.clip(np.floor(age[row].astype(np.float64) / _YEAR), 0, 99).astype(np.int64)
+    token = np.stack([ids[years // 10], ids[10 + years % 10]], axis=1).ravel()
+    return Added(np.repeat(row, 2), token)
 
 
 def _owner(row: npt.NDArray[np.int64], events: Events) -> npt.NDArray[np.int64]:

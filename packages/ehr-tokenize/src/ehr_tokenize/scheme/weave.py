@@ -3,7 +3,6 @@
 N subjects, E events, T tokens, F families of codes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,9 +11,8 @@ import numpy.typing as npt
 
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.events import Events
-from ehr_tokenize.scheme.added import Added, Rows, added_tokens
 from ehr_tokenize.scheme.binding import Binding, Ids
-from ehr_tokenize.scheme.chronology import ages, visits
+from ehr_tokenize.scheme.chronology import Chronology, Rows, chronology
 from ehr_tracking.arrow.meds import STATIC
 
 Number = TypeVar("Number", bound=np.generic)
@@ -51,17 +49,12 @@ def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequence
         binding: `Tokenizer.bind(codes)`.
     """
     events = binding.intake(raw)
-    birth, start = binding.birth[events.code], binding.start[events.code]
-    age = ages(events, birth)
-    visit, begins = visits(events, birth, start, config.visits.gap_days)
-    added = added_tokens(events, config.scheme, binding, birth, age, visit, begins)
+    told = chronology(events, config, binding)
     slot = binding.bins.slot(events.code, events.value)
     woven = weave(
         events,
         binding.spell(slot),
-        added,
-        age,
-        visit,
+        told,
         lead=int(binding.added.lead[0]),
         segments=config.scheme.visits != "none",
     )
@@ -89,9 +82,7 @@ def _families(
 def weave(
     events: Events,
     spelled: tuple[Rows | None, Ids],
-    added: Sequence[Added],
-    age: npt.NDArray[np.float32],
-    visit: npt.NDArray[np.uint16],
+    told: Chronology,
     *,
     lead: int,
     segments: bool,
@@ -101,25 +92,24 @@ def weave(
     Args:
         events: E events.
         spelled: Event and id of each token of an event; no events where there is one each.
-        added: Come before the tokens of their event, in this order.
-        age: [E]
-        visit: [E]
+        told: Their ages and visits, and the tokens that come before theirs.
         lead: First token of every subject.
         segments: Whether to make them.
 
     Examples:
+        >>> from ehr_tokenize.scheme.chronology import Added
         >>> e = Events(np.array([7]), np.array([0, 3]), np.array([STATIC, 10, 20]),
         ...            np.zeros(3, np.uint32), np.zeros(3, np.float32))
         >>> sep = Added(np.array([2]), np.array([3], np.uint32), closes=True)
-        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), [sep], np.zeros(3, np.float32),
-        ...           np.array([0, 1, 2], np.uint16), lead=2, segments=True)
+        >>> told = Chronology(np.zeros(3, np.float32), np.array([0, 1, 2], np.uint16), [sep])
+        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), told, lead=2, segments=True)
         >>> s.token, s.visit, s.segment
         (array([2, 8, 9, 3, 9], dtype=uint32), array([0, 0, 1, 1, 2], dtype=uint16), array([0, 0, 0, 0, 1], dtype=uint8))
     """
     n, (row, token) = len(events), spelled
     own = np.ones(n, np.int64) if row is None else np.bincount(row, minlength=n)
-    counts = [np.bincount(p.row, minlength=n) for p in added if len(p.row)]
-    added = [p for p in added if len(p.row)]
+    added = [p for p in told.added if len(p.row)]
+    counts = [np.bincount(p.row, minlength=n) for p in added]
     total = np.concatenate([[0], np.cumsum(sum(counts, start=own))])
     offsets = total[events.offsets] + np.arange(len(events.offsets))
     at = total[:-1] + events.subject() + 1  # one [BOS]/[CLS] a subject so far
@@ -137,7 +127,7 @@ def weave(
     out[where] = token
 
     first = offsets[:-1]
-    time, age, visit = _of(events.time, source), _of(age, source), _of(visit, source)
+    time, age, visit = _of(events.time, source), _of(told.age, source), _of(told.visit, source)
     time[first], age[first], visit[first] = STATIC, 0, 0
     for where in closing:
         visit[where] -= 1
