@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_tracking.cli import main
-from ehr_tracking.contracts import RESULTS
+from ehr_tracking.contracts import CONTRACTS, RESULTS
 from ehr_tracking.errors import Group
 from ehr_tracking.manifest import raw_source, source
 
@@ -165,3 +165,11 @@ def test_stores_beside_tokens_are_part_of_nothing(chain: Path) -> None:
     assert told() == before
     (chain / "tokens" / ".hidden").write_text("x")  # any other file is told as before
     assert "not in the manifest" in run("verify", chain, code=2)
+
+
+def test_contracts_tell_every_column_of_every_table() -> None:
+    text = run("contracts")
+    for contract in CONTRACTS.values():
+        for table, columns in {contract.tag: contract.columns, **contract.beside}.items():
+            assert table in text
+            assert all(f"    {c.name} " in text and c.doc in text for c in columns)

@@ -107,7 +107,7 @@ def lineage(artifact: Path, roots: tuple[Path, ...]) -> None:
 
 @main.command()
 def contracts() -> None:
-    """Print the contracts that this version knows, with the columns of their tables.
+    """Print the contracts that this version knows, with the columns of all their tables.
 
     Example: ehr-track contracts
     """
@@ -115,9 +115,12 @@ def contracts() -> None:
 
     for contract in CONTRACTS.values():
         click.echo(f"{contract.tag}\n  {contract.doc}")
-        for column in contract.columns:
-            optional = " (optional)" if column.optional else ""
-            click.echo(f"    {column.name:<30} {column.dtype}{optional}: {column.doc}")
+        for table, columns in {"": contract.columns, **contract.beside}.items():
+            if table:
+                click.echo(f"  {table}")
+            for column in columns:
+                optional = " (optional)" if column.optional else ""
+                click.echo(f"    {column.name:<30} {column.dtype}{optional}: {column.doc}")
 
 
 def _artifacts(root: Path) -> list[Path]:

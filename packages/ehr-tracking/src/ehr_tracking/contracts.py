@@ -6,7 +6,7 @@ against the contract named here. Adding a column is no new version; changing a m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ehr_tracking.errors import UserError
 
@@ -35,6 +35,8 @@ class Contract:
     doc: str
     columns: tuple[Column, ...] = ()
     """Of its main table (`doc` says which file that is)."""
+    beside: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    """File -> columns of a further table, or keys of each of its lines."""
 
     @property
     def tag(self) -> str:
@@ -82,31 +84,6 @@ _PREDICTION_TIME = Column(
     "prediction_time", "timestamp[us]", "Inclusive: events at this very time are visible."
 )
 
-TOKENS = Contract(
-    "tokens",
-    1,
-    "`{split}/{shard}.parquet`: one row a subject, in subject order over the shards of a split; "
-    "list columns of equal length, oldest token first. Beside them `vocab.parquet` and "
-    "`tokenizer.json` (all that is needed to tokenise new subjects identically), and "
-    "`coverage.json` (events, unknown and excluded ones by family of codes).",
-    (
-        _SUBJECT,
-        Column(
-            "token",
-            "list<element: uint16> | list<element: uint32>",
-            "Row of `vocab.parquet`; the smallest sufficient type.",
-        ),
-        Column(
-            "time",
-            "list<element: timestamp[us]>",
-            "When the token became known; null for static tokens, which are always known. "
-            "Never decreasing, nulls first.",
-        ),
-        Column("age", "list<element: float>", "Days since birth; 0 for static tokens."),
-        Column("visit", "list<element: uint16>", "Visit ordinal from 1; 0 outside any visit."),
-        Column("segment", "list<element: uint8>", "0/1, flips with each visit.", optional=True),
-    ),
-)
 VOCABULARY_COLUMNS = (
     Column("id", "int32", "0..n-1, the row's own number; 0 is [PAD]."),
     Column("token", "string", "Unique text."),
@@ -139,6 +116,32 @@ VOCABULARY_COLUMNS = (
 )
 """Columns of `vocab.parquet` in `tokens/1`."""
 
+TOKENS = Contract(
+    "tokens",
+    1,
+    "`{split}/{shard}.parquet`: one row a subject, in subject order over the shards of a split; "
+    "list columns of equal length, oldest token first. Beside them `vocab.parquet` and "
+    "`tokenizer.json` (all that is needed to tokenise new subjects identically), and "
+    "`coverage.json` (events, unknown and excluded ones by family of codes).",
+    (
+        _SUBJECT,
+        Column(
+            "token",
+            "list<element: uint16> | list<element: uint32>",
+            "Row of `vocab.parquet`; the smallest sufficient type.",
+        ),
+        Column(
+            "time",
+            "list<element: timestamp[us]>",
+            "When the token became known; null for static tokens, which are always known. "
+            "Never decreasing, nulls first.",
+        ),
+        Column("age", "list<element: float>", "Days since birth; 0 for static tokens."),
+        Column("visit", "list<element: uint16>", "Visit ordinal from 1; 0 outside any visit."),
+        Column("segment", "list<element: uint8>", "0/1, flips with each visit.", optional=True),
+    ),
+    {"vocab.parquet": VOCABULARY_COLUMNS},
+)
 CHECKPOINT = Contract(
     "checkpoint",
     1,
@@ -166,6 +169,8 @@ LABELS = Contract(
         Column("categorical_value", "string", "The outcome.", optional=True),
     ),
 )
+MEDS = "meds/0.4"
+"""What a MEDS data set is in a lineage: it carries no manifest."""
 MEDS_LABELS = "meds-labels/0.4"
 """What MEDS labels are in a lineage that carry no manifest: anyone's, not `labels/1`."""
 FEATURES = Contract(
@@ -209,16 +214,38 @@ PREDICTIONS = Contract(
         Column("predicted_boolean_probability", "float", "In [0, 1]."),
     ),
 )
+_CELL = (
+    Column("task", "string", "Task name."),
+    Column("model", "string", "Name of the features or predictions."),
+    Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
+    Column("k", "int64", "Shots per class; -1 is all."),
+)
+COMPARISON_COLUMNS = (
+    Column("task", "string", "Task name."),
+    Column("model", "string", "Name of the features or predictions."),
+    Column("baseline", "string", "Name of those it is compared with."),
+    Column("head", "string", "Classifier of the model."),
+    Column("baseline_head", "string", "Classifier of the baseline: the same, unless one is given."),
+    Column("k", "int64", "Shots per class; -1 is all."),
+    Column("model_auroc", "double", "Mean over replicates."),
+    Column("baseline_auroc", "double", "The same of the baseline."),
+    Column("difference", "double", "Of the two: above 0 the model is better."),
+    Column("lower", "double", "2.5th percentile of the difference, paired by patient."),
+    Column("upper", "double", "97.5th percentile."),
+)
+"""Columns of `comparisons.parquet` in `results/1`."""
+TIMING_COLUMNS = (
+    *_CELL,
+    Column("seconds", "double", "Wall time of fitting and predicting, over all replicates."),
+)
+"""Keys of each line of `timings.jsonl` in `results/1`."""
 RESULTS = Contract(
     "results",
     1,
     "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` in the schema "
     "of `predictions/1`, and `timings.jsonl` (not reproducible).",
     (
-        Column("task", "string", "Task name."),
-        Column("model", "string", "Name of the features or predictions."),
-        Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
-        Column("k", "int64", "Shots per class; -1 is all."),
+        *_CELL,
         Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
         Column(
             "metric", "string", "A key of `METRICS` in `ehr_eval.judge.metrics`: auroc, auprc, ..."
@@ -236,26 +263,8 @@ RESULTS = Contract(
             optional=True,
         ),
     ),
+    {"comparisons.parquet": COMPARISON_COLUMNS, "timings.jsonl": TIMING_COLUMNS},
 )
-COMPARISON_COLUMNS = (
-    Column("task", "string", "Task name."),
-    Column("model", "string", "Name of the features or predictions."),
-    Column("baseline", "string", "Name of those it is compared with."),
-    Column("head", "string", "Classifier of the model."),
-    Column("baseline_head", "string", "Classifier of the baseline: the same, unless one is given."),
-    Column("k", "int64", "Shots per class; -1 is all."),
-    Column("model_auroc", "double", "Mean over replicates."),
-    Column("baseline_auroc", "double", "The same of the baseline."),
-    Column("difference", "double", "Of the two: above 0 the model is better."),
-    Column("lower", "double", "2.5th percentile of the difference, paired by patient."),
-    Column("upper", "double", "97.5th percentile."),
-)
-"""Columns of `comparisons.parquet` in `results/1`."""
-TIMING_COLUMNS = (
-    *RESULTS.columns[:4],
-    Column("seconds", "double", "Wall time of fitting and predicting, over all replicates."),
-)
-"""Keys of each line of `timings.jsonl` in `results/1`."""
 SUMMARY_COLUMNS = (
     Column("task", "string", "Task name."),
     Column("n", "int64", "Held-out rows."),

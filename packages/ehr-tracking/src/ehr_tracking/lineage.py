@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ehr_tracking.contracts import MEDS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, Source, raw_source, sha256, source, verify
 
@@ -71,7 +72,7 @@ def _by_fingerprint(roots: Sequence[Path]) -> dict[str, Path]:
             found[sha256(path)] = path.parent
         for data in _seen(root, "data"):  # MEDS data sets carry no manifest
             if data.is_dir() and not (data.parent / MANIFEST).is_file():
-                raw = raw_source(data.parent, contract="meds/0.4")
+                raw = raw_source(data.parent, contract=MEDS)
                 found[raw.fingerprint] = data.parent
     return found
 

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ehr_tracking.backends import open_tracker
 from ehr_tracking.errors import UserError
-from ehr_tracking.runs import RunLog
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
 from ehr_train.step import Done
 
 
 class Log:
-    """`metrics.jsonl`, `timings.jsonl` and the bar; the device is waited for only where it says so.
+    """The trackers and the bar; the device is waited for only where it says so.
 
     Every process has one, so that all stop at the same step; the first one writes.
     """
@@ -35,13 +35,11 @@ class Log:
         self.names = names
         self.watch = watch
         self.bar = bar
-        self.metrics = RunLog(out / "metrics.jsonl")
-        self.timings = RunLog(out / "timings.jsonl")
+        self.tracker = open_tracker("jsonl", out)
         self._pending: list[tuple[dict[str, Any], Done, float]] = []
         self._read: list[tuple[dict[str, Any], Done, float]] = []
         if group.rank() == 0:
-            for log in (self.metrics, self.timings):
-                log.rewind(step)
+            self.tracker.rewind(step)
 
     def __len__(self) -> int:
         """Steps that are not written yet."""
@@ -108,8 +106,9 @@ class Log:
         steps[-1][0].update(metrics)
         timings = self.watch.laps([done.tokens for _, done, _ in steps])
         for (record, _, waited), timing in zip(steps, timings, strict=True):
-            self.metrics.append(record)
-            self.timings.append({"step": record["step"], **timing, "waited": round(waited, 4)})
+            self.tracker.step(
+                record, {"step": record["step"], **timing, "waited": round(waited, 4)}
+            )
         record, timing = steps[-1][0], timings[-1]
         shown = {"loss": f"{record['loss']:.4f}", "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
         if "val_loss" in record:

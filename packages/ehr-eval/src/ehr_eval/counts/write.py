@@ -21,10 +21,10 @@ from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_splits
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
-from ehr_tracking.arrow.meds import RAW, data_files, read_codes
+from ehr_tracking.arrow.meds import data_files, read_codes
 from ehr_tracking.arrow.meds import read_events as read_columns
 from ehr_tracking.config import ConfigError, to_dict
-from ehr_tracking.contracts import FEATURES, TOKENS, TRAIN, ContractError
+from ehr_tracking.contracts import FEATURES, MEDS, TOKENS, TRAIN, ContractError
 from ehr_tracking.manifest import (
     new_artifact,
     raw_source,
@@ -75,7 +75,7 @@ def count_features(
     """
     config = config or CountsConfig()
     refuse_existing(out, overwrite=overwrite)
-    inputs = {"meds": raw_source(meds, contract=RAW), "labels": label_source(labels)}
+    inputs = {"meds": raw_source(meds, contract=MEDS), "labels": label_source(labels)}
     if tokens is not None:
         inputs["tokens"] = source(tokens)
     delays = _delays(config, tokens)

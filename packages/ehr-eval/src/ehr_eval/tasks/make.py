@@ -16,9 +16,9 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.labelers import ROW
 from ehr_eval.tasks.registry import TASKS, choose
-from ehr_tracking.arrow.meds import RAW, data_files
+from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import LABELS, SPLITS
+from ehr_tracking.contracts import LABELS, MEDS, SPLITS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
@@ -88,7 +88,7 @@ def make_labels(
             producer=PRODUCER,
             config=to_dict(config),
             seed=config.seed,
-            inputs={"meds": raw_source(meds, contract=RAW)},
+            inputs={"meds": raw_source(meds, contract=MEDS)},
             rows=rows,
         )
     return LabelsSummary(out, counts, skipped)

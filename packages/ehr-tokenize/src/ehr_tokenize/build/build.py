@@ -24,10 +24,10 @@ from ehr_tokenize.scheme.binding import Binding
 from ehr_tokenize.scheme.intake import extra_columns
 from ehr_tokenize.tokenizer.tokenizer import TOKENIZER, Tokenizer, adopt, with_fitted
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
-from ehr_tracking.arrow.meds import RAW, CodeInfo, code_infos
+from ehr_tracking.arrow.meds import CodeInfo, code_infos
 from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import SPLITS, TOKENS
+from ehr_tracking.contracts import MEDS, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import (
     MANIFEST,
@@ -125,7 +125,7 @@ def tokenize(
 
 
 def _inputs(meds: Path, tokenizer: Path | None, workers: int) -> dict[str, Source]:
-    inputs = {"meds": raw_source(meds, contract=RAW, workers=workers)}
+    inputs = {"meds": raw_source(meds, contract=MEDS, workers=workers)}
     if tokenizer:
         inputs["tokenizer"] = (
             source(tokenizer)

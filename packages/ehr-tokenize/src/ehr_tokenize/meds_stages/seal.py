@@ -31,10 +31,9 @@ from ehr_tokenize.meds.events import ranges
 from ehr_tokenize.scheme.weave import Sequences
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
-from ehr_tracking.arrow.meds import RAW
 from ehr_tracking.arrow.splits import Splits, read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import SPLITS, TOKENS
+from ehr_tracking.contracts import MEDS, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, seal, sha256
 
@@ -113,7 +112,7 @@ def seal_shards(
             producer=PRODUCER,
             config=to_dict(config),
             seed=config.seed,
-            inputs={"meds": raw_source(meds, contract=RAW)},
+            inputs={"meds": raw_source(meds, contract=MEDS)},
             rows=rows,
         )
         if mark:

@@ -24,10 +24,10 @@ from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
-from ehr_tracking.arrow.meds import RAW, code_infos
+from ehr_tracking.arrow.meds import code_infos
 from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import NARRATIVES, SPLITS, TOKENS
+from ehr_tracking.contracts import MEDS, NARRATIVES, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import (
     new_artifact,
@@ -138,7 +138,7 @@ def narrate(
     config = dataclasses.replace(config, delay=dict(delays.days))
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
     inputs = {
-        "meds": raw_source(meds, contract=RAW),
+        "meds": raw_source(meds, contract=MEDS),
         "labels": label_source(labels),
     }
     for i, lookup in enumerate(config.lookups):

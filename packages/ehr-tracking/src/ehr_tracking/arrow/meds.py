@@ -23,8 +23,6 @@ from ehr_tracking.arrow.parquet import (
 )
 from ehr_tracking.contracts import ContractError
 
-RAW = "meds/0.4"
-"""How a MEDS data set is named in the lineage of what is made from it."""
 COLUMNS = {
     "subject_id": pa.int64(),
     "time": pa.timestamp("us"),

@@ -12,7 +12,7 @@ from ehr_tracking.contracts import ContractError
 DAY_US = 86_400_000_000
 
 
-class Kind(NamedTuple):
+class Expected(NamedTuple):
     """What a column must be."""
 
     name: str
@@ -32,10 +32,12 @@ def _is_list_of_texts(kind: pa.DataType) -> bool:
     return is_list and (is_text(kind.value_type) or pa.types.is_null(kind.value_type))
 
 
-SUBJECT = Kind("int64", pa.types.is_int64)
-TEXT = Kind("string", is_text)
-NOTE = Kind("string", lambda t: is_text(t) or pa.types.is_null(t), needed=False)
-PARENTS = Kind("list<string>", lambda t: _is_list_of_texts(t) or pa.types.is_null(t), needed=False)
+SUBJECT = Expected("int64", pa.types.is_int64)
+TEXT = Expected("string", is_text)
+NOTE = Expected("string", lambda t: is_text(t) or pa.types.is_null(t), needed=False)
+PARENTS = Expected(
+    "list<string>", lambda t: _is_list_of_texts(t) or pa.types.is_null(t), needed=False
+)
 
 
 def line(error: BaseException) -> str:
@@ -70,7 +72,7 @@ def read_table(path: Path, names: Iterable[str]) -> pa.Table:
         raise unreadable(path, e) from None
 
 
-def read_columns(path: Path, kinds: Mapping[str, Kind]) -> dict[str, list[Any]]:
+def read_columns(path: Path, kinds: Mapping[str, Expected]) -> dict[str, list[Any]]:
     """Columns of a table of metadata; nulls in place of one that is not needed and not there.
 
     Raises:
