@@ -31,12 +31,16 @@ class Backend:
     """One kind of tracker."""
 
     module: str
-    """Has `open_tracker(run)`; imported when it is first opened, since it may need an extra."""
+    """Imported when a tracker is opened, since it may need an extra."""
+    tracker: str
+    """Its class there, made from the run directory."""
     doc: str
 
 
 TRACKERS = {
-    "jsonl": Backend("ehr_tracking.backends.jsonl", "metrics.jsonl and timings.jsonl in the run"),
+    "jsonl": Backend(
+        "ehr_tracking.backends.jsonl", "Jsonl", "metrics.jsonl and timings.jsonl in the run"
+    ),
 }
 """Name -> what tells of a run in that way; adding one is a module and a line here."""
 
@@ -53,5 +57,6 @@ def open_tracker(name: str, run: Path) -> Tracker:
     """
     if name not in TRACKERS:
         raise UserError(f"no tracker {name}; choose one of {', '.join(TRACKERS)}")
-    tracker: Tracker = import_module(TRACKERS[name].module).open_tracker(run)
+    backend = TRACKERS[name]
+    tracker: Tracker = getattr(import_module(backend.module), backend.tracker)(run)
     return tracker

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ehr_tracking.backends import Tracker
 from ehr_tracking.runs import RunLog
 
 
@@ -24,8 +23,3 @@ class Jsonl:
         """Drop the lines after `step`, and a torn last one."""
         self.timings.rewind(step)
         self.metrics.rewind(step)
-
-
-def open_tracker(run: Path) -> Tracker:
-    """The tracker of a run."""
-    return Jsonl(run)
