@@ -18,12 +18,12 @@ from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Things, fit_things
 from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_splits
-from ehr_tracking.arrow.delays import Delays, delays_of
+from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.arrow.meds import data_files, read_codes
 from ehr_tracking.arrow.meds import read_events as read_columns
-from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, MEDS, TOKENS, TRAIN, ContractError
 from ehr_tracking.manifest import (
     new_artifact,
@@ -113,13 +113,12 @@ def count_features(
 
 def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
     """Those of the config and of the tokens, which must agree, in their order as well."""
-    if tokens is None:
-        return Delays(config.delay or {})
-    delays = delays_of(read_manifest(tokens, TOKENS, reader=PRODUCER))
-    if config.delay is not None and [*config.delay.items()] != [*delays.days.items()]:
-        told = dict(delays.days)
-        raise ConfigError(f"delay = {config.delay}, but {tokens} has {told}; give one of the two")
-    return delays
+    found: dict[str, Delays] = {}
+    if config.delay is not None:
+        found["the config"] = Delays(config.delay)
+    if tokens is not None:
+        found[str(tokens)] = delays_of(read_manifest(tokens, TOKENS, reader=PRODUCER))
+    return agreed(found)
 
 
 def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFrame:

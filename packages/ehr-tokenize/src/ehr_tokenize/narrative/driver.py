@@ -22,7 +22,7 @@ from ehr_tokenize.narrative.records import Edges, records
 from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
-from ehr_tracking.arrow.delays import Delays, delays_of
+from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
 from ehr_tracking.arrow.meds import code_infos
 from ehr_tracking.arrow.splits import read_splits
@@ -233,14 +233,7 @@ def _delays(config: NarrateConfig, tokens: Path | None, bins: Tokenizer | None) 
         found[str(tokens)] = delays_of(read_manifest(tokens, TOKENS, reader=_PRODUCER))
     if bins is not None:
         found[str(config.bins)] = Delays(bins.config.delay)
-    (first, delays), *others = found.items() or [("", Delays())]
-    for name, other in others:
-        if list(other.days.items()) != list(delays.days.items()):
-            raise UserError(
-                f"delay is {dict(delays.days)} in {first}, but {dict(other.days)} in {name}; texts "
-                "follow one: leave `delay` out, and give the tokens with which they are compared"
-            )
-    return delays
+    return agreed(found)
 
 
 def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:

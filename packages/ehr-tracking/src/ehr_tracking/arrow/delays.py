@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ehr_tracking.arrow.meds import STATIC
 from ehr_tracking.arrow.parquet import DAY_US
+from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.manifest import Manifest
 
@@ -64,6 +65,29 @@ class Delays:
         shifted = pa.array(known, pa.timestamp("us"), mask=known == STATIC)
         table = events.set_column(events.column_names.index("time"), "time", shifted)
         return table.take(np.lexsort((known, run)))  # stable: rows at one time keep their order
+
+
+def agreed(found: Mapping[str, Delays]) -> Delays:
+    """The delays that all who say some have, in the same order; none where nobody does.
+
+    Args:
+        found: Who says so -> which.
+
+    Raises:
+        ConfigError: Naming two that differ.
+
+    Examples:
+        >>> agreed({"the config": Delays({"^DX": 30}), "demo/tokens": Delays({"^DX": 30})}).days
+        {'^DX': 30}
+    """
+    (first, delays), *others = found.items() or [("", Delays())]
+    for name, other in others:
+        if list(other.days.items()) != list(delays.days.items()):
+            raise ConfigError(
+                f"delay is {dict(delays.days)} in {first}, but {dict(other.days)} in {name}; what is "
+                "compared has to become known at the same times: leave one out, or make it agree"
+            )
+    return delays
 
 
 def delays_of(manifest: Manifest) -> Delays:
