@@ -1,4 +1,7 @@
+import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic.dataclasses import rebuild_dataclass
 
 from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
 from ehr_models.data.tokens import BOS, SPECIALS
@@ -18,8 +22,10 @@ from ehr_train.config import (
     TrainConfig,
     ValidationConfig,
 )
-from ehr_train.objectives import CLM, MLM
+from ehr_train.objectives import CLM, MLM, OBJECTIVES
+from ehr_train.objectives.total import Part, Sum
 
+PAGE = Path(__file__).parents[3] / "docs" / "extend.md"
 CODES = 57
 DAY_US = 86_400_000_000
 TINY = {"size": "tiny", "hidden": 16, "layers": 2, "heads": 2, "intermediate": 32}
@@ -112,3 +118,24 @@ def tiny_config(kind: str = "mlm", **changes) -> TrainConfig:
             **changes,
         }
     )
+
+
+@pytest.fixture(scope="module")
+def next_visit(tmp_path_factory):
+    """The objective that docs/extend.md adds, added as it says; and its YAML."""
+    section = PAGE.read_text().split("## An objective\n")[1].split("\n## ")[0]
+    file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    path = tmp_path_factory.mktemp("objectives") / "next_visit.py"
+    path.write_text(file)
+    spec = importlib.util.spec_from_file_location("next_visit", path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "next_visit", module)
+        spec.loader.exec_module(module)
+        exec(line, {"OBJECTIVES": OBJECTIVES, "NextVisit": module.NextVisit})
+        for cls in (Part, Sum, TrainConfig):
+            rebuild_dataclass(cls, force=True)
+        yield module.NextVisit, re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
+    del OBJECTIVES["next_visit"]
+    for cls in (Part, Sum, TrainConfig):
+        rebuild_dataclass(cls, force=True)

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import random
 import re
@@ -140,6 +141,40 @@ def test_what_was_begun_otherwise_is_not_resumed(tokens, tmp_path, config):
     (run / "manifest.json").unlink()
     train(tokens, run, changed, overwrite=True)
     assert outcome(run) != before
+
+
+def turn_back(run):
+    """Leave the oldest checkpoint alone, as it was when it was the latest; and where it is."""
+    store = CheckpointStore(run / "checkpoints")
+    kept, *newer = sorted(store.directory.glob("step-*"))
+    assert newer
+    for path in newer:
+        shutil.rmtree(path)
+    pointers = {"latest": kept.name, "best": None, "scores": {kept.name: None}}
+    (store.directory / "pointers.json").write_text(json.dumps(pointers))
+    return kept
+
+
+def test_a_run_goes_on_although_the_run_that_it_began_from_trained_on(tokens, tmp_path):
+    final = train(tokens, tmp_path / "final", tiny_config())
+    base = shutil.copytree(final, tmp_path / "base")
+    begun_from = turn_back(base).name
+    run = train(tokens, tmp_path / "run", tiny_config(seed=1), init=base)
+    before = outcome(run)
+    shutil.rmtree(base)
+    shutil.copytree(final, base)
+    shutil.rmtree(base / "checkpoints" / begun_from)  # pruned while it trained on
+    (run / "manifest.json").unlink()
+    turn_back(run)
+    train(tokens, run, tiny_config(seed=1), init=base, resume=True)
+    after = outcome(run)
+    assert (after["latest"], after["log"]) == (before["latest"], before["log"])
+    assert verify(run) == []
+    assert str(tmp_path) not in (run / "inputs.json").read_text()
+    other = train(tokens, tmp_path / "other", tiny_config(seed=2))
+    for given, message in ((other, "init: another one"), (None, "init: not given")):
+        with pytest.raises(UserError, match=message):
+            train(tokens, run, tiny_config(seed=1), init=given, resume=True)
 
 
 def test_resuming_nothing_begins(tokens, tmp_path):
