@@ -17,7 +17,7 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest
 from ehr_tracking.report import html_page, table, text_table
 
-Rows = list[dict[str, object]]
+Listing = list[dict[str, object]]
 _TOP = 15
 _BAR = 40
 
@@ -27,15 +27,15 @@ class Inspection:
     """What a token data set holds."""
 
     path: Path
-    splits: Rows
+    splits: Listing
     """One row a split: subjects, tokens, length quantiles, shares of unknown and binned events."""
-    vocabulary: Rows
+    vocabulary: Listing
     """One row a kind of token."""
-    lengths: Rows
+    lengths: Listing
     """Histogram of tokens per subject, over all splits."""
-    top: Rows
+    top: Listing
     """The most frequent tokens of train."""
-    families: Rows
+    families: Listing
     """One row a family of codes: share of its events that are unknown, per split."""
 
     def text(self) -> str:
@@ -44,7 +44,7 @@ class Inspection:
         parts = [text_table(rows) for rows in tables if rows]
         return f"{self.path}\n\n" + "\n\n".join(parts)
 
-    def html(self, rows: Rows | None = None) -> str:
+    def html(self, rows: Listing | None = None) -> str:
         """As a self-contained page."""
         sections = {
             "Splits": self.splits,
@@ -70,7 +70,7 @@ def inspect(path: Path) -> Inspection:
     )
     binned = np.array([t.bin is not None for t in tokenizer.tokens])
     coverage = read_coverage(path)
-    splits: Rows = []
+    splits: Listing = []
     lengths: list[npt.NDArray[np.int64]] = []
     for split in SPLITS:
         count = np.zeros(len(tokenizer), np.int64)
@@ -96,7 +96,7 @@ def inspect(path: Path) -> Inspection:
     )  # fmt: skip
 
 
-def record(path: Path, subject: int) -> Rows:
+def record(path: Path, subject: int) -> Listing:
     """One subject's tokens as text, oldest first.
 
     Raises:
@@ -163,7 +163,7 @@ def _split_row(
     }
 
 
-def _families(coverage: Coverage) -> Rows:
+def _families(coverage: Coverage) -> Listing:
     """Those with most events first."""
     total: dict[str, int] = {}
     by_split: dict[tuple[str, str], Family] = {}
@@ -171,7 +171,7 @@ def _families(coverage: Coverage) -> Rows:
         for family in found:
             total[family.name] = total.get(family.name, 0) + family.events
             by_split[split, family.name] = family
-    rows: Rows = []
+    rows: Listing = []
     for name in sorted(total, key=lambda n: (-total[n], n)):
         row: dict[str, object] = {"family": name, "events": total[name]}
         for split in coverage:
@@ -183,8 +183,8 @@ def _families(coverage: Coverage) -> Rows:
     return rows
 
 
-def _kinds(tokenizer: Tokenizer) -> Rows:
-    rows: Rows = []
+def _kinds(tokenizer: Tokenizer) -> Listing:
+    rows: Listing = []
     for kind in dict.fromkeys(t.kind for t in tokenizer.tokens):
         tokens = [t for t in tokenizer.tokens if t.kind == kind]
         described = sum(t.info.description is not None for t in tokens)
@@ -200,7 +200,7 @@ def _kinds(tokenizer: Tokenizer) -> Rows:
     return rows
 
 
-def _histogram(length: npt.NDArray[np.int64]) -> Rows:
+def _histogram(length: npt.NDArray[np.int64]) -> Listing:
     """Tokens per subject by powers of two."""
     if not len(length):
         return []

@@ -4,12 +4,7 @@ Everything after reading works on one number an event, so schemes that look at u
 number to each (code, unit) and (code, text) instead of each code.
 """
 
-import re
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 SEPARATOR = "\x1f"  # the unit separator of ASCII: no code, unit or text is expected to hold it
 
@@ -51,20 +46,6 @@ def code_of(string: str) -> str:
         ('LAB', 'LAB')
     """
     return Key.parse(string).code if SEPARATOR in string else string
-
-
-def matching(patterns: Sequence[str], keys: Sequence[Key]) -> npt.NDArray[np.bool_]:
-    """[C] whether any of some regular expressions is found in each code.
-
-    Examples:
-        >>> matching(["^A$", "B"], [Key("A"), Key("AB"), Key("C")])
-        array([ True,  True, False])
-    """
-    found, codes = np.zeros(len(keys), bool), [k.code for k in keys]
-    for pattern in patterns:
-        hits = map(re.compile(pattern).search, codes)
-        found |= np.array([hit is not None for hit in hits], bool)
-    return found
 
 
 def shown(code: str, longest: int = 100) -> str:

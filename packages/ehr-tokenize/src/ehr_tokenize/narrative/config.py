@@ -22,7 +22,7 @@ UnitRegex = Annotated[str, AfterValidator(_unit_regex)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Lookup:
+class TermTable:
     """A table of terms that wins over codes.parquet."""
 
     table: Path
@@ -45,7 +45,7 @@ class NarrateConfig:
     """Leave out the oldest events until no more words remain; demographics always stay."""
     max_characters: int | None = Field(default=None, ge=1)
     """The same in characters; with both, both hold."""
-    lookups: tuple[Lookup, ...] = ()
+    lookups: tuple[TermTable, ...] = ()
     """In order of precedence, before codes.parquet."""
     prefixes: dict[str, str] = Field(default_factory=dict)
     """How the beginning of a code is said, e.g. `{INSURANCE: insurance}`; added to `terms.PREFIXES`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ehr_tokenize.codes.pairs import Pair, read_pairs
 from ehr_tokenize.codes.phrases import PREFIXES, say_code, sex_term, squeezed
 from ehr_tokenize.codes.units import split_unit
-from ehr_tokenize.narrative.config import Lookup, NarrateConfig
+from ehr_tokenize.narrative.config import NarrateConfig, TermTable
 from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
 
@@ -76,7 +76,7 @@ class Terms:
         return None
 
 
-def _table(lookup: Lookup) -> dict[str, str]:
+def _table(lookup: TermTable) -> dict[str, str]:
     terms: dict[str, Pair] = {}
     for pair in read_pairs(lookup.table, "code", "term"):
         first = terms.setdefault(pair.key, pair)

@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.codes.keys import code_of, matching
+from ehr_tokenize.codes.keys import code_of
+from ehr_tokenize.codes.patterns import matching
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.events import gather_index
 from ehr_tokenize.scheme.bins import Bins
@@ -120,6 +121,7 @@ def bind(
         A binding whose tokens index the distinct words, and the words.
     """
     keys, none = intake.keys, np.zeros(0, np.float32)
+    codes = [k.code for k in keys]
     edges = [fitted.edges.get(c, none) for c in intake.codes]
     speller = Speller(config, fitted, descriptions)
     index: dict[Word, int] = {w: i for i, w in enumerate(added_words(config))}
@@ -132,7 +134,7 @@ def bind(
             token += [index.setdefault(w, len(index)) for w in words]
             size.append(len(words))
     words = list(index)
-    family_of = [family(k.code) for k in keys]
+    family_of = [family(c) for c in codes]
     families = sorted(set(family_of))
     number_of = {name: i for i, name in enumerate(families)}
     binding = Binding(
@@ -141,8 +143,8 @@ def bind(
         first=np.concatenate([[0], np.cumsum(np.array(size, np.int64))]),
         token=np.array(token, np.uint32),
         added=AddedIds.of({w.text: i for i, w in enumerate(words[:n_added])}, config),
-        birth=matching([_BIRTH], keys),
-        start=matching(config.visits.start_codes, keys),
+        birth=matching([_BIRTH], codes),
+        start=matching(config.visits.start_codes, codes),
         family=np.array([number_of[name] for name in family_of], np.uint32),
         families=families,
     )

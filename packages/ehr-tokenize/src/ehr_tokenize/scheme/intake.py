@@ -10,8 +10,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ehr_tokenize.codes.keys import Key, matching
+from ehr_tokenize.codes.keys import Key
 from ehr_tokenize.codes.maps import apply_maps
+from ehr_tokenize.codes.patterns import matching
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.dataset import Extra
 from ehr_tokenize.meds.events import Events
@@ -86,7 +87,7 @@ def _take(events: Events, row: npt.NDArray[np.int64], offsets: npt.NDArray[np.in
 
 
 def _kept(keys: Sequence[Key], patterns: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-    keep = ~matching(patterns, keys)
+    keep = ~matching(patterns, [k.code for k in keys])
     return None if keep.all() else keep
 
 

@@ -74,7 +74,7 @@ class OmopConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Extra:
+class ExtraColumn:
     """A further column of the output."""
 
     column: str
@@ -105,7 +105,7 @@ class EventsConfig:
     """Column with train, tuning or held_out, the same in all rows of a subject."""
     description: str | None = None
     """Column with a description of the code; the first in row order counts."""
-    extras: dict[str, Extra] = Field(default_factory=dict)
+    extras: dict[str, ExtraColumn] = Field(default_factory=dict)
     """Further columns of the output."""
     without_time: Literal["error", "drop", "static"] = "error"
     """A row that has no time and is not flagged static. Static means known from the beginning."""

@@ -152,7 +152,7 @@ def make(
             "subject_id": subject,
             "time": _time(event, cells).set(static, None),
             "rank": _all(rows, event.rank, pl.Int8),
-            "code": code_of(event.code, cells),
+            "code": codes_of(event.code, cells),
             "numeric_value": value,
             "text_value": text,
             **{name: _READ[types[name]](cells, c) for name, c in event.extra.items()},
@@ -173,7 +173,7 @@ def _time(event: Event, cells: Cells) -> pl.Series:
     return time
 
 
-def code_of(code: str, cells: Cells) -> pl.Series:
+def codes_of(code: str, cells: Cells) -> pl.Series:
     """[R] String: a code template filled in."""
     parts: list[pl.Expr] = []
     data: dict[str, pl.Series] = {}
@@ -193,7 +193,10 @@ def add_descriptions(event: Event, cells: Cells, found: dict[str, str]) -> None:
     if not names:
         return
     said = pl.any_horizontal(cells.text(name).is_not_null().alias(name) for name in names)
-    columns = {"code": code_of(event.code, cells), "text": code_of(event.description or "", cells)}
+    columns = {
+        "code": codes_of(event.code, cells),
+        "text": codes_of(event.description or "", cells),
+    }
     rows = pl.DataFrame(columns).filter(pl.select(said).to_series())
     for code, text in rows.unique("code", keep="first").iter_rows():
         found.setdefault(code, text)

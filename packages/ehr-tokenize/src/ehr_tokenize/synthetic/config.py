@@ -9,7 +9,7 @@ from ehr_tracking.config import STRICT
 
 Rate = Annotated[float, Field(ge=0, le=100)]
 Effect = Annotated[float, Field(ge=-5, le=5)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
+_Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -18,19 +18,19 @@ class RisksConfig:
 
     splits: tuple[Literal["train", "tuning", "held_out"], ...] = ("held_out",)
     """Whose rows get risks."""
-    true_draws: Count = 512
+    true_draws: _Count = 512
     """Futures drawn from each latent state."""
-    chains: Count = 32
+    chains: _Count = 32
     """States of each subject that the sampler moves side by side."""
-    cells: Count = 256
+    cells: _Count = 256
     """Candidates (onset, progression) of each condition of a subject."""
-    burn_in: Count = 12
+    burn_in: _Count = 12
     """Sweeps before a subject's first prediction time."""
-    sweeps: Count = 2
+    sweeps: _Count = 2
     """Sweeps from one prediction time to the next, before any is kept."""
-    kept: Count = 3
+    kept: _Count = 3
     """Sweeps whose states are kept, at each prediction time."""
-    futures: Count = 6
+    futures: _Count = 6
     """Futures drawn from each kept state."""
 
 

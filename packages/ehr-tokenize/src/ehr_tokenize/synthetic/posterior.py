@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehr_tokenize.synthetic.cells import Cells, Nodes, draw_cells, nodes
+from ehr_tokenize.synthetic.candidates import Candidates, Nodes, draw_candidates, nodes
 from ehr_tokenize.synthetic.conditions import CONDITIONS, LABS
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import DAYS, instability
@@ -70,7 +70,9 @@ class Chains:
         p, e, k = config.risks.chains, len(evidence.start), len(LABS)
         self.rng, self.evidence, self.config = rng, evidence, config
         self.grid: Nodes = nodes(evidence, *window)
-        self.cells: Cells = draw_cells(rng, evidence, self.grid, config.risks.cells, config)
+        self.candidates: Candidates = draw_candidates(
+            rng, evidence, self.grid, config.risks.cells, config
+        )
         self.hazard = np.array([c.hazard * np.exp(c.male if male else 0.0) for c in CONDITIONS])
         self.precision = deviations(config) ** -2
         self.cell = np.full((p, len(NAMES)), config.risks.cells)
@@ -96,7 +98,7 @@ class Chains:
         """
         settings = self.config.risks
         for i, query in enumerate(queries):
-            view = look(self.evidence, self.cells, self.grid, self.hazard, query)
+            view = look(self.evidence, self.candidates, self.grid, self.hazard, query)
             if i == 0:
                 self._start(view)
                 for _ in range(settings.burn_in):
@@ -128,7 +130,7 @@ class Chains:
             stays * width,
             deaths * width,
         ]
-        for k, factor in enumerate(self.cells.rates):
+        for k, factor in enumerate(self.candidates.rates):
             for j in range(len(NAMES)):
                 self.rates[k] = self.rates[k] * factor[j, self.cell[:, j]]
 
@@ -143,9 +145,9 @@ class Chains:
 
     def _hold(self, c: int, cell: Ints) -> None:
         self.cell[:, c] = cell
-        self.onset[:, c] = self.cells.onset[c, cell]
-        self.log_rate[:, c] = self.cells.log_rate[c, cell]
-        self.severity[:, c] = self.cells.encounter[c, cell]
+        self.onset[:, c] = self.candidates.onset[c, cell]
+        self.log_rate[:, c] = self.candidates.log_rate[c, cell]
+        self.severity[:, c] = self.candidates.encounter[c, cell]
 
     def _courses(self, view: View) -> Courses:
         return Courses(self.onset, self.log_rate, self.z, self.hazard, view.age, self.config)
@@ -173,7 +175,7 @@ class Chains:
         log_p = pool.base[:, None] + self._courses(view).log_prior(c, pool)
         others = []
         for k in range(3):
-            rest = self.rates[k] / self.cells.rates[k][c, now]
+            rest = self.rates[k] / self.candidates.rates[k][c, now]
             others.append(rest)
             log_p -= pool.rates[k] @ rest[:, :g].T
         linear, square = self._pull(c, view)
@@ -182,7 +184,7 @@ class Chains:
         new = pool.index[self._pick(log_p)]
         self._hold(c, new)
         for k in range(3):
-            self.rates[k] = others[k] * self.cells.rates[k][c, new]
+            self.rates[k] = others[k] * self.candidates.rates[k][c, new]
 
     def _pull(self, c: int, view: View) -> tuple[Floats, Floats]:
         """[P, E] and [E]: measurements and stays as a quadratic in a condition's severity."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ehr_tokenize.synthetic.cells import Cells, Nodes
+from ehr_tokenize.synthetic.candidates import Candidates, Nodes
 from ehr_tokenize.synthetic.conditions import CONDITIONS
 from ehr_tokenize.synthetic.course import DAYS
 from ehr_tokenize.synthetic.disease import Floats, Ints
@@ -28,7 +28,7 @@ class Pool:
     """The candidates of one condition that are worth a look; "not begun" last."""
 
     index: Ints
-    """[m], rows of `Cells`; likewise below."""
+    """[m], rows of `Candidates`; likewise below."""
     onset: Floats
     until: Floats
     """Onset, or the age at the prediction time."""
@@ -56,12 +56,14 @@ class View:
     pools: list[Pool]
 
 
-def look(evidence: Evidence, cells: Cells, grid: Nodes, hazard: Floats, query: Query) -> View:
+def look(
+    evidence: Evidence, candidates: Candidates, grid: Nodes, hazard: Floats, query: Query
+) -> View:
     """What can be seen of a subject at a prediction time.
 
     Args:
         evidence: Of its whole record.
-        cells: Its candidates.
+        candidates: Its own.
         grid: Its time outside stays.
         hazard: [C], cumulative hazards at 60 for its sex.
         query: The prediction time.
@@ -78,20 +80,24 @@ def look(evidence: Evidence, cells: Cells, grid: Nodes, hazard: Floats, query: Q
         }
         panels = Panels(**{name: np.concatenate(part) for name, part in parts.items()})
     count = int(np.searchsorted(grid.gap, query.encounter, side="right"))
-    pools = [_pool(cells, c, hazard[c], age, (whole, seen, count)) for c in range(len(CONDITIONS))]
+    pools = [
+        _pool(candidates, c, hazard[c], age, (whole, seen, count)) for c in range(len(CONDITIONS))
+    ]
     return View(age, seen, count, query.running, panels, pools)
 
 
-def _pool(cells: Cells, c: int, hazard: float, age: float, sizes: tuple[int, int, int]) -> Pool:
+def _pool(
+    candidates: Candidates, c: int, hazard: float, age: float, sizes: tuple[int, int, int]
+) -> Pool:
     whole, seen, count = sizes
     shape = CONDITIONS[c].shape
-    onset = cells.onset[c]
+    onset = candidates.onset[c]
     last = len(onset) - 1
     begun = np.arange(len(onset)) < last
     years = np.where(begun, np.minimum(onset, 1e6), 60.0)
-    own = cells.log_weight[c] + cells.seen[c, :, whole]
+    own = candidates.log_weight[c] + candidates.seen[c, :, whole]
     if seen > whole:
-        own += cells.running[c, :, whole]
+        own += candidates.running[c, :, whole]
     own += begun * (np.log(hazard * shape / 60) + (shape - 1) * np.log(years / 60))
     own[begun & (onset > age)] = -np.inf
     index = np.flatnonzero(own > own.max() - PRUNE)
@@ -102,8 +108,8 @@ def _pool(cells: Cells, c: int, hazard: float, age: float, sizes: tuple[int, int
         onset[index],
         np.minimum(onset[index], age),
         begun[index].astype(float),
-        cells.log_rate[c, index],
+        candidates.log_rate[c, index],
         own[index],
-        cells.encounter[c, index, :seen],
-        tuple(rate[c, index, :count] for rate in cells.rates),
+        candidates.encounter[c, index, :seen],
+        tuple(rate[c, index, :count] for rate in candidates.rates),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_tokenize.codes.keys import Key, matching
+from ehr_tokenize.codes.patterns import matching
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.scheme.words import VISIT_START
 from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
@@ -80,7 +80,7 @@ def with_time(
     """
     marked = config.scheme.visits == "start_end"
     codes = [] if marked else list(dict.fromkeys(t.code for t in tokens if t.code is not None))
-    begins = matching(config.visits.start_codes, [Key(c) for c in codes])
+    begins = matching(config.visits.start_codes, codes)
     starts = {c for c, begin in zip(codes, begins.tolist(), strict=True) if begin}
     return [
         replace(t, seconds=seconds.get(t.text))

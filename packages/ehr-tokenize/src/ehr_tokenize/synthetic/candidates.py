@@ -46,7 +46,7 @@ class Nodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class Candidates:
     """The candidates of one subject."""
 
     onset: Floats
@@ -94,9 +94,9 @@ def nodes(evidence: Evidence, earliest: float, latest: float) -> Nodes:
     return Nodes((low + high) / 2, high - low, np.array(gap), np.array(last), len(cuts) - 1)
 
 
-def draw_cells(
+def draw_candidates(
     rng: np.random.Generator, evidence: Evidence, grid: Nodes, size: int, config: SynthConfig
-) -> Cells:
+) -> Candidates:
     """Draw the pool of one subject.
 
     Args:
@@ -130,7 +130,7 @@ def draw_cells(
     at_nodes *= BURDEN[:, None, None]
     effects = (config.burden_outpatient, config.burden_admission, config.burden_death)
     a, b, d = (np.exp(effect * at_nodes) for effect in effects)
-    return Cells(onset, log_rate, weight, encounter, (a, b, d), seen, running)
+    return Candidates(onset, log_rate, weight, encounter, (a, b, d), seen, running)
 
 
 def severities(onset: Floats, log_rate: Floats, age: Floats) -> Floats:
