@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_tracking.arrow.columns import no_nulls, strings
@@ -212,6 +211,8 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 def _faults(found: Mapping[str, pa.ChunkedArray]) -> Iterator[tuple[int, str]]:
     """Row and fault, the first of each kind."""
     if "code" in found:
+        import pyarrow.compute as pc  # loading it takes longer than to tokenise a small data set
+
         yield from _first(pc.binary_length(found["code"]).to_numpy() == 0, "code is empty")
     if "time" not in found:
         return
