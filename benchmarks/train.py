@@ -182,7 +182,7 @@ class Laps:
 
 def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
     """The same model, precision and tokens a step."""
-    from ehr_models.config import Gpt2ModelConfig
+    from ehr_models.kinds.gpt2 import Gpt2ModelConfig
     from ehr_train.config import DataConfig, OptimConfig, TrainConfig
     from ehr_train.objectives import CLM
     from ehr_train.speed import resolve_precision
@@ -253,10 +253,10 @@ def train_theirs(steps: int, laps: Laps, *, grouped: bool, quick: bool) -> None:
         TrainingArguments,
     )
 
-    from ehr_models.presets import SIZES
+    from ehr_models.kinds.gpt2 import SIZES
 
     ours = our_config(quick=quick)
-    size = SIZES["gpt2"][ours.model.size]
+    size = SIZES[ours.model.size]
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=size.hidden, n_layer=size.layers,
         n_head=size.heads, n_inner=size.intermediate, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=5, eos_token_id=6,

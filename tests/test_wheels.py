@@ -60,30 +60,32 @@ assert inspect(Path("tokens")) and record(Path("tokens"), 1)
 from pathlib import Path
 import torch
 from ehr_models.data.batch import pack
-from ehr_models.config import BehrtModelConfig
+from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.describe import count_parameters
-from ehr_models.heads import build_classifier, classify, hidden_states, pool, token_logits
-from ehr_models.registry import build, presets
+from ehr_models.heads.pooled import build_classifier, classify, pool
+from ehr_models.heads.token import hidden_states, token_logits
+from ehr_models.kinds import KINDS
+from ehr_models.registry import build
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import newest
 
 data = open_tokens(Path("tokens"))
 train = open_split(data, "train")
-model = build(BehrtModelConfig(size="tiny"), data.vocab_size, "mlm")
+model = build(BehrtModelConfig(size="tiny"), data.vocab_size)
 lengths = train.offsets[1:4] - train.offsets[:3]
 batch = pack(train, newest(train, range(3), lengths, 64))
 states = hidden_states(model, batch)
 assert token_logits(model, states[:2]).shape == (2, data.vocab_size)
 assert pool(states, batch.cu_seqlens, "mean").shape == (3, 64)
 assert classify(build_classifier(model, 1, "mean"), batch).shape == (3, 1)
-assert "behrt" in presets()
+assert "behrt" in KINDS
 assert count_parameters(BehrtModelConfig(size="tiny"), 100)
 """,
     "ehr-train": """
 from pathlib import Path
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
-from ehr_models.config import BehrtModelConfig
+from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.data.tokens import open_tokens
 from ehr_train.config import DataConfig, OptimConfig, TrainConfig
 from ehr_train.run import train
@@ -94,7 +96,7 @@ config = TrainConfig(
     optim=OptimConfig(steps=2),
 )
 run = train(Path("tokens"), Path("runs/behrt"), config, device="cpu")
-loaded = load_checkpoint(Path("runs/behrt"), task="mlm")
+loaded = load_checkpoint(Path("runs/behrt"), head="token")
 require_same_vocabulary(loaded, open_tokens(Path("tokens")))
 """,
     "ehr-eval": """

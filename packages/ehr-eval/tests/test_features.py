@@ -10,13 +10,14 @@ from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, extract_features
 from ehr_eval.features.read import read_features
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
-from ehr_models.config import BehrtModelConfig, Gpt2ModelConfig
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import Windows
-from ehr_models.heads import hidden_states
+from ehr_models.heads.token import hidden_states
+from ehr_models.kinds.behrt import BehrtModelConfig
+from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.registry import build
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ContractError
@@ -24,8 +25,8 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
 
 MODELS = {
-    "gpt2": (Gpt2ModelConfig(size="tiny", hidden=32, layers=2, heads=2), "clm"),
-    "behrt": (BehrtModelConfig(size="tiny", hidden=32, layers=2, heads=2), "mlm"),
+    "gpt2": Gpt2ModelConfig(size="tiny", hidden=32, layers=2, heads=2),
+    "behrt": BehrtModelConfig(size="tiny", hidden=32, layers=2, heads=2),
 }
 
 
@@ -43,9 +44,9 @@ def wire(tmp_path_factory, toys):
 
 
 def write_checkpoint(out, kind, tokens, vocab_size, *, context=None):
-    config, objective = MODELS[kind]
+    config = MODELS[kind]
     torch.manual_seed(0)
-    model = build(config, vocab_size, objective)
+    model = build(config, vocab_size)
     with new_artifact(out) as partial:
         save_checkpoint(
             partial,

@@ -1,6 +1,7 @@
 """Tiny token data sets and batches, made here since no tokenizer may be imported."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,46 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ehr_models.config import BehrtModelConfig, BertModelConfig, Gpt2ModelConfig, LlamaModelConfig
+import ehr_models.kinds
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import BOS, CLS, SPECIALS, STATIC, Tokens, leading
 from ehr_models.data.windows import Windows, newest
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.registry import build
 from ehr_tracking.contracts import TOKENS
 from ehr_tracking.manifest import seal
 
+# A kind that is only here, added as docs/extend.md says: a folder `mixer` among the kinds, ...
+ehr_models.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
+MIXER = import_module("ehr_models.kinds.mixer").MIXER
+
 VOCAB = 90
+ZOO = {**KINDS, "mixer": MIXER}
+OPTIONS = {"llama": {"kv_heads": 2}}
 TINY = {
-    "behrt": BehrtModelConfig(size="tiny"),
+    name: kind.config(size=next(iter(kind.sizes)), layers=2, **OPTIONS.get(name, {}))
+    for name, kind in ZOO.items()
+}
+"""One of every kind in the table, as small as it comes."""
+VARIANTS = {
     "behrt-original": BehrtModelConfig(size="original", layers=2),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
-    "bert": BertModelConfig(size="tiny"),
-    "gpt2": Gpt2ModelConfig(size="tiny", layers=2),
-    "llama": LlamaModelConfig(size="tiny", layers=2, kv_heads=2),
 }
-OBJECTIVE = {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
+
+
+@pytest.fixture(autouse=True)
+def mixer_in_the_table(monkeypatch):
+    """... and a line in the table; for these tests alone."""
+    monkeypatch.setitem(KINDS, "mixer", MIXER)
+
+
+def pytest_generate_tests(metafunc):
+    """`kind_name` is every kind of the table; `model` every kind and variant, built."""
+    if "kind_name" in metafunc.fixturenames:
+        metafunc.parametrize("kind_name", list(TINY))
+    if "model" in metafunc.fixturenames:
+        metafunc.parametrize("model", [*TINY, *VARIANTS], indirect=True)
 
 
 def _write_tokens(directory, subjects=None, *, first="bos", vocab=VOCAB, contract=TOKENS, seed=0):
@@ -137,22 +160,54 @@ def make_model():
     """A seeded model in evaluation mode, with biases and norms away from their initial values."""
 
     def make(name, **overrides):
-        config = TINY[name]
+        config = (TINY | VARIANTS)[name]
         if overrides:
             config = type(config)(**{**config.__dict__, **overrides})
         torch.manual_seed(0)
-        model = build(config, VOCAB, OBJECTIVE[config.kind])
+        model = build(config, VOCAB)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
         return model.eval()
 
+    make.configs = TINY | VARIANTS
     return make
 
 
-@pytest.fixture(params=list(TINY))
+@pytest.fixture
+def every_name():
+    return [*TINY, *VARIANTS]
+
+
+@pytest.fixture
 def model(request, make_model):
     return make_model(request.param)
+
+
+@pytest.fixture
+def inputs_of():
+    """The arguments of a model from a batch, each [T]."""
+
+    def inputs(model, batch):
+        fields = KINDS[model.config.model_type].inputs
+        return {name: getattr(batch, field) for name, field in fields.items()}
+
+    return inputs
+
+
+@pytest.fixture
+def padded(inputs_of):
+    """The arguments of a model from a batch, padded to [S, L], and their mask."""
+
+    def pad(model, batch, side="right"):
+        rows = {**inputs_of(model, batch), "attention_mask": torch.ones_like(batch.input_ids)}
+        lengths = batch.cu_seqlens.diff().tolist()
+        return {
+            name: torch.nn.utils.rnn.pad_sequence(v.split(lengths), True, 0, padding_side=side)
+            for name, v in rows.items()
+        }
+
+    return pad
 
 
 @pytest.fixture

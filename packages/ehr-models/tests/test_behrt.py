@@ -6,9 +6,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from ehr_models.behrt import BehrtConfig, BehrtForMaskedLM, BehrtModel
 from ehr_models.data.tokens import MASK, PAD, SPECIALS
-from ehr_models.embeddings import (
+from ehr_models.heads.token import hidden_states, token_logits
+from ehr_models.kinds.behrt.model import BehrtConfig, BehrtForMaskedLM, BehrtModel
+from ehr_models.layers.embeddings import (
     DAY_US,
     ORIGIN_US,
     STATIC,
@@ -18,7 +19,6 @@ from ehr_models.embeddings import (
     rotate,
     sinusoid,
 )
-from ehr_models.heads import hidden_states, token_logits
 
 
 def inputs(length=6, batch=2):

@@ -2,9 +2,9 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_models.cli import main
-from ehr_models.config import BehrtModelConfig
 from ehr_models.describe import count_parameters
-from ehr_models.presets import SIZES
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.behrt import BehrtModelConfig
 
 
 def run(*args):
@@ -15,9 +15,9 @@ def test_list_shows_every_preset_with_its_true_count():
     result = run("list", "--vocab-size", "300")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines() if line.strip()}
-    for kind, sizes in SIZES.items():
-        for size in sizes:
-            assert f"{kind}-{size}" in lines
+    for kind in KINDS.values():
+        for size in kind.sizes:
+            assert f"{kind.name}-{size}" in lines
     small = count_parameters(BehrtModelConfig(size="small"), 300)["total"]
     assert lines["behrt-small"].split()[-1] == f"{small:,}"
     assert "at 300 tokens" in result.output

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ehr_models.data.batch import pack
-from ehr_models.heads import hidden_states
+from ehr_models.heads.token import hidden_states
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,28 +1,10 @@
 import pytest
 import torch
 
-from ehr_models.data.batch import pack
 from ehr_models.data.tokens import BOS, CLS
-from ehr_models.heads import build_classifier, classify, hidden_states, pool, token_logits
+from ehr_models.heads.pooled import build_classifier, pool
 from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
-
-
-def test_token_logits_are_those_of_the_whole_model(model, records, spans):
-    """Of one subject through transformers' own forward, at the rows asked for."""
-    batch = pack(records, spans[2])
-    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
-    if model.config.model_type == "behrt":
-        inputs |= {n: getattr(batch, n) for n in ("age", "time", "visit", "segment")}
-    elif model.config.model_type == "bert":
-        inputs["token_type_ids"] = batch.segment
-    rows = torch.tensor([3, 0, 41])
-    with torch.no_grad():
-        whole = model(**{n: v[None] for n, v in inputs.items()}).logits[0]
-        ours = token_logits(model, hidden_states(model, batch)[rows])
-    assert whole.shape == (60, 128)
-    assert ours.shape == (3, 90)
-    assert (whole[rows, :90] - ours).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("how", ["last", "mean", "max", "cls"])
@@ -56,62 +38,6 @@ def test_unknown_pooling_is_refused(make_model):
         pool(torch.zeros(1, 1), torch.tensor([0, 1]), "sum")
     with pytest.raises(ConfigError, match="pooling = 'sum': choose one of last"):
         build_classifier(make_model("bert"), 1, "sum")
-
-
-@pytest.mark.parametrize("pooling", ["last", "mean", "max", "cls"])
-def test_classifiers_agree_packed_padded_and_alone(model, records, spans, batch, pooling):
-    torch.manual_seed(5)
-    classifier = build_classifier(model, 3, pooling)
-    with torch.no_grad():
-        together = classify(classifier, batch)
-        alone = torch.cat([classify(classifier, pack(records, s)) for s in spans])
-        states = pool(
-            hidden_states(model, batch), batch.cu_seqlens, pooling, input_ids=batch.input_ids
-        )
-        by_hand = states @ classifier.classifier.weight.T + classifier.classifier.bias
-    assert together.shape == (len(spans), 3)
-    assert (together - alone).abs().max() < 1e-5
-    assert (together - by_hand).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["behrt", "bert", "gpt2", "llama"])
-def test_a_padded_batch_is_classified_like_a_packed_one(make_model, batch, name, side):
-    classifier = build_classifier(make_model(name), 2, "mean")
-    lengths = batch.cu_seqlens.diff().tolist()
-    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
-    if name == "behrt":
-        inputs |= {n: getattr(batch, n) for n in ("age", "time", "visit", "segment")}
-    elif name == "bert":
-        inputs["token_type_ids"] = batch.segment
-    padded = {
-        n: torch.nn.utils.rnn.pad_sequence(v.split(lengths), True, 0, padding_side=side)
-        for n, v in (inputs | {"attention_mask": torch.ones_like(batch.input_ids)}).items()
-    }
-    with torch.no_grad():
-        out = classifier(**padded, labels=torch.zeros(len(lengths), dtype=torch.long))
-        packed = classify(classifier, batch)
-    assert (out.logits - packed).abs().max() < 1e-5
-    assert out.loss.item() == pytest.approx(-packed.log_softmax(-1)[:, 0].mean().item(), rel=1e-4)
-
-
-def test_a_classifier_copies_the_backbone(make_model, batch):
-    model = make_model("gpt2")
-    classifier = build_classifier(model, 1, "last")
-    with torch.no_grad():
-        before = hidden_states(model, batch)
-        assert torch.equal(before, hidden_states(classifier, batch))
-        for parameter in classifier.parameters():
-            parameter.zero_()
-        assert torch.equal(before, hidden_states(model, batch))
-
-
-def test_every_weight_of_a_classifier_learns(make_model, batch):
-    for name in ("behrt", "bert", "gpt2", "llama"):
-        classifier = build_classifier(make_model(name), 1, "mean")
-        classify(classifier, batch).square().sum().backward()
-        dead = [n for n, p in classifier.named_parameters() if p.grad is None or not p.grad.any()]
-        assert dead == []
 
 
 def test_labels_that_are_floats_mean_binary_cross_entropy(make_model):

@@ -2,18 +2,16 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from ehr_models.behrt import BehrtConfig
-from ehr_models.config import (
-    BehrtModelConfig,
-    BertModelConfig,
-    Gpt2ModelConfig,
-    LlamaModelConfig,
-    ModelConfig,
-)
-from ehr_models.data.tokens import BOS, EOS, PAD
+from ehr_models.config import ModelConfig
+from ehr_models.data.tokens import BOS, EOS
 from ehr_models.describe import count_parameters
-from ehr_models.presets import OBJECTIVES, SIZES
-from ehr_models.registry import architecture, build, presets
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.behrt import BehrtModelConfig
+from ehr_models.kinds.behrt.model import BehrtConfig
+from ehr_models.kinds.bert import BertModelConfig
+from ehr_models.kinds.gpt2 import Gpt2ModelConfig
+from ehr_models.kinds.llama import LlamaModelConfig
+from ehr_models.registry import architecture, build
 from ehr_tracking.config import ConfigError, validate
 
 
@@ -30,18 +28,6 @@ from ehr_tracking.config import ConfigError, validate
 def test_published_sizes_have_their_published_counts(config, vocab_size, published):
     """But for the rows that pad the embedding to a multiple of 64."""
     assert count_parameters(config, vocab_size)["total"] == published
-
-
-@pytest.mark.parametrize("kind", list(SIZES))
-def test_counts_are_those_of_the_built_model(kind):
-    config = validate(ModelConfig, {"kind": kind, "size": "tiny"}, where="test")
-    counts = count_parameters(config, 1000)
-    model = build(config, 1000, OBJECTIVES[kind])
-    assert counts["total"] == sum(p.numel() for p in model.parameters())
-    assert counts["embeddings"] + counts["layers"] + counts["head"] == counts["total"]
-    assert (
-        counts["embeddings"] > model.get_input_embeddings().weight.numel() * (kind != "llama") - 1
-    )
 
 
 def test_behrt_small_by_hand():
@@ -78,12 +64,9 @@ def test_overrides_win_over_the_size():
     assert (config.num_key_value_heads, config.max_position_embeddings) == (4, 77)
 
 
-@pytest.mark.parametrize("kind", list(SIZES))
-def test_vocabulary_is_padded_and_special_tokens_are_ours(kind):
-    config = architecture(validate(ModelConfig, {"kind": kind, "size": "tiny"}, where="t"), 130)
-    assert (config.vocab_size, config.true_vocab_size) == (192, 130)
-    assert config.pad_token_id == PAD
-    if OBJECTIVES[kind] == "clm":
+def test_special_tokens_of_decoders_are_ours():
+    for kind in ("gpt2", "llama"):
+        config = architecture(KINDS[kind].config(size="tiny"), 130)
         assert (config.bos_token_id, config.eos_token_id) == (BOS, EOS)
 
 
@@ -96,18 +79,21 @@ def test_padding_rows_are_never_generated(make_model):
 
 
 @pytest.mark.parametrize(
-    ("config", "objective", "message"),
+    ("config", "message"),
     [
-        (Gpt2ModelConfig(size="tiny"), "mlm", "gpt2 cannot be pretrained with objective mlm"),
-        (BehrtModelConfig(), "clm", "it takes mlm"),
-        (BehrtModelConfig(heads=3), "mlm", "hidden = 128 must be an even multiple of heads = 3"),
-        (LlamaModelConfig(size="tiny", dropout=0.1), "clm", "llama has no dropout"),
-        (LlamaModelConfig(size="tiny", kv_heads=3), "clm", "heads = 4 must be a multiple"),
+        (BehrtModelConfig(heads=3), "hidden = 128 must be an even multiple of heads = 3"),
+        (LlamaModelConfig(size="tiny", dropout=0.1), "llama has no dropout"),
+        (LlamaModelConfig(size="tiny", kv_heads=3), "heads = 4 must be a multiple"),
     ],
 )
-def test_what_does_not_fit_is_refused(config, objective, message):
+def test_what_does_not_fit_is_refused(config, message):
     with pytest.raises(ConfigError, match=message):
-        build(config, 90, objective)
+        build(config, 90)
+
+
+def test_a_kind_is_pretrained_by_what_it_sees():
+    found = {kind.name: kind.pretraining for kind in KINDS.values() if kind.name != "mixer"}
+    assert found == {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
 
 
 @pytest.mark.parametrize(
@@ -123,19 +109,3 @@ def test_what_does_not_fit_is_refused(config, objective, message):
 def test_a_wrong_key_is_named(tree, message):
     with pytest.raises(ConfigError, match=message):
         validate(ModelConfig, tree, where="config")
-
-
-def test_every_preset_fits_its_config():
-    for kind, sizes in presets().items():
-        for size in sizes:
-            config = validate(ModelConfig, {"kind": kind, "size": size}, where="test")
-            assert architecture(config, 100).hidden_size == SIZES[kind][size].hidden
-
-
-def test_the_seed_decides_the_weights():
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        states.append(build(BehrtModelConfig(size="tiny"), 90, "mlm").state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert not torch.equal(*(s["head.decoder.weight"] for s in states[1:]))

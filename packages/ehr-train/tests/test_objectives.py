@@ -118,7 +118,7 @@ def test_the_loss_of_a_pack_is_the_sum_of_the_losses_alone(tokens, kind):
     examples = whole_records(open_split(token_set, "train"))
     config = tiny_config(kind)
     torch.manual_seed(0)
-    learner = Learner(registry.build(config.model, token_set.vocab_size, kind), config.objective)
+    learner = Learner(registry.build(config.model, token_set.vocab_size), config.objective)
     asker = Asker(config.objective, examples, token_set.vocab_size, 0)
     windows = newest(examples.tokens, np.arange(9), examples.visible[:9], 32)
     single = [windows.take(slice(i, i + 1)) for i in range(9)]
@@ -141,7 +141,7 @@ def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatc
     token_set = open_tokens(tokens)
     examples = whole_records(open_split(token_set, "train"))
     config = tiny_config("clm")
-    model = registry.build(config.model, token_set.vocab_size, "clm").eval()
+    model = registry.build(config.model, token_set.vocab_size).eval()
     asker = Asker(config.objective, examples, token_set.vocab_size, 0)
     windows = newest(examples.tokens, np.arange(30), [3] * 30, 32)
     question = asker.ask(windows, 0)
@@ -158,7 +158,7 @@ def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatc
 
 def test_answers_of_padding_columns_do_not_exist(tokens):
     token_set = open_tokens(tokens)
-    model = registry.build(tiny_config("clm").model, token_set.vocab_size, "clm")
+    model = registry.build(tiny_config("clm").model, token_set.vocab_size)
     states = torch.zeros(2, model.config.hidden_size)
     loss, _ = token_objectives.cross_entropy(model, states, torch.tensor([8, 9]))
     # all-zero states make every real token equally likely

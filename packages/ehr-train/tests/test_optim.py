@@ -52,7 +52,7 @@ def test_one_step_equals_adamw_by_hand():
 
 @pytest.mark.parametrize("kind", ["mlm", "clm"])
 def test_norms_biases_and_embeddings_do_not_decay(kind):
-    model = registry.build(tiny_config(kind).model, 64, kind)
+    model = registry.build(tiny_config(kind).model, 64)
     groups = make_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
     decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}

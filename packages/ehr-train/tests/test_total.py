@@ -23,7 +23,7 @@ def stepper_and_step(tokens, objective):
     examples = whole_records(open_split(token_set, "train"))
     config = tiny_config("clm", optim=OptimConfig(lr=1e-3, clip=1e9, steps=10))
     torch.manual_seed(0)
-    model = registry.build(config.model, token_set.vocab_size, "clm").train()
+    model = registry.build(config.model, token_set.vocab_size).train()
     stepper = Stepper(Learner(model, objective), config, torch.device("cpu"))
     sampler = Sampler(examples, 32, "newest", 400, 0)
     share = Share(rank=0, world=1, micro_tokens=100, c=0.0)

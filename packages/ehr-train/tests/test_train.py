@@ -8,13 +8,14 @@ import pytest
 import torch
 import yaml
 
-from ehr_models import heads
 from ehr_models.checkpoint import load_checkpoint
-from ehr_models.config import BertModelConfig, LlamaModelConfig
 from ehr_models.data.batch import pack
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import BOS, SPECIALS, open_tokens
 from ehr_models.data.windows import newest
+from ehr_models.heads.pooled import build_classifier, classify
+from ehr_models.kinds.bert import BertModelConfig
+from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
 from ehr_tracking.errors import UserError
@@ -73,7 +74,7 @@ def test_a_run_learns_and_leaves_a_whole_artifact(tmp_path, kind):
     for name in ("SUMMARY.txt", "report.html", "environment.json", "plots/loss.png"):
         assert (run / name).stat().st_size > 100
     assert load_config(TrainConfig, run / "config.yaml") == config
-    checkpoint = load_checkpoint(run, task=kind)
+    checkpoint = load_checkpoint(run, head="token")
     assert checkpoint.manifest.inputs.keys() == {"tokens"}
 
 
@@ -212,14 +213,14 @@ def test_fine_tuning_learns_what_was_visible(task, tmp_path):
     assert best > 0.95
     manifest = load_manifest(run)
     assert manifest.inputs.keys() == {"tokens", "init", "labels"}
-    checkpoint = load_checkpoint(run, task="classification")
+    checkpoint = load_checkpoint(run, head="pooled")
     metrics = json.loads((checkpoint.directory / "metrics.json").read_text())
     assert metrics["val_auroc"] == best
     # the logged figure is that of the saved model, on exactly the visible prefix
     rows = open_split(open_tokens(tokens), "tuning")
     windows = newest(rows, np.arange(len(rows)), [11] * len(rows), 32)
     with torch.no_grad():
-        logits = heads.classify(checkpoint.model, pack(rows, windows))[:, 0]
+        logits = classify(checkpoint.model, pack(rows, windows))[:, 0]
     truth = np.array([20 in rows.token[a : a + 11] for a in rows.offsets[:-1]])
     pairs = logits[truth][:, None] - logits[~truth][None]
     assert ((pairs > 0) + (pairs == 0) / 2).mean().item() == pytest.approx(best)
@@ -234,7 +235,7 @@ def test_a_frozen_backbone_stays_as_it_was(task, tmp_path):
     after = load_checkpoint(run).model
     for name, value in after.base_model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    head = heads.build_classifier(base, 1, "max")
+    head = build_classifier(load_checkpoint(base).model, 1, "max")
     assert not torch.equal(after.classifier.weight, head.classifier.weight)
     figures = plan(tokens, config, init=base, labels=labels)
     assert figures["trained"] == TINY["hidden"] + 1

@@ -3,26 +3,30 @@
 # mypy: allow-untyped-calls
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ehr_models import __version__, behrt, embeddings, pooled
-from ehr_models.attention import NAME
+from ehr_models import __version__
 from ehr_models.data.tokens import TokenSet
-from ehr_models.registry import CLASSIFIERS, PRETRAINING
+from ehr_models.heads import pooling
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.record import HeadName, Kind
+from ehr_models.layers.attention import NAME
+from ehr_models.registry import TOKEN_CLASSES, model_class, torch_half
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.contracts import CHECKPOINT, ContractError
 from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, seal, source
-
-Task = Literal["mlm", "clm", "classification"]
 
 VOCABULARY = ("vocab.parquet", "tokenizer.json")
 TRAINING_STATE = "training_state"
@@ -34,8 +38,9 @@ class LoadedCheckpoint:
 
     model: PreTrainedModel
     """In evaluation mode, with packed attention."""
-    objective: Task
-    """What its head is for."""
+    kind: Kind
+    head: HeadName
+    """Over tokens, or over pooled states."""
     vocab_size: int
     """Rows of the vocabulary it was trained with."""
     vocab_sha256: str
@@ -74,12 +79,13 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
         weights: Of the model, where it does not hold them whole itself (it is sharded).
         training_state: Writes what training needs to go on into the directory it is given.
     """
-    if _remote_code(model):
-        model.config.auto_map = _auto_map(model)
+    files, classes = _own_code(model)
+    if classes:
+        model.config.auto_map = classes
     with _quiet():
         model.save_pretrained(directory, state_dict=weights)
-    for module in _remote_code(model):
-        shutil.copyfile(str(module.__file__), directory / Path(str(module.__file__)).name)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
     for name in VOCABULARY:
         shutil.copyfile(tokens / name, directory / name)
     (directory / "metrics.json").write_text(
@@ -91,12 +97,12 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     seal(directory, CHECKPOINT, producer=producer, config=config, seed=seed, inputs=inputs)
 
 
-def load_checkpoint(path: Path, *, task: Task | None = None) -> LoadedCheckpoint:
+def load_checkpoint(path: Path, *, head: HeadName | None = None) -> LoadedCheckpoint:
     """Load a model that `save_checkpoint` wrote; no code of the directory is run.
 
     Args:
         path: A run (its best checkpoint, else its latest) or a checkpoint.
-        task: What its head must be for, where the caller needs one.
+        head: What it must have, where the caller needs one.
 
     Raises:
         ContractError: If it is unfinished, changed, or not such a checkpoint.
@@ -106,16 +112,13 @@ def load_checkpoint(path: Path, *, task: Task | None = None) -> LoadedCheckpoint
     for name in manifest.files:
         if not name.startswith(f"{TRAINING_STATE}/"):
             check_file(directory, manifest, name)
-    config = AutoConfig.from_pretrained(directory)
-    name = (config.architectures or [""])[0]
-    if name not in _CLASSES:
+    kind, found = _which(directory / "config.json")
+    if head not in (None, found):
         raise ContractError(
-            f"{directory / 'config.json'}: architecture {name!r} is none of the zoo: "
-            f"{', '.join(_CLASSES)}"
+            f"{directory} holds a model with a {found} head, not with a {head} head"
         )
-    cls, objective = _CLASSES[name]
-    if task is not None and task != objective:
-        raise ContractError(f"{directory} holds a model for {objective}, not for {task}")
+    cls = model_class(kind, found)
+    config = AutoConfig.from_pretrained(directory)
     with _quiet():
         model = cls.from_pretrained(directory, config=config, attn_implementation=NAME)
     for parameter in model.parameters():
@@ -123,13 +126,35 @@ def load_checkpoint(path: Path, *, task: Task | None = None) -> LoadedCheckpoint
         parameter.data = parameter.data.clone()
     return LoadedCheckpoint(
         model=model.eval(),
-        objective=objective,
+        kind=kind,
+        head=found,
         vocab_size=config.true_vocab_size,
         vocab_sha256=manifest.files["vocab.parquet"].sha256,
         directory=directory,
         manifest=manifest,
         source=source(directory),
     )
+
+
+def _which(path: Path) -> tuple[Kind, HeadName]:
+    """The kind and the head that a config.json names.
+
+    Raises:
+        ContractError: If it is none of the zoo.
+    """
+    config = json.loads(path.read_bytes())
+    kind, name = KINDS.get(config.get("model_type")), (config.get("architectures") or [""])[0]
+    if kind is None:
+        raise ContractError(
+            f"{path}: model_type {config.get('model_type')!r} is no kind of the zoo: "
+            f"{', '.join(KINDS)}"
+        )
+    classes = {model_class(kind, head).__name__: head for head in kind.heads}
+    if name not in classes:
+        raise ContractError(
+            f"{path}: architecture {name!r} is none of kind {kind.name}: {', '.join(classes)}"
+        )
+    return kind, classes[name]
 
 
 def require_same_vocabulary(checkpoint: LoadedCheckpoint, tokens: TokenSet) -> None:
@@ -157,25 +182,45 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _remote_code(model: PreTrainedModel) -> list[Any]:
-    if model.config.model_type == "behrt":
-        return [behrt, embeddings, pooled]
-    return [pooled] if type(model) in CLASSIFIERS.values() else []
+def _own_code(model: PreTrainedModel) -> tuple[dict[str, str], dict[str, str]]:
+    """The files that a model needs where no package of ours is, and which class is which there.
+
+    Returns:
+        File name -> text, and `auto_map`; both empty where transformers has the class itself.
+    """
+    kind, config = KINDS[model.config.model_type], type(model.config).__name__
+    half = torch_half(kind)
+    files, classes = {}, {}
+    for name in kind.files:
+        module = import_module(name)
+        stem = kind.name if module is half else name.rpartition(".")[2]
+        files[f"{stem}.py"] = _flat(_text(module))
+    if kind.files:
+        token = TOKEN_CLASSES[kind.pretraining].__name__
+        names = {"AutoConfig": config, "AutoModel": half.BACKBONE.__name__}
+        names[token] = half.TOKEN.__name__
+        classes = {auto: f"{kind.name}.{name}" for auto, name in names.items()}
+    if kind.files or isinstance(model, pooling.PooledForSequenceClassification):
+        cls = pooling.PooledForSequenceClassification.__name__
+        classes["AutoModelForSequenceClassification"] = f"pooling.{cls}"
+        # transformers takes a class for one configuration only
+        origin = f".{kind.name}" if kind.files else "transformers"
+        binding = f"\n\nfrom {origin} import {config}\n\n{cls}.config_class = {config}\n"
+        files["pooling.py"] = _text(pooling) + binding
+    return files, classes
 
 
-def _auto_map(model: PreTrainedModel) -> dict[str, str]:
-    if model.config.model_type == "behrt":
-        return {
-            "AutoConfig": "behrt.BehrtConfig",
-            "AutoModel": "behrt.BehrtModel",
-            "AutoModelForMaskedLM": "behrt.BehrtForMaskedLM",
-            "AutoModelForSequenceClassification": "behrt.BehrtForSequenceClassification",
-        }
-    return {"AutoModelForSequenceClassification": f"pooled.{type(model).__name__}"}
+def _text(module: ModuleType) -> str:
+    return Path(str(module.__file__)).read_text(encoding="utf-8")
 
 
-_CLASSES: dict[str, tuple[type[PreTrainedModel], Task]] = {
-    **{PRETRAINING[kind].__name__: (PRETRAINING[kind], "mlm") for kind in ("behrt", "bert")},
-    **{PRETRAINING[kind].__name__: (PRETRAINING[kind], "clm") for kind in ("gpt2", "llama")},
-    **{cls.__name__: (cls, "classification") for cls in CLASSIFIERS.values()},
-}
+def _flat(text: str) -> str:
+    """Code whose modules lie side by side.
+
+    Examples:
+        >>> _flat("from ehr_models.layers.embeddings import Time2Vec")
+        'from .embeddings import Time2Vec'
+    """
+    return re.sub(
+        r"^from ehr_models\.(?:\w+\.)*(\w+) import", r"from .\1 import", text, flags=re.MULTILINE
+    )

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 import ehr_models
-from ehr_models.presets import OBJECTIVES, SIZES
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import set_option
 
@@ -35,16 +34,17 @@ def list_command(vocab_size: int) -> None:
     Example: ehr-models list --vocab-size 39818
     """
     from ehr_models.describe import count_parameters
+    from ehr_models.kinds import KINDS
     from ehr_tracking.report import text_table
 
     rows = []
-    for kind, sizes in SIZES.items():
-        for name, size in sizes.items():
-            counts = count_parameters(_preset(f"{kind}-{name}", ()), vocab_size)
+    for kind in KINDS.values():
+        for name, size in kind.sizes.items():
+            counts = count_parameters(_preset(f"{kind.name}-{name}", ()), vocab_size)
             rows.append(
                 {
-                    "name": f"{kind}-{name}",
-                    "objective": OBJECTIVES[kind],
+                    "name": f"{kind.name}-{name}",
+                    "objective": kind.pretraining,
                     "hidden": size.hidden,
                     "layers": size.layers,
                     "heads": size.heads,
@@ -54,7 +54,7 @@ def list_command(vocab_size: int) -> None:
                 }
             )
     click.echo(text_table(rows))
-    click.echo(f"{len(rows)} presets of {len(SIZES)} kinds; parameters at {vocab_size:,} tokens")
+    click.echo(f"{len(rows)} presets of {len(KINDS)} kinds; parameters at {vocab_size:,} tokens")
 
 
 @main.command()
@@ -83,12 +83,11 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
 
 
 def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
-    from ehr_models.config import CONFIGS
+    from ehr_models.kinds import KINDS
     from ehr_tracking.config import load_config
 
-    kind, _, size = name.partition("-")
-    if size not in SIZES.get(kind, {}):
-        known = ", ".join(f"{k}-{s}" for k, sizes in SIZES.items() for s in sizes)
-        raise UserError(f"no preset {name}; choose one of {known}")
-    config: ModelConfig = load_config(CONFIGS[kind], None, (*overrides, f"size={size}"))
-    return config
+    presets = {f"{k.name}-{size}": (k, size) for k in KINDS.values() for size in k.sizes}
+    if name not in presets:
+        raise UserError(f"no preset {name}; choose one of {', '.join(presets)}")
+    kind, size = presets[name]
+    return load_config(kind.config, None, (*overrides, f"size={size}"))

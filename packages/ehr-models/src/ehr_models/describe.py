@@ -1,9 +1,9 @@
 """True parameter counts, from models built on the meta device: no memory, no time."""
 
 import torch
+from torch import nn
 
 from ehr_models.config import ModelConfig
-from ehr_models.presets import OBJECTIVES
 from ehr_models.registry import build
 
 
@@ -18,15 +18,13 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> dict[str, int]:
         `embeddings`, `layers` (final norm included), `head`, and `total`.
     """
     with torch.device("meta"):
-        model = build(config, vocab_size, OBJECTIVES[config.kind])
+        model = build(config, vocab_size)
     counts = {"embeddings": 0, "layers": 0, "head": 0}
-    for name, parameter in model.named_parameters():
-        counts[_part(name.removeprefix(f"{model.base_model_prefix}."), name)] += parameter.numel()
+    counted = set()
+    for child in model.base_model.children():
+        embeds = any(isinstance(module, nn.Embedding) for module in child.modules())
+        for parameter in child.parameters():
+            counts["embeddings" if embeds else "layers"] += parameter.numel()
+            counted.add(parameter)
+    counts["head"] = sum(p.numel() for p in model.parameters() if p not in counted)
     return {**counts, "total": sum(counts.values())}
-
-
-def _part(inner: str, name: str) -> str:
-    if inner == name:  # not below the base model
-        return "head"
-    first = inner.split(".")[0]
-    return "embeddings" if first in {"embeddings", "embed_tokens", "wte", "wpe"} else "layers"

@@ -2,80 +2,73 @@
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    BertForMaskedLM,
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from ehr_models import hf
-from ehr_models.attention import NAME
-from ehr_models.behrt import (
-    BehrtConfig,
-    BehrtForMaskedLM,
-    BehrtForSequenceClassification,
-    BehrtModel,
-)
 from ehr_models.config import ModelConfig
 from ehr_models.data.tokens import PAD
-from ehr_models.pooled import (
-    BertForPooledClassification,
-    GPT2ForPooledClassification,
-    LlamaForPooledClassification,
-)
-from ehr_models.presets import BEHRT_ORIGINAL, OBJECTIVES, SIZES, Objective, Size
+from ehr_models.heads.pooling import PooledForSequenceClassification
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.record import HeadName, Kind, Size, size_of
+from ehr_models.layers.attention import NAME
 from ehr_tracking.config import ConfigError
 
 VOCABULARY_MULTIPLE = 64
 """Embedding rows are padded to a multiple of this: the output product runs faster so."""
-
-PRETRAINING: Mapping[str, type[PreTrainedModel]] = {
-    "behrt": BehrtForMaskedLM,
-    "bert": BertForMaskedLM,
-    "gpt2": GPT2LMHeadModel,
-    "llama": LlamaForCausalLM,
-}
-"""kind -> class with its language-modelling head."""
-CLASSIFIERS: Mapping[str, type[PreTrainedModel]] = {
-    "behrt": BehrtForSequenceClassification,
-    "bert": BertForPooledClassification,
-    "gpt2": GPT2ForPooledClassification,
-    "llama": LlamaForPooledClassification,
-}
-"""kind -> class with a pooled classification head."""
+TOKEN_CLASSES: dict[str, Any] = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
+"""What transformers calls a model of each way of pretraining."""
 
 
-def presets() -> dict[str, tuple[str, ...]]:
-    """The sizes of each kind."""
-    return {kind: tuple(sizes) for kind, sizes in SIZES.items()}
+class TorchHalf(Protocol):
+    """What the module of a kind defines."""
+
+    BACKBONE: type[PreTrainedModel]
+    """From inputs to states."""
+    TOKEN: type[PreTrainedModel]
+    """With a head over tokens."""
+
+    def architecture(self, config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401 -- the kind's own config
+        """The Hugging Face configuration of a config, its size and what all kinds have."""
+        ...
 
 
-def build(config: ModelConfig, vocab_size: int, objective: Objective) -> PreTrainedModel:
+def torch_half(kind: Kind) -> TorchHalf:
+    """The part of a kind that needs torch; its classes are made known to transformers."""
+    half = cast("TorchHalf", import_module(kind.module))
+    config = half.BACKBONE.config_class
+    if kind.files and config is not None:
+        AutoConfig.register(kind.name, config, exist_ok=True)
+        AutoModel.register(config, half.BACKBONE, exist_ok=True)
+        TOKEN_CLASSES[kind.pretraining].register(config, half.TOKEN, exist_ok=True)
+    return half
+
+
+def model_class(kind: Kind, head: HeadName) -> type[PreTrainedModel]:
+    """The class of a kind with a head."""
+    return torch_half(kind).TOKEN if head == "token" else PooledForSequenceClassification
+
+
+def build(config: ModelConfig, vocab_size: int, head: HeadName = "token") -> PreTrainedModel:
     """A model with new weights, drawn from torch's global generator.
 
     Args:
         config: Kind, size and overrides.
         vocab_size: Rows of `vocab.parquet`; embeddings get a multiple of 64.
-        objective: `mlm` for encoders, `clm` for decoders.
+        head: Over tokens, or over pooled states.
 
     Raises:
-        ConfigError: If the kind cannot be trained for the objective, or sizes do not fit together.
+        ConfigError: If sizes do not fit together.
     """
-    if OBJECTIVES[config.kind] != objective:
-        raise ConfigError(
-            f"model kind {config.kind} cannot be pretrained with objective {objective}; "
-            f"it takes {OBJECTIVES[config.kind]}"
-        )
-    model: PreTrainedModel = PRETRAINING[config.kind]._from_config(
+    model: PreTrainedModel = model_class(KINDS[config.kind], head)._from_config(
         architecture(config, vocab_size), attn_implementation=NAME
     )
     if model.can_generate():  # rows that only pad the embedding are no tokens
@@ -90,7 +83,8 @@ def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
     Raises:
         ConfigError: If sizes do not fit together.
     """
-    size = _size(config)
+    kind = KINDS[config.kind]
+    size = size_of(kind, config)
     if size.hidden % size.heads or (size.hidden // size.heads) % 2:
         raise ConfigError(
             f"hidden = {size.hidden} must be an even multiple of heads = {size.heads}"
@@ -100,45 +94,4 @@ def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
         "true_vocab_size": vocab_size,
         "pad_token_id": PAD,
     }
-    return _ARCHITECTURES[config.kind](config, size, common)
-
-
-def _size(config: ModelConfig) -> Size:
-    size = SIZES[config.kind][config.size]
-    given = {name: getattr(config, name) for name in Size._fields}
-    return size._replace(**{name: value for name, value in given.items() if value is not None})
-
-
-_BEHRT_CHOICES = (
-    *("age", "time", "static", "position", "segment", "visit", "mlp", "norm"),
-    *("dropout", "attention_dropout"),
-)
-
-
-def _behrt(config: Any, size: Size, common: dict[str, Any]) -> PreTrainedConfig:  # noqa: ANN401
-    choices = dict(BEHRT_ORIGINAL) if config.size == "original" else {}
-    for name in _BEHRT_CHOICES:
-        if getattr(config, name) is not None:
-            choices[name] = getattr(config, name)
-    return BehrtConfig(
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        intermediate_size=size.intermediate,
-        max_position_embeddings=size.max_positions,
-        **choices,
-        **common,
-    )
-
-
-_ARCHITECTURES: Mapping[str, Callable[[Any, Size, dict[str, Any]], PreTrainedConfig]] = {
-    "behrt": _behrt,
-    "gpt2": hf.gpt2,
-    "bert": hf.bert,
-    "llama": hf.llama,
-}
-
-AutoConfig.register("behrt", BehrtConfig)
-AutoModel.register(BehrtConfig, BehrtModel)
-AutoModelForMaskedLM.register(BehrtConfig, BehrtForMaskedLM)
-AutoModelForSequenceClassification.register(BehrtConfig, BehrtForSequenceClassification)
+    return torch_half(kind).architecture(config, size, common)

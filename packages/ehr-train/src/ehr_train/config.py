@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ehr_models.config import BehrtModelConfig, ModelConfig
+from ehr_models.config import ModelConfig
+from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_tracking.config import STRICT
 from ehr_train.objectives import OBJECTIVES, Objective
 from ehr_train.objectives.choice import OneOf

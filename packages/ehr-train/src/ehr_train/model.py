@@ -8,11 +8,10 @@ from transformers import PreTrainedModel
 from ehr_models import registry
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
 from ehr_models.data.tokens import TokenSet
-from ehr_models.presets import OBJECTIVES
+from ehr_models.kinds import KINDS
+from ehr_models.kinds.record import Kind
 from ehr_tracking.config import ConfigError
 from ehr_train.config import TrainConfig
-
-_SEES = {"mlm": "all", "clm": "past"}
 
 
 def load_or_build(
@@ -48,25 +47,25 @@ def load_or_build(
 
 def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> PreTrainedModel:
     """With the head of its pretraining."""
-    objective = config.objective
     if init is None:
-        task = OBJECTIVES[config.model.kind]
-        _require(config.model.kind, _SEES[task], config)
-        return registry.build(config.model, tokens.vocab_size, task)
+        _require(KINDS[config.model.kind], config)
+        return registry.build(config.model, tokens.vocab_size)
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
-    if objective.head == "token":
-        if checkpoint.objective == "classification":
-            raise ConfigError(f"{init} holds a model for classification, not for {objective.kind}")
-        _require(checkpoint.model.config.model_type, _SEES[checkpoint.objective], config)
+    if config.objective.head == "token":
+        if checkpoint.head != "token":
+            raise ConfigError(
+                f"{init} holds a model for classification, not for {config.objective.kind}"
+            )
+        _require(checkpoint.kind, config)
     return checkpoint.model
 
 
-def _require(kind: str, sees: str, config: TrainConfig) -> None:
+def _require(kind: Kind, config: TrainConfig) -> None:
     wanted = config.objective.sees
-    if wanted is not None and wanted != sees:
+    if wanted is not None and wanted != kind.sees:
         where = {"all": "all of a record", "past": "the past alone"}
         raise ConfigError(
-            f"model kind {kind} cannot be pretrained with objective {config.objective.kind}: "
-            f"it sees {where[sees]}, but that needs one that sees {where[wanted]}"
+            f"model kind {kind.name} cannot be pretrained with objective {config.objective.kind}: "
+            f"it sees {where[kind.sees]}, but that needs one that sees {where[wanted]}"
         )

@@ -22,8 +22,7 @@ from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
-from ehr_models.heads import hidden_states
-from ehr_models.presets import OBJECTIVES
+from ehr_models.heads.token import hidden_states
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
@@ -112,7 +111,7 @@ class Reader:
             ConfigError: If the context is longer than the model can take, or the device is absent.
         """
         model = checkpoint.model
-        causal = OBJECTIVES[model.config.model_type] == "clm"
+        causal = checkpoint.kind.sees == "past"
         limit = int(model.config.max_position_embeddings)
         if config.context is not None and config.context > limit:
             raise ConfigError(f"context = {config.context}: the model takes at most {limit} tokens")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ehr_eval.features.passes import Passes
-from ehr_models import heads
+from ehr_models.heads.pooled import pool
 
 Pooling = Literal["last", "mean"]
 
@@ -28,7 +28,7 @@ def pool_rows(hidden: Tensor, passes: Passes, how: Pooling) -> Tensor:
     seen = end - begin
     offsets = np.concatenate([[0], np.cumsum(seen)])
     index = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], seen)
-    return heads.pool(
+    return pool(
         hidden[torch.from_numpy(index).to(hidden.device)],
         torch.from_numpy(offsets).to(hidden.device),
         how,

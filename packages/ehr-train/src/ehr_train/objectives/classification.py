@@ -59,9 +59,9 @@ class Classification:
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new pooled head with one output."""
-        from ehr_models import heads
+        from ehr_models.heads.pooled import build_classifier
 
-        return heads.build_classifier(model, 1, self.pooling)
+        return build_classifier(model, 1, self.pooling)
 
     def freeze(self, model: "PreTrainedModel") -> None:
         """Keep the backbone as it is, if it shall be."""
@@ -90,9 +90,9 @@ class Classification:
 
     def scores(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> "Tensor":
         """The logit of each span [S]."""
-        from ehr_models import heads
+        from ehr_models.heads.pooled import class_logits
 
-        return heads.class_logits(model, states, question.batch)[:, 0].float()
+        return class_logits(model, states, question.batch)[:, 0].float()
 
     def metrics(
         self,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ehr_models import heads
 from ehr_models.data.batch import pack
 from ehr_models.data.windows import Windows
+from ehr_models.heads.token import hidden_states
 from ehr_train.data.examples import Examples
 from ehr_train.objectives import Objective
 from ehr_train.objectives.parts import Material, Pairs, Question
@@ -51,11 +51,11 @@ class Learner(nn.Module):
 
     def forward(self, question: Question) -> Pairs:
         """Named sums over targets, fp32, and the number of these targets."""
-        states_TD = heads.hidden_states(self.model, question.batch)
+        states_TD = hidden_states(self.model, question.batch)
         return self.objective.loss(self.model, states_TD, question)
 
     def judge(self, question: Question) -> tuple[Pairs, Tensor | None]:
         """The same and the score of each span [S], where the objective has such."""
-        states_TD = heads.hidden_states(self.model, question.batch)
+        states_TD = hidden_states(self.model, question.batch)
         pairs = self.objective.loss(self.model, states_TD, question)
         return pairs, self.objective.scores(self.model, states_TD, question)

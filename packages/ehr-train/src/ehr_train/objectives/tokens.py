@@ -84,10 +84,10 @@ def cross_entropy(
     import torch.nn.functional as F
     from torch.utils.checkpoint import checkpoint
 
-    from ehr_models import heads
+    from ehr_models.heads.token import token_logits
 
     def part(rows: "Tensor", wanted: "Tensor") -> "tuple[Tensor, Tensor]":
-        logits_MV = heads.token_logits(model, rows).float()
+        logits_MV = token_logits(model, rows).float()
         right = torch.zeros((), dtype=torch.int64, device=rows.device)
         if not model.training:
             right = (logits_MV.argmax(-1) == wanted).sum()

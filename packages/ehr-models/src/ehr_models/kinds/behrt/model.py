@@ -1,7 +1,7 @@
 """BEHRT: a bidirectional encoder over a subject's codes, with age, time, visit and segment.
 
-This file is copied beside checkpoints as their remote code, with `embeddings.py` and `pooled.py`:
-they need torch and transformers only.
+This file is copied beside checkpoints as their remote code, with `layers/embeddings.py`: they need
+torch and transformers only.
 
 Sources: Li et al. 2020, BEHRT, Sci Rep 10:7155 (the model); Odgaard et al. 2024, CORE-BEHRT (the
 ablation behind the defaults); Shazeer 2020, SwiGLU.
@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .embeddings import (
+from ehr_models.layers.embeddings import (
     DAYS_PER_YEAR,
     STATIC,
     Time2Vec,
@@ -32,7 +32,6 @@ from .embeddings import (
     rotate,
     sinusoid,
 )
-from .pooled import PooledClassification
 
 
 class BehrtConfig(PreTrainedConfig):
@@ -407,11 +406,49 @@ class BehrtForMaskedLM(BehrtPreTrainedModel):
         return MaskedLMOutput(loss=loss, logits=logits)
 
 
-class BehrtForSequenceClassification(PooledClassification, BehrtPreTrainedModel):
-    """The encoder with a head over pooled states."""
+BACKBONE, TOKEN = BehrtModel, BehrtForMaskedLM
 
-    def __init__(self, config: BehrtConfig) -> None:
-        super().__init__(config)
-        self.behrt = BehrtModel(config)
-        self.add_classifier()
-        self.post_init()
+ORIGINAL: dict[str, Any] = {
+    "age": "months",
+    "time": "none",
+    "static": False,
+    "position": "sinusoid",
+    "segment": True,
+    "visit": False,
+    "mlp": "gelu",
+    "norm": "post",
+    "bias": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "layer_norm_eps": 1e-12,
+    "pooling": "cls",
+}
+"""How BEHRT as published (Li et al. 2020) differs from the defaults of `BehrtConfig`."""
+
+CHOICES = (
+    *("age", "time", "static", "position", "segment", "visit", "mlp", "norm"),
+    *("dropout", "attention_dropout"),
+)
+
+
+def architecture(config: Any, size: Any, common: dict[str, Any]) -> BehrtConfig:  # noqa: ANN401
+    """The configuration of a preset.
+
+    Args:
+        config: `BehrtModelConfig`; this file must not need it.
+        size: Numbers of its size, overrides included.
+        common: What every kind has: `vocab_size`, `true_vocab_size`, `pad_token_id`.
+    """
+    choices = dict(ORIGINAL) if config.size == "original" else {}
+    for name in CHOICES:
+        if getattr(config, name) is not None:
+            choices[name] = getattr(config, name)
+    return BehrtConfig(
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.intermediate,
+        max_position_embeddings=size.max_positions,
+        **choices,
+        **common,
+    )

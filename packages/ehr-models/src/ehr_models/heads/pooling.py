@@ -1,4 +1,4 @@
-"""Classification over pooled hidden states, for each architecture of the zoo.
+"""Classification over pooled hidden states, for any architecture.
 
 This file is copied beside checkpoints as their remote code: it needs torch and transformers only.
 
@@ -7,19 +7,13 @@ S spans (subjects) of T tokens in all, D width, C classes.
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
+import sys
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    BertModel,
-    BertPreTrainedModel,
-    GPT2Model,
-    GPT2PreTrainedModel,
-    LlamaModel,
-    LlamaPreTrainedModel,
-)
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 POOLINGS = ("last", "mean", "max", "cls")
@@ -67,23 +61,43 @@ def pool(hidden: Tensor, cu_seqlens: Tensor, how: str, input_ids: Tensor | None 
     return pooled.to(hidden.dtype)
 
 
-class PooledClassification(nn.Module):
-    """Mixin: base model -> pool -> dropout -> linear.
+class PooledForSequenceClassification(PreTrainedModel):
+    """The backbone of any kind -> pool -> dropout -> linear.
 
-    Its config carries `pooling` and `classifier_dropout`.
+    Its configuration is that of the backbone with `pooling`, `classifier_dropout` and `num_labels`.
+    The backbone goes by the name it has in other models of its kind, so that weights pass between
+    them.
     """
 
-    config: Any
     base_model: Any
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
-    def add_classifier(self) -> None:
-        """Create the head; called once at the end of a model's `__init__`, before `post_init`."""
-        self.dropout = nn.Dropout(getattr(self.config, "classifier_dropout", None) or 0.0)
-        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the backbone's
+        super().__init__(config)
+        backbone = _backbone(config)
+        self.base_model_prefix = type(backbone).base_model_prefix
+        self._no_split_modules = backbone._no_split_modules
+        setattr(self, self.base_model_prefix, backbone)
+        self.dropout = nn.Dropout(getattr(config, "classifier_dropout", None) or 0.0)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of the backbone."""
+        embeddings: nn.Module = self.base_model.get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace those of the backbone."""
+        self.base_model.set_input_embeddings(value)
 
     def classify(self, hidden: Tensor, cu_seqlens: Tensor, input_ids: Tensor) -> Tensor:
         """Logits [S, C] from packed states [T, D] and their token ids [T]."""
-        pooled = pool(hidden, cu_seqlens, self.config.pooling, input_ids)
+        pooled = pool(hidden, cu_seqlens, getattr(self.config, "pooling", "mean"), input_ids)
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits
 
@@ -92,7 +106,7 @@ class PooledClassification(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **inputs: Any,  # noqa: ANN401 -- the base model's own
+        **inputs: Any,  # noqa: ANN401 -- the backbone's own
     ) -> SequenceClassifierOutput:
         """Classify a padded batch.
 
@@ -101,7 +115,7 @@ class PooledClassification(nn.Module):
             attention_mask: [S, L], 0 at padding, which may be on either side.
             labels: [S] class indices; [S] or [S, C] of 0/1 for binary cross-entropy when the
                 labels are floats.
-            **inputs: What the base model takes beside these.
+            **inputs: What the backbone takes beside these.
         """
         states = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -112,39 +126,19 @@ class PooledClassification(nn.Module):
         return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
 
 
+def _backbone(config: Any) -> PreTrainedModel:  # noqa: ANN401 -- any architecture's
+    """Of the class beside the configuration's own, else of the one that transformers has for it."""
+    beside = getattr(sys.modules[type(config).__module__], "BACKBONE", None)
+    model: Any = AutoModel.from_config(config) if beside is None else beside(config)
+    if hasattr(model, "pooler"):
+        model.pooler = None  # weights that no one would train
+    backbone: PreTrainedModel = model
+    return backbone
+
+
 def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
     if labels is None:
         return None
     if labels.is_floating_point():
         return F.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
     return F.cross_entropy(logits, labels)
-
-
-class GPT2ForPooledClassification(PooledClassification, GPT2PreTrainedModel):
-    """GPT-2 with a pooled head."""
-
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- GPT2Config
-        super().__init__(config)
-        self.transformer = GPT2Model(config)
-        self.add_classifier()
-        self.post_init()
-
-
-class BertForPooledClassification(PooledClassification, BertPreTrainedModel):
-    """BERT with a pooled head."""
-
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BertConfig
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.add_classifier()
-        self.post_init()
-
-
-class LlamaForPooledClassification(PooledClassification, LlamaPreTrainedModel):
-    """Llama with a pooled head."""
-
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- LlamaConfig
-        super().__init__(config)
-        self.model = LlamaModel(config)
-        self.add_classifier()
-        self.post_init()

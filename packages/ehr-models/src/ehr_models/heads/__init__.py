@@ -1,0 +1,1 @@
+"""From a batch to answers, the same way for every kind."""

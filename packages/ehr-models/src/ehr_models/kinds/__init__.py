@@ -1,0 +1,13 @@
+"""The kinds of models: a folder and a line each.
+
+Whatever lists, builds, loads, trains or reads models takes what it needs from this table, so that a
+kind is spelled nowhere else. `docs/extend.md` adds one.
+"""
+
+from ehr_models.kinds.behrt import BEHRT
+from ehr_models.kinds.bert import BERT
+from ehr_models.kinds.gpt2 import GPT2
+from ehr_models.kinds.llama import LLAMA
+from ehr_models.kinds.record import Kind
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (BEHRT, GPT2, BERT, LLAMA)}

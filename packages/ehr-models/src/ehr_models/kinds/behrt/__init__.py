@@ -1,0 +1,54 @@
+"""BEHRT: a bidirectional encoder over codes, age, time, visit and segment; without torch."""
+
+from typing import Annotated, Literal
+
+from pydantic.dataclasses import dataclass
+
+from ehr_models.kinds.record import ArchitectureConfig, Kind, Size, one_of
+from ehr_tracking.config import STRICT
+
+SIZES = {
+    "tiny": Size(64, 2, 4, 192, 2048),
+    "small": Size(128, 2, 4, 384, 2048),
+    "medium": Size(256, 4, 8, 704, 2048),
+    "large": Size(512, 6, 8, 1408, 2048),
+    "original": Size(288, 6, 12, 512, 512),
+}
+"""SwiGLU holds about 8/3 of the width inside the MLP."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BehrtModelConfig(ArchitectureConfig):
+    """Bidirectional encoder with age, time, visit and segment embeddings."""
+
+    kind: Literal["behrt"] = "behrt"
+    size: Annotated[str, one_of(SIZES)] = "small"
+    age: Literal["time2vec", "months", "none"] | None = None
+    time: Literal["time2vec", "none"] | None = None
+    static: bool | None = None
+    """A learned vector of static tokens in place of age and time; all but `original` have it."""
+    position: Literal["rope", "sinusoid", "learned", "none"] | None = None
+    segment: bool | None = None
+    visit: bool | None = None
+    mlp: Literal["swiglu", "gelu"] | None = None
+    norm: Literal["pre", "post"] | None = None
+
+
+BEHRT = Kind(
+    name="behrt",
+    config=BehrtModelConfig,
+    sizes=SIZES,
+    module="ehr_models.kinds.behrt.model",
+    sees="all",
+    inputs={
+        "input_ids": "input_ids",
+        "position_ids": "position_ids",
+        "age": "age",
+        "time": "time",
+        "visit": "visit",
+        "segment": "segment",
+    },
+    token_head="head",
+    adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
+    files=("ehr_models.kinds.behrt.model", "ehr_models.layers.embeddings"),
+)

@@ -1,0 +1,28 @@
+"""GPT-2 by size: the torch half."""
+
+from typing import Any
+
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, PreTrainedConfig
+
+from ehr_models.data.tokens import BOS, EOS
+from ehr_models.kinds.gpt2 import Gpt2ModelConfig
+from ehr_models.kinds.record import Size
+
+BACKBONE, TOKEN = GPT2Model, GPT2LMHeadModel
+
+
+def architecture(config: Gpt2ModelConfig, size: Size, common: dict[str, Any]) -> PreTrainedConfig:
+    """GPT-2 with dropout where the config says and our special tokens."""
+    return GPT2Config(
+        n_embd=size.hidden,
+        n_layer=size.layers,
+        n_head=size.heads,
+        n_inner=size.intermediate,
+        n_positions=size.max_positions,
+        resid_pdrop=config.dropout or 0.0,
+        embd_pdrop=config.dropout or 0.0,
+        attn_pdrop=config.attention_dropout or 0.0,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        **common,
+    )

@@ -1,0 +1,98 @@
+"""What a kind of model is, said once; without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, PositiveInt
+from pydantic.dataclasses import dataclass as model_config
+
+from ehr_tracking.config import STRICT
+
+Pretraining = Literal["mlm", "clm"]
+"""Masked tokens, or the next one."""
+HeadName = Literal["token", "pooled"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Size(NamedTuple):
+    """One row of a size table."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    max_positions: int
+
+
+def one_of(sizes: Mapping[str, Size]) -> AfterValidator:
+    """What a `size` field may be, for its annotation."""
+
+    def check(name: str) -> str:
+        if name not in sizes:
+            raise ValueError(f"choose one of {', '.join(sizes)}")
+        return name
+
+    return AfterValidator(check)
+
+
+@model_config(frozen=True, kw_only=True, config=STRICT)
+class ArchitectureConfig:
+    """What every kind has; a field left at None takes the value of the size."""
+
+    kind: str = ""
+    size: str = ""
+    hidden: PositiveInt | None = None
+    """Width."""
+    layers: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    intermediate: PositiveInt | None = None
+    """Width inside the MLP."""
+    max_positions: PositiveInt | None = None
+    """Longest sequence."""
+    dropout: Fraction | None = None
+    """Of embeddings and residual branches; 0, but 0.1 in `behrt-original`."""
+    attention_dropout: Fraction | None = None
+    """Of attention weights, likewise; above 0 it forgoes the fused kernels of GPUs in training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """One kind of model: everything that the rest of the zoo has to know of it."""
+
+    name: str
+    """Also the `model_type` of its Hugging Face configuration."""
+    config: type[ArchitectureConfig]
+    """Its fields; `kind` is a Literal of the name."""
+    sizes: Mapping[str, Size]
+    module: str
+    """The torch half, imported on first use: see `registry.TorchHalf`."""
+    sees: Literal["past", "all"]
+    """What the state of a token may depend on."""
+    isolates: Literal["spans", "reset", "padded"] = "spans"
+    """How packed subjects are kept apart: `spans`, by the attention of `layers.attention`; `reset`,
+    by the model itself, wherever a position is 0; `padded`, by being padded after all."""
+    incremental: bool = False
+    """It decodes token by token from a cache (`use_cache`, `past_key_values`)."""
+    inputs: Mapping[str, str]
+    """Argument of the model -> field of `Batch`."""
+    token_head: str
+    """Module of the pretraining model that makes logits of states."""
+    heads: tuple[HeadName, ...] = ("token", "pooled")
+    adapters: tuple[str, ...]
+    """Last names of the linear modules that adapters go to."""
+    files: tuple[str, ...] = ()
+    """Modules copied beside a checkpoint as its code, the torch half first; none for a kind whose
+    classes are those of transformers. They import torch, transformers and each other only."""
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """What it can be pretrained for: encoders by masking, causal decoders by the next token."""
+        return "clm" if self.sees == "past" else "mlm"
+
+
+def size_of(kind: Kind, config: Any) -> Size:  # noqa: ANN401 -- the kind's own config
+    """The numbers of a config's size, with its overrides."""
+    size = kind.sizes[config.size]
+    given = {name: getattr(config, name) for name in Size._fields}
+    return size._replace(**{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,409 @@
+"""What holds for every kind in the table, and for one that is added to it (`kinds/mixer`)."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary, save_checkpoint
+from ehr_models.config import any_of
+from ehr_models.data.batch import pack
+from ehr_models.data.tokens import open_tokens
+from ehr_models.describe import count_parameters
+from ehr_models.heads.pooled import build_classifier, classify, pool
+from ehr_models.heads.pooling import POOLINGS
+from ehr_models.heads.token import hidden_states, token_logits
+from ehr_models.kinds import KINDS
+from ehr_models.registry import TOKEN_CLASSES, architecture, build
+from ehr_tracking.config import validate
+from ehr_tracking.manifest import source, verify
+
+
+def kind_of(model):
+    return KINDS[model.config.model_type]
+
+
+def logits_of(model, batch):
+    with torch.no_grad():
+        return token_logits(model, hidden_states(model, batch))
+
+
+def third(batch):
+    """Where the longest span of `records` begins and ends."""
+    return int(batch.cu_seqlens[2]), int(batch.cu_seqlens[3])
+
+
+# --- subjects apart, and the future
+
+
+def test_packed_equals_separate(model, records, spans, batch):
+    together = logits_of(model, batch)
+    alone = torch.cat([logits_of(model, pack(records, s)) for s in spans])
+    assert together.isfinite().all()
+    assert together.std() > 0.1  # the bound below would be empty for logits near zero
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_other_subjects_leave_no_trace(model, batch):
+    """Not one bit of a span changes with the tokens of its neighbours."""
+    start, stop = third(batch)
+    other = batch.input_ids.flip(0)
+    other[start:stop] = batch.input_ids[start:stop]
+    assert (other != batch.input_ids).any()
+    with torch.no_grad():
+        a = hidden_states(model, batch)
+        b = hidden_states(model, replace(batch, input_ids=other))
+    assert torch.equal(a[start:stop], b[start:stop])
+    assert not torch.equal(a, b)
+
+
+def test_later_tokens_leave_a_trace_just_where_the_kind_sees_all(model, batch):
+    start, stop = third(batch)
+    cut = stop - 3
+    other = batch.input_ids.clone()
+    other[cut:stop] = 7 + (other[cut:stop] % 50 + 11) % 80
+    with torch.no_grad():
+        a = hidden_states(model, batch)
+        b = hidden_states(model, replace(batch, input_ids=other))
+    assert torch.equal(a[stop:], b[stop:])
+    assert not torch.equal(a[cut:stop], b[cut:stop])
+    if kind_of(model).sees == "past":
+        assert torch.equal(a[:cut], b[:cut])
+    else:
+        assert (a[start] - b[start]).abs().max() > 1e-5
+
+
+def test_a_padded_batch_gives_the_same_states(model, batch, padded):
+    with torch.no_grad():
+        packed = hidden_states(model, batch)
+        for how in (
+            ("sdpa", "eager", "ehr_packed") if kind_of(model).isolates == "spans" else (None,)
+        ):
+            if how:
+                model.set_attn_implementation(how)
+            inputs = padded(model, batch)
+            states = model.base_model(**inputs).last_hidden_state
+            assert (states[inputs["attention_mask"].bool()] - packed).abs().max() < 1e-5
+
+
+def test_gradients_equal_those_of_a_padded_batch(model, batch, padded):
+    weight = torch.randn(len(batch.input_ids), model.config.hidden_size)
+    (hidden_states(model, batch) * weight).sum().backward()
+    packed = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    if kind_of(model).isolates == "spans":
+        model.set_attn_implementation("sdpa")
+    inputs = padded(model, batch)
+    states = model.base_model(**inputs).last_hidden_state
+    (states[inputs["attention_mask"].bool()] * weight).sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            scale = parameter.grad.abs().max()
+            assert (parameter.grad - packed[name]).abs().max() <= 1e-5 * (1 + scale), name
+
+
+def test_an_implementation_that_knows_no_spans_fails(model, batch):
+    """Rather than let subjects see each other."""
+    if kind_of(model).isolates != "spans":
+        pytest.skip("its subjects are not kept apart by attention")
+    for how in ("sdpa", "eager"):
+        model.set_attn_implementation(how)
+        with pytest.raises(RuntimeError):
+            hidden_states(model, batch)
+
+
+def test_any_kind_may_be_isolated_by_padding(kind_name, make_model, batch, monkeypatch):
+    """The way for those that can do no better."""
+    model = make_model(kind_name)
+    states = logits_of(model, batch)
+    monkeypatch.setitem(KINDS, kind_name, replace(KINDS[kind_name], isolates="padded"))
+    assert (logits_of(model, batch) - states).abs().max() < 1e-5
+
+
+# --- training
+
+
+def test_every_weight_learns(kind_name, make_model, batch):
+    model = make_model(kind_name)
+    for one in (model, build_classifier(model, 1, "mean")):
+        one.zero_grad()
+        states = hidden_states(one, batch)
+        out = classify(one, batch) if one is not model else token_logits(model, states)
+        out.square().sum().backward()
+        unused = {n for n, p in one.named_parameters() if p.grad is None or not p.grad.any()}
+        assert unused == set()
+
+
+def test_gradient_checkpointing_changes_nothing(model, batch):
+    def gradients():
+        torch.manual_seed(0)
+        model.zero_grad()
+        hidden_states(model, batch).square().mean().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    model.train()
+    plain = gradients()
+    model.activation_checkpointing_enable()
+    for a, b in zip(plain, gradients(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_bf16_autocast_stays_near_fp32(model, batch, training):
+    model.train(training)
+    exact = hidden_states(model, batch)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(training):
+        rough = hidden_states(model, batch)
+    assert rough.isfinite().all()
+    if not model.config.to_dict().get("dropout"):
+        assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
+    if training:
+        rough.float().square().mean().backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert grads
+        assert all(g.isfinite().all() for g in grads)
+
+
+# --- the table
+
+
+def test_inputs_of_the_record_are_what_the_model_hears(kind_name, make_model, batch, inputs_of):
+    """Each moves the states, and nothing else in the batch does."""
+    model = make_model(kind_name)
+    heard = set(KINDS[kind_name].inputs.values())
+    with torch.no_grad():
+        before = hidden_states(model, batch)
+        for field in ("input_ids", "position_ids", "age", "time", "visit", "segment"):
+            value = getattr(batch, field)
+            other = value.roll(7) if field != "time" else value + 86_400_000_000 * 30
+            moved = not torch.equal(before, hidden_states(model, replace(batch, **{field: other})))
+            assert moved == (field in heard), field
+
+
+def test_counts_are_those_of_the_built_model(kind_name, make_model):
+    model = make_model(kind_name)
+    config = make_model.configs[kind_name]
+    counts = count_parameters(config, 90)
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+    assert counts["embeddings"] + counts["layers"] + counts["head"] == counts["total"]
+    assert counts["embeddings"] >= model.get_input_embeddings().weight.numel()
+
+
+def test_every_preset_fits_its_config(kind_name):
+    kind = KINDS[kind_name]
+    for size, numbers in kind.sizes.items():
+        config = validate(any_of(KINDS.values()), {"kind": kind_name, "size": size}, where="test")
+        assert type(config) is kind.config
+        found = architecture(config, 130)
+        assert found.hidden_size == numbers.hidden
+        assert (found.vocab_size, found.true_vocab_size, found.pad_token_id) == (192, 130, 0)
+
+
+def test_adapters_have_somewhere_to_go(kind_name, make_model):
+    names = {n.rpartition(".")[2] for n, _ in make_model(kind_name).base_model.named_modules()}
+    assert set(KINDS[kind_name].adapters) <= names
+
+
+def test_the_seed_decides_the_weights(kind_name, make_model):
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build(make_model.configs[kind_name], 90).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+# --- heads
+
+
+def test_token_logits_are_those_of_the_whole_model(model, records, spans, inputs_of):
+    """Of one subject through transformers' own forward, at the rows asked for."""
+    batch = pack(records, spans[2])
+    rows = torch.tensor([3, 0, 41])
+    with torch.no_grad():
+        whole = model(**{n: v[None] for n, v in inputs_of(model, batch).items()}).logits[0]
+        ours = token_logits(model, hidden_states(model, batch)[rows])
+    assert whole.shape == (60, 128)
+    assert ours.shape == (3, 90)
+    assert (whole[rows, :90] - ours).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_classifiers_agree_packed_padded_and_alone(
+    kind_name, make_model, records, spans, batch, padded, pooling
+):
+    torch.manual_seed(5)
+    classifier = build_classifier(make_model(kind_name), 3, pooling)
+    with torch.no_grad():
+        together = classify(classifier, batch)
+        alone = torch.cat([classify(classifier, pack(records, s)) for s in spans])
+        states = hidden_states(classifier, batch)
+        states = pool(states, batch.cu_seqlens, pooling, input_ids=batch.input_ids)
+        by_hand = states @ classifier.classifier.weight.T + classifier.classifier.bias
+        labels = torch.zeros(len(spans), dtype=torch.long)
+        sides = [
+            classifier(**padded(classifier, batch, s), labels=labels) for s in ("left", "right")
+        ]
+    assert together.shape == (len(spans), 3)
+    assert (together - alone).abs().max() < 1e-5
+    assert (together - by_hand).abs().max() < 1e-5
+    mean = -together.log_softmax(-1)[:, 0].mean().item()
+    for out in sides:
+        assert (out.logits - together).abs().max() < 1e-5
+        assert out.loss.item() == pytest.approx(mean, rel=1e-4)
+
+
+def test_a_classifier_copies_the_backbone(kind_name, make_model, batch):
+    model = make_model(kind_name)
+    classifier = build_classifier(model, 1, "last", dropout=0.1)
+    assert classifier.config.classifier_dropout == 0.1
+    with torch.no_grad():
+        before = hidden_states(model, batch)
+        assert torch.equal(before, hidden_states(classifier, batch))
+        for parameter in classifier.parameters():
+            parameter.zero_()
+        assert torch.equal(before, hidden_states(model, batch))
+
+
+# --- checkpoints
+
+
+def save(directory, model, tokens):
+    directory.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        directory,
+        model,
+        tokens,
+        metrics={"loss": 1.25},
+        producer="test 0",
+        config={},
+        seed=7,
+        inputs={"tokens": source(tokens)},
+    )
+    return directory
+
+
+def answers(model, batch):
+    with torch.no_grad():
+        return classify(model, batch) if hasattr(model, "classifier") else logits_of(model, batch)
+
+
+@pytest.mark.parametrize("head", ["token", "pooled"])
+def test_round_trip_to_the_last_bit(model, batch, tokens_dir, tmp_path, head):
+    if head == "pooled":
+        model = build_classifier(model, 3, "max")
+    directory = save(tmp_path / "c", model, tokens_dir)
+    assert verify(directory) == []
+    loaded = load_checkpoint(directory, head=head)
+    assert type(loaded.model) is type(model)
+    assert not loaded.model.training
+    assert torch.equal(answers(model, batch), answers(loaded.model, batch))
+    assert (loaded.kind, loaded.head) == (kind_of(model), head)
+    assert loaded.vocab_size == 90
+    assert loaded.source == source(directory)
+    assert loaded.manifest.inputs["tokens"] == source(tokens_dir)
+    require_same_vocabulary(loaded, open_tokens(tokens_dir))
+
+
+def test_the_same_model_gives_the_same_bytes(kind_name, make_model, tokens_dir, tmp_path):
+    a, b = (save(tmp_path / n, make_model(kind_name), tokens_dir) for n in "ab")
+    assert (a / "manifest.json").read_bytes() == (b / "manifest.json").read_bytes()
+    assert str(tmp_path) not in (a / "config.json").read_text()
+    again = save(tmp_path / "again", load_checkpoint(a).model, tokens_dir)
+    assert (a / "manifest.json").read_bytes() == (again / "manifest.json").read_bytes()
+
+
+def test_no_code_of_a_directory_is_run_on_loading(kind_name, make_model, tokens_dir, tmp_path):
+    """Not even where its files are sealed and name classes."""
+    model = make_model(kind_name)
+    for one in (model, build_classifier(model, 1, "mean")):
+        directory = tmp_path / type(one).__name__
+        directory.mkdir()
+        save(directory, one, tokens_dir)
+        for path in directory.glob("*.py"):
+            path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + path.read_text())
+        (directory / "manifest.json").unlink()
+        seal_again(directory)
+        load_checkpoint(directory)
+    assert not (tmp_path / "ran").exists()
+
+
+def seal_again(directory):
+    from ehr_tracking.contracts import CHECKPOINT
+    from ehr_tracking.manifest import seal
+
+    seal(directory, CHECKPOINT, producer="test 0", config={})
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("ehr_"):
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocker())
+import torch, transformers
+from safetensors.torch import load_file, save_file
+
+torch.set_num_threads(1)
+root = Path(sys.argv[1])
+for auto, names in json.loads(sys.argv[2]).items():
+    for name in names:
+        path = root / name
+        model = getattr(transformers, auto).from_pretrained(path, trust_remote_code=True).eval()
+        assert not type(model).__module__.startswith("ehr_")
+        with torch.no_grad():
+            out = model(**load_file(path.with_suffix(".inputs")))
+        answer = out.last_hidden_state if auto == "AutoModel" else out.logits
+        save_file({"answer": answer.contiguous()}, path.with_suffix(f".{auto}"))
+assert not [m for m in sys.modules if m.startswith("ehr_")]
+"""
+
+
+@pytest.mark.slow
+def test_checkpoints_load_where_no_package_of_ours_is(
+    every_name, make_model, batch, padded, tokens_dir, tmp_path
+):
+    """Through AutoModel with the code beside them, with the same answers."""
+    plan, expected = {}, {}
+    for name in every_name:
+        model = make_model(name)
+        classifier = build_classifier(model, 3, "max")
+        auto = TOKEN_CLASSES[kind_of(model).pretraining].__name__
+        states = hidden_states(model, batch).detach()
+        with torch.no_grad():
+            classes = classify(classifier, batch)
+        for label, one, wanted in (
+            (name, model, {"AutoModel": states, auto: token_logits(model, states).detach()}),
+            (
+                f"{name}-classifier",
+                classifier,
+                {"AutoModelForSequenceClassification": classes, "AutoModel": states},
+            ),
+        ):
+            save(tmp_path / label, one, tokens_dir)
+            save_file(padded(model, batch), tmp_path / f"{label}.inputs")
+            for cls, answer in wanted.items():
+                plan.setdefault(cls, []).append(label)
+                expected[label, cls] = answer
+
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path), json.dumps(plan)],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+    )
+
+    real = padded(make_model("behrt"), batch)["attention_mask"].bool()
+    for (label, cls), answer in expected.items():
+        got = load_file(tmp_path / f"{label}.{cls}")["answer"]
+        got = got if "Sequence" in cls else got[real][:, : answer.shape[1]]
+        assert (got - answer).abs().max() < 1e-5, (label, cls)
