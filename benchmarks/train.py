@@ -100,8 +100,7 @@ def write_tokens(directory: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ehr_models.data.tokens import SPECIALS
-    from ehr_tracking.contracts import TOKENS
+    from ehr_tracking.contracts import SPECIALS, TOKENS
     from ehr_tracking.manifest import seal
 
     (directory / "train").mkdir(parents=True)

@@ -12,12 +12,12 @@ import torch
 
 import ehr_models.kinds
 from ehr_models.data.batch import pack
-from ehr_models.data.tokens import BOS, CLS, SPECIALS, STATIC, Tokens, leading
+from ehr_models.data.tokens import BOS, CLS, STATIC, Tokens, leading
 from ehr_models.data.windows import Windows, newest
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.registry import build
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
 
 # A kind that is only here, added as docs/extend.md says: a folder `mixer` among the kinds, ...

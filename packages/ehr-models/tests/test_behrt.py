@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from ehr_models.data.tokens import MASK, PAD, SPECIALS
+from ehr_models.data.tokens import MASK, PAD
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds.behrt.model import BehrtConfig, BehrtForMaskedLM, BehrtModel
 from ehr_models.layers.embeddings import (
@@ -19,6 +19,7 @@ from ehr_models.layers.embeddings import (
     rotate,
     sinusoid,
 )
+from ehr_tracking.contracts import SPECIALS
 
 
 def inputs(length=6, batch=2):

@@ -15,9 +15,9 @@ from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.shards import list_lengths, running
 from ehr_models.data.store import ColumnWriter, open_split, read_column
-from ehr_models.data.tokens import SPECIALS, STATIC, Tokens, open_tokens
+from ehr_models.data.tokens import STATIC, Tokens, open_tokens
 from ehr_models.data.windows import newest
-from ehr_tracking.contracts import TOKENS, ContractError
+from ehr_tracking.contracts import SPECIALS, TOKENS, ContractError
 from ehr_tracking.lineage import find_artifacts
 from ehr_tracking.manifest import seal, verify
 

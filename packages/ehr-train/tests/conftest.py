@@ -11,10 +11,10 @@ import pytest
 import torch
 from pydantic.dataclasses import rebuild_dataclass
 
-from ehr_models.data.tokens import BOS, SPECIALS
+from ehr_models.data.tokens import BOS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
-from ehr_tracking.contracts import TOKENS
+from ehr_tracking.contracts import SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
 from ehr_train.config import (
     CheckpointConfig,

@@ -4,8 +4,9 @@ import torch
 
 from ehr_models import registry
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import BOS, MASK, PAD, SPECIALS, STATIC, UNK, Tokens, open_tokens
+from ehr_models.data.tokens import BOS, MASK, PAD, STATIC, UNK, Tokens, open_tokens
 from ehr_models.data.windows import Windows, newest
+from ehr_tracking.contracts import SPECIALS
 from ehr_train.data.examples import whole_records
 from ehr_train.objectives import CLM, MLM
 from ehr_train.objectives import tokens as token_objectives

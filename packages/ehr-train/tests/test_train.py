@@ -11,13 +11,14 @@ import yaml
 from ehr_models.checkpoint import load_checkpoint
 from ehr_models.data.batch import pack
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import BOS, SPECIALS, open_tokens
+from ehr_models.data.tokens import BOS, open_tokens
 from ehr_models.data.windows import newest
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.kinds.bert import BertModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
+from ehr_tracking.contracts import SPECIALS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, sha256, verify
 from ehr_tracking.runs import read_log

@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_models import __version__
-from ehr_tracking.contracts import TOKENS, ContractError
+from ehr_tracking.contracts import SPECIALS, TOKENS, ContractError
 from ehr_tracking.manifest import MANIFEST, Manifest, check_file, read_manifest, sha256
 
 STATIC = np.iinfo(np.int64).min
 """The `time` of a token that is always known: sorts before every real time."""
 
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]")
-"""Rows 0..6 of every `vocab.parquet`."""
 PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(len(SPECIALS))
+"""Their rows in every `vocab.parquet`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

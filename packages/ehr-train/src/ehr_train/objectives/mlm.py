@@ -7,8 +7,9 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ehr_models.data.tokens import MASK, SPECIALS
+from ehr_models.data.tokens import MASK
 from ehr_tracking.config import STRICT
+from ehr_tracking.contracts import SPECIALS
 from ehr_train.data import draws
 from ehr_train.objectives.parts import Asked, Material, Sees
 from ehr_train.objectives.tokens import TokenObjective, asked
