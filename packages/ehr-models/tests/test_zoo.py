@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary, save_checkpoint
 from ehr_models.config import any_of
 from ehr_models.data.batch import pack
-from ehr_models.data.tokens import open_tokens
+from ehr_models.data.tokens import STATIC, open_tokens
 from ehr_models.describe import count_parameters
 from ehr_models.heads.pooled import build_classifier, classify, pool
 from ehr_models.heads.pooling import POOLINGS
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds import KINDS
+from ehr_models.layers.embeddings import ORIGIN_US
 from ehr_models.registry import TOKEN_CLASSES, architecture, build
 from ehr_tracking.config import validate
 from ehr_tracking.manifest import source, verify
@@ -183,6 +184,25 @@ def test_inputs_of_the_record_are_what_the_model_hears(kind_name, make_model, ba
             other = value.roll(7) if field != "time" else value + 86_400_000_000 * 30
             moved = not torch.equal(before, hidden_states(model, replace(batch, **{field: other})))
             assert moved == (field in heard), field
+
+
+def test_minutes_and_static_tokens_are_told_apart_where_time_is_heard(
+    kind_name, make_model, records, spans
+):
+    """A minute later is another state; and so is a static token than one at 2020-01-01, at birth."""
+    model, batch = make_model(kind_name), pack(records, spans[2])
+    static = batch.time == STATIC
+    assert 0 < static.sum() < len(static)
+    later = torch.where(static, batch.time, batch.time + 60_000_000)
+    dated = torch.where(static, ORIGIN_US, batch.time)
+    age = torch.where(static, 0.0, batch.age)
+    with torch.no_grad():
+        at_birth = hidden_states(model, replace(batch, age=age, time=dated))
+        known = hidden_states(model, replace(batch, age=age))
+        a_minute = hidden_states(model, replace(batch, age=age, time=later)) - known
+    heard = "time" in KINDS[kind_name].inputs.values()
+    assert ((known - at_birth).abs().max() > 1e-3) == heard
+    assert bool(a_minute.any()) == heard
 
 
 def test_counts_are_those_of_the_built_model(kind_name, make_model):
