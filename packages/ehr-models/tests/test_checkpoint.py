@@ -32,7 +32,14 @@ def test_the_directory_holds_the_contract_and_no_pickle(make_model, tokens_dir, 
     directory = save(tmp_path / "c", make_model("behrt"), tokens_dir, training_state=state)
     names = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
     assert names == {
-        *("config.json", "model.safetensors", "behrt.py", "embeddings.py", "pooling.py"),
+        *(
+            "config.json",
+            "model.safetensors",
+            "behrt.py",
+            "blocks.py",
+            "embeddings.py",
+            "pooling.py",
+        ),
         *("vocab.parquet", "tokenizer.json", "metrics.json", "manifest.json"),
         "training_state/optimizer.safetensors",
     }

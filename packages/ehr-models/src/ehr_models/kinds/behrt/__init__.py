@@ -50,5 +50,9 @@ BEHRT = Kind(
     },
     token_head="head",
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
-    files=("ehr_models.kinds.behrt.model", "ehr_models.layers.embeddings"),
+    files=(
+        "ehr_models.kinds.behrt.model",
+        "ehr_models.kinds.behrt.blocks",
+        "ehr_models.layers.embeddings",
+    ),
 )

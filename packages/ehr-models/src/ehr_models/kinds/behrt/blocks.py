@@ -1,0 +1,122 @@
+"""The layers of BEHRT; copied beside checkpoints with `model.py`.
+
+`config` is a `BehrtConfig`. B batch, L length, D width, H heads.
+"""
+# transformers leaves some methods untyped
+# mypy: allow-untyped-calls
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ehr_models.layers.embeddings import rotate
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ANN401 -- transformers' own arguments
+) -> tuple[Tensor, Tensor]:
+    """The textbook form, for `attn_implementation="eager"`."""
+    weights = query @ key.transpose(-1, -2) * kwargs["scaling"]
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(-1), kwargs.get("dropout", 0.0), module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class BehrtAttention(nn.Module):
+    """Bidirectional multi-head attention."""
+
+    is_causal = False
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+        super().__init__()
+        self.config = config
+        width, bias = config.hidden_size, config.bias
+        self.head_dim = width // config.num_attention_heads
+        self.q_proj = nn.Linear(width, width, bias=bias)
+        self.k_proj = nn.Linear(width, width, bias=bias)
+        self.v_proj = nn.Linear(width, width, bias=bias)
+        self.o_proj = nn.Linear(width, width, bias=bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rope: tuple[Tensor, Tensor] | None,
+        **kwargs: Any,  # noqa: ANN401 -- e.g. the spans of a packed batch
+    ) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        shape = (*x.shape[:-1], -1, self.head_dim)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (p(x).view(shape).transpose(1, 2) for p in projections)
+        if rope is not None:
+            query, key = rotate(query, *rope), rotate(key, *rope)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out, _ = attend(
+            self,
+            query,
+            key,
+            value,
+            mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.head_dim**-0.5,
+            **kwargs,
+        )
+        projected: Tensor = self.o_proj(out.reshape(x.shape))
+        return projected
+
+
+class BehrtMLP(nn.Module):
+    """SwiGLU or GELU."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.bias
+        self.gate = nn.Linear(width, inner, bias=bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        inner = F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        out: Tensor = self.down(inner)
+        return out
+
+
+class BehrtLayer(GradientCheckpointingLayer):
+    """Attention and MLP, each with its residual; LayerNorm before or after."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.attention = BehrtAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = BehrtMLP(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rope: tuple[Tensor, Tensor] | None,
+        **kwargs: Any,  # noqa: ANN401 -- e.g. the spans of a packed batch
+    ) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask, rope, **kwargs))
+            x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+            return x
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask, rope, **kwargs)))
+        out: Tensor = self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return out
