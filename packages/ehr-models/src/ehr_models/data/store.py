@@ -67,8 +67,11 @@ def _roots(directory: Path) -> list[Path]:
     named = f"{directory.name}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]}.store"
     if chosen := os.environ.get(ENVIRONMENT):
         return [Path(chosen) / named]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [directory.with_name(f".{directory.name}.store"), cache / "ehr-models" / named]
+    roots = [directory.with_name(f".{directory.name}.store")]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 -- `Path.home` raises where a container's user has none
+    if Path(cache).is_absolute():
+        roots.append(Path(cache) / "ehr-models" / named)
+    return roots
 
 
 def _build(places: list[Path], tokens: TokenSet, split: str) -> Path:
