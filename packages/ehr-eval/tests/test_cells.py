@@ -16,7 +16,7 @@ from scipy import sparse
 from ehr_eval.features.mapped import map_matrix, map_tensors
 from ehr_eval.heads.gbm import LightGBMConfig
 from ehr_eval.heads.lr import LogisticRegressionConfig
-from ehr_eval.protocol.cell import read_outcome
+from ehr_eval.protocol.cell import Outcome, read_outcome, write_outcome
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_tracking.arrow.features import write_features
@@ -170,6 +170,23 @@ def test_a_damaged_outcome_is_computed_again(toys, tmp_path, monkeypatch):
     first.write_bytes(first.read_bytes()[:-9])
     second.write_bytes(b"")
     assert same(run_ehrshot(labels, features, tmp_path / "results", SMALL), expected)
+
+
+def test_an_outcome_is_read_as_it_was_however_its_arrays_lie_in_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    outcome = Outcome(
+        point={"auroc": 0.5, "brier": 0.25},
+        draws={"auroc": rng.random((9, 2))[:, 1], "brier": rng.random(18)[::-2]},
+        probability=rng.random((7, 2))[:, 1],
+        selected='{"C": 1.0}',
+        seconds=0.125,
+    )
+    write_outcome(tmp_path / "cells" / "a.safetensors", outcome)
+    found = read_outcome(tmp_path / "cells" / "a.safetensors")
+    assert (found.point, found.selected, found.seconds) == (outcome.point, outcome.selected, 0.125)
+    np.testing.assert_array_equal(found.probability, outcome.probability)
+    for metric, draws in outcome.draws.items():
+        np.testing.assert_array_equal(found.draws[metric], draws)
 
 
 def test_another_config_begins_anew(toys, tmp_path, monkeypatch):

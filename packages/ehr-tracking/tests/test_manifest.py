@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ehr_tracking.contracts import CHECKPOINT, TOKENS, ContractError
-from ehr_tracking.errors import UserError
+from ehr_tracking.errors import UnfinishedError, UserError
 from ehr_tracking.manifest import (
     MANIFEST,
     check_file,
@@ -155,6 +155,26 @@ def test_a_source_carries_its_own_inputs(make, tmp_path: Path) -> None:
     middle = make("middle", inputs={"meds": raw})
     last = make("last", contract=CHECKPOINT, inputs={"tokens": source(middle)})
     assert source(last).inputs["tokens"].inputs["meds"] == raw
+
+
+@pytest.mark.parametrize(
+    ("error", "key", "kept"),
+    [
+        (UnfinishedError("a cell failed"), "0123abcd", True),
+        (KeyboardInterrupt(), "0123abcd", True),
+        (UnfinishedError("a cell failed"), None, False),
+        (UserError("wrong input"), "0123abcd", False),
+    ],
+)
+def test_what_is_unfinished_is_kept_for_a_run_with_the_same_key(tmp_path, error, key, kept) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(type(error)), new_artifact(out, key=key) as mine:
+        (mine / "a").write_text("a")
+        raise error
+    assert not out.exists()
+    with new_artifact(out, key=key) as again:
+        assert (again / "a").exists() == kept
+        seal(again, TOKENS, producer="test 1", config={})
 
 
 @pytest.mark.parametrize("key", [None, "0123abcd"])

@@ -123,7 +123,7 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
         selected=None if cell.head == GIVEN else json.dumps(fitted.selected),
         seconds=seconds,
     )
-    _write(plan.outcome(cell), outcome)
+    write_outcome(plan.outcome(cell), outcome)
 
 
 def _fit(cell: Cell, task: TaskRows, plan: Plan) -> Fitted:
@@ -150,12 +150,14 @@ def _matrix(path: Path) -> MappedMatrix:
     return map_matrix(path)
 
 
-def _write(path: Path, outcome: Outcome) -> None:
-    """Whole or not at all; another process may be writing the very same."""
+def write_outcome(path: Path, outcome: Outcome) -> None:
+    """Write what `read_outcome` reads: whole or not at all; another process may write the very same."""
     tensors = {f"draws/{metric}": draws for metric, draws in outcome.draws.items()}
     tensors["point"] = np.array(list(outcome.point.values()))
     if outcome.probability is not None:
         tensors["probability"] = np.asarray(outcome.probability, np.float64)
+    # safetensors writes memory as it lies, whatever the strides: a column of a matrix would be garbage
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = {"metrics": list(outcome.point), "selected": outcome.selected}
     about["seconds"] = outcome.seconds  # type: ignore[assignment]
     path.parent.mkdir(parents=True, exist_ok=True)
