@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from ehr_tracking.arrow.delays import Delays, delays_of
-from ehr_tracking.arrow.features import read_index, write_features, write_tensors
+from ehr_tracking.arrow.features import INDEX, read_index, write_features, write_tensors
 from ehr_tracking.arrow.meds import data_files, read_codes, read_events
 from ehr_tracking.arrow.splits import read_splits, splits_by_hash
 from ehr_tracking.contracts import TOKENS, ContractError
@@ -243,6 +243,45 @@ def test_an_index_with_a_key_twice_is_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(ContractError, match=r"index\.parquet row 3: subject 5 .*twice") as error:
         read_index(tmp_path / "index.parquet", rows=4)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"prediction_time": pa.array([DAY], pa.timestamp("us", "Asia/Tokyo"))},
+            r"tz=Asia/Tokyo\]; MEDS has no zones: convert to the data set's own times",
+        ),
+        (
+            {"subject_id": pa.array([2**63], pa.uint64())},
+            "row 0: subject_id = 9223372036854775808 is",
+        ),
+        ({"split": ["test"]}, "row 0: split is 'test'; expected one of train, tuning, held_out"),
+        ({"split": pa.array([None], pa.string())}, "row 0: split is null"),
+    ],
+)
+def test_what_an_index_cannot_hold_is_refused_by_row(tmp_path, columns, message) -> None:
+    table = index_of([1], [1]).append_column("row", pa.array([0]))
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(column))
+    pq.write_table(table, tmp_path / "index.parquet")
+    with pytest.raises(ContractError, match=message) as error:
+        read_index(tmp_path / "index.parquet", rows=1)
+    assert "\n" not in str(error.value)
+
+
+def test_an_index_in_other_widths_and_units_is_read_as_the_contracts(tmp_path) -> None:
+    own = index_of([7], [3]).append_column("row", pa.array([0]))
+    kinds = {
+        "subject_id": pa.uint64(),
+        "prediction_time": pa.timestamp("ms", "UTC"),
+        "row": pa.int32(),
+    }
+    other = pa.table({n: own[n].cast(kinds.get(n, own[n].type)) for n in own.column_names})
+    pq.write_table(other, tmp_path / "index.parquet")
+    assert read_index(tmp_path / "index.parquet", rows=1).equals(
+        own.select(INDEX.names).cast(INDEX)
+    )
 
 
 def test_an_index_of_anyone_is_checked(tmp_path) -> None:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_tracking.arrow.columns import decoded, strings
-from ehr_tracking.arrow.parquet import read_table
-from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
+from ehr_tracking.arrow.parquet import is_text, read_table
+from ehr_tracking.contracts import FEATURES, SPLITS, ContractError
 
 INDEX = pa.schema(
     [
@@ -77,18 +77,14 @@ def read_index(path: Path, *, rows: int) -> pa.Table:
             matrix has.
     """
     found = read_table(path, INDEX.names)
-    kinds = {name: str(decoded(found[name]).type) for name in found.column_names}
-    if "split" in kinds:
-        found = found.set_column(
-            found.column_names.index("split"), "split", strings(found["split"], "split", path)
-        )
-        kinds["split"] = "string"
-    FEATURES.check(kinds, where=str(path))
-    for name in INDEX.names:
-        if found[name].null_count:
-            row = int(found[name].is_null().to_numpy().argmax())
-            raise ContractError(f"{path} row {row}: {name} is null")
-    table = found.select(INDEX.names).cast(INDEX)
+    FEATURES.check(_kinds(found), where=str(path))
+    columns = {}
+    for name, kind in zip(INDEX.names, INDEX.types, strict=True):
+        no_nulls(found[name], name, path)
+        typed = {pa.int64(): whole_numbers, pa.timestamp("us"): microseconds}.get(kind, strings)
+        columns[name] = typed(found[name], name, path)
+    table = pa.table(columns).cast(INDEX)
+    _refuse_splits(table["split"], path)
     _refuse_twice(table, path)
     if not np.array_equal(np.sort(table["row"].to_numpy()), np.arange(rows)):
         raise ContractError(
@@ -134,6 +130,27 @@ def _tensors(matrix: Matrix) -> dict[str, npt.NDArray[Any]]:
         "indptr": np.asarray(matrix.indptr, np.int64),
         "shape": np.array(matrix.shape, np.int64),
     }
+
+
+def _kinds(found: pa.Table) -> dict[str, str]:
+    """Column -> its type, any that is read as the contract's as that."""
+    readable = {pa.int64(): pa.types.is_integer, pa.string(): is_text}
+    readable[pa.timestamp("us")] = lambda kind: (
+        pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    )
+    kinds = {name: decoded(found[name]).type for name in found.column_names}
+    return {
+        name: str(INDEX.field(name).type if readable[INDEX.field(name).type](kind) else kind)
+        for name, kind in kinds.items()
+    }
+
+
+def _refuse_splits(split: pa.ChunkedArray, path: Path) -> None:
+    for row, name in enumerate(split.to_pylist()):
+        if name not in SPLITS:
+            raise ContractError(
+                f"{path} row {row}: split is {name!r}; expected one of {', '.join(SPLITS)}"
+            )
 
 
 def _refuse_twice(table: pa.Table, path: Path) -> None:
