@@ -1,18 +1,26 @@
 """Real tokens per second: ours, packed, beside Hugging Face's Trainer on padded batches.
 
-    uv run python benchmarks/train.py [--quick]
+    uv run python benchmarks/train.py [--quick]                 beside Trainer
+    uv run python benchmarks/train.py --against DIR|COMMIT      this version beside another, in turns
+    uv run python benchmarks/train.py --large [TOKENS]          memory and start on a large split
 
-All train the same GPT-2 (no dropout) on the same records (log-normal lengths, median 120, cut to the
+Beside Trainer, all train the same GPT-2 (no dropout) on the same records (log-normal lengths, median 120, cut to the
 context), in bf16 where the machine has it, one contender after the other in a process of its own.
 Padding counts for nobody. Trainer runs as it comes, and once over batches grouped by length. A step of
 ours holds as many real tokens as one of Trainer's does on average. On a CPU every process has one
 thread, and figures are also given per CPU second, which other work on the machine disturbs less; on a
 GPU only wall time counts. Libraries are loaded once, before the processes fork.
+
+The other version trains in processes of its own, one thread each, on the same tokens; rounds alternate.
+The large split is written, measured and deleted (16 bytes a token, and as much for its store).
 """
 
 import sys
+from pathlib import Path
 
-sys.path.pop(0)  # this folder holds a tokenize.py, which is not the standard library's
+# this folder holds a tokenize, which is not the standard library's
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
 import argparse
 import json
@@ -24,7 +32,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # NumPy and torch read it when they are loaded
@@ -41,14 +48,70 @@ def main() -> None:
     """Measure, print a table, and end with one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="A smaller model and fewer steps.")
+    parser.add_argument(
+        "--against", metavar="DIR|COMMIT", help="Another version of this repository."
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="Of each version (5).")
+    parser.add_argument(
+        "--large",
+        type=int,
+        nargs="?",
+        const=500_000_000,
+        metavar="TOKENS",
+        help="Measure a run on a split of so many tokens (500 million).",
+    )
     args = parser.parse_args()
+    print(json.dumps({"machine": machine()}))
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        if args.large:
+            import large
+
+            print(json.dumps({"benchmark": "large", **large.measure(scratch, args.large)}))
+        elif args.against:
+            beside_another(scratch, args.against, rounds=args.rounds, quick=args.quick)
+        else:
+            beside_trainer(scratch, quick=args.quick)
+
+
+def machine() -> dict[str, Any]:
+    """What decides how fast a CPU is here: its flags, and its peaks in matrix products, one thread."""
+    return in_own_process(_machine)
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from ehr_train.speed import matmul_peak
+
+    torch.set_num_threads(1)
+    kept = ("avx2", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
+    flags = {k: bool(v) for k, v in torch.cpu.get_capabilities().items() if k in kept}
+    cpu = torch.device("cpu")
+    peaks = {p: round(matmul_peak(cpu, p) / 1e9, 1) for p in ("fp32", "bf16")}
+    return {"flags": flags, "matmul_gflops": peaks}
+
+
+def beside_another(scratch: Path, against: str, *, rounds: int, quick: bool) -> None:
+    """Print how fast this version and another are."""
+    import versions
+
+    from ehr_tracking.report import text_table
+
+    data = in_own_process(write_tokens, scratch / "tokens")
+    rows = versions.compare(data, scratch, against, rounds=rounds, quick=quick)
+    print(text_table(rows))
+    print(json.dumps({"benchmark": "versions", "against": against, "rounds": rounds, "rows": rows}))
+
+
+def beside_trainer(scratch: Path, *, quick: bool) -> None:
+    """Print how fast this version and Hugging Face's Trainer are."""
     import transformers
 
     _ = transformers.GPT2LMHeadModel, transformers.Trainer  # loaded when they are first named
-    with tempfile.TemporaryDirectory() as scratch:
-        data = in_own_process(write_tokens, Path(scratch) / "tokens")
-        figures = {name: in_own_process(measure, name, data, args.quick) for name in CONTENDERS}
-    report(figures, quick=args.quick)
+    data = in_own_process(write_tokens, scratch / "tokens")
+    figures = {name: in_own_process(measure, name, data, quick) for name in CONTENDERS}
+    report(figures, quick=quick)
 
 
 def report(figures: dict[str, dict[str, Any]], *, quick: bool) -> None:

@@ -35,7 +35,7 @@ def measured(examples: Examples, context: int, max_tokens: int | None, seed: int
     if max_tokens is None:
         return examples
     subject = examples.tokens.subject_id[examples.subject]
-    order = np.argsort(draws.bits(seed, _DRAWN, subject), kind="stable")
+    order = draws.order(seed, _DRAWN, subject)
     total = np.cumsum(np.minimum(examples.visible[order], context))
     return examples.take(np.sort(order[: max(1, int((total <= max_tokens).sum()))]))
 

@@ -58,8 +58,7 @@ class Sampler:
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The examples in order, and where each step begins and the last ends."""
-        key = draws.bits(self.seed, _ORDER, epoch, np.arange(len(self.examples)))
-        order = np.argsort(key, kind="stable")
+        order = draws.order(self.seed, _ORDER, epoch, np.arange(len(self.examples)))
         return order, fill(self.lengths[order], self.batch_tokens)
 
     def _windows(self, example: npt.NDArray[np.int64], epoch: int) -> Windows:
