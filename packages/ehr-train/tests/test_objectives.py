@@ -113,31 +113,6 @@ def test_what_the_vocabulary_left_out_is_no_next_token_but_may_have_one():
     assert question.counts == {"loss": 2}
 
 
-@pytest.mark.parametrize("kind", ["mlm", "clm"])
-def test_the_loss_of_a_pack_is_the_sum_of_the_losses_alone(tokens, kind):
-    token_set = open_tokens(tokens)
-    examples = whole_records(open_split(token_set, "train"))
-    config = tiny_config(kind)
-    torch.manual_seed(0)
-    learner = Learner(registry.build(config.model, token_set.vocab_size), config.objective)
-    asker = Asker(config.objective, examples, token_set.vocab_size, 0)
-    windows = newest(examples.tokens, np.arange(9), examples.visible[:9], 32)
-    single = [windows.take(slice(i, i + 1)) for i in range(9)]
-    packed, count = learner(asker.ask(windows, 0))["loss"]
-    packed.backward()
-    gradient = [p.grad.clone() for p in learner.parameters()]
-    learner.zero_grad()
-    alone = [learner(asker.ask(w, 0))["loss"][0] for w in single]
-    sum(alone).backward()
-    assert count == sum(asker.ask(w, 0).counts["loss"] for w in single)
-    assert packed.item() == pytest.approx(sum(x.item() for x in alone), rel=1e-6)
-    for p, g in zip(learner.parameters(), gradient, strict=True):
-        torch.testing.assert_close(p.grad, g, atol=2e-4, rtol=1e-4)
-    # the loss of one window hears nothing of its neighbours
-    first, _ = learner(asker.ask(windows.take(np.array([0, 5])), 0))["loss"]
-    assert first.item() == pytest.approx(alone[0].item() + alone[5].item(), rel=1e-6)
-
-
 def test_logits_made_in_parts_give_the_same_loss_and_gradient(tokens, monkeypatch):
     token_set = open_tokens(tokens)
     examples = whole_records(open_split(token_set, "train"))

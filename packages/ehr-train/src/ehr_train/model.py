@@ -52,17 +52,22 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
         return registry.build(config.model, tokens.vocab_size)
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
-    if config.objective.head == "token":
-        if checkpoint.head != "token":
-            raise ConfigError(
-                f"{init} holds a model for classification, not for {config.objective.kind}"
-            )
-        _require(checkpoint.kind, config)
+    _require(checkpoint.kind, config)
+    if config.objective.head == "token" and checkpoint.head != "token":
+        raise ConfigError(
+            f"{init} holds a model for classification, not for {config.objective.kind}"
+        )
     return checkpoint.model
 
 
 def _require(kind: Kind, config: TrainConfig) -> None:
-    wanted = config.objective.sees
+    """Refuse an objective that a kind of model cannot have."""
+    head, wanted = config.objective.head, config.objective.sees
+    if head not in kind.heads:
+        raise ConfigError(
+            f"objective {config.objective.kind} needs the {head} head, but model kind {kind.name} "
+            f"has {', '.join(kind.heads)}"
+        )
     if wanted is not None and wanted != kind.sees:
         where = {"all": "all of a record", "past": "the past alone"}
         raise ConfigError(

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ehr_models.kinds.record import HeadName
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.classification import Classification
 from ehr_train.objectives.clm import CLM
 from ehr_train.objectives.mlm import MLM
-from ehr_train.objectives.parts import Asked, Head, Material, Pairs, Question, Score, Sees
+from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ class Objective(Protocol):
         """Its name in the table."""
 
     @property
-    def head(self) -> Head:
+    def head(self) -> HeadName:
         """Which head of a model answers."""
 
     @property

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train.data.examples import Examples
-from ehr_train.objectives.parts import Asked, Head, Material, Pairs, Question, Score, Sees
+from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class Classification:
     """How a span's states become one."""
     pos_weight: Annotated[float, Field(gt=0)] | Literal["balanced"] = 1.0
     """Weight of positive rows; `balanced` is negatives / positives of the train rows."""
-    head: ClassVar[Head] = "pooled"
+    head: ClassVar[HeadName] = "pooled"
     sees: ClassVar[Sees | None] = None
     hides: ClassVar[bool] = False
     labelled: ClassVar[bool] = True

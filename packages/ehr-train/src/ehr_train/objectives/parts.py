@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ehr_models.data.batch import Batch
     from ehr_models.data.windows import Windows
 
-Head = Literal["token", "pooled"]
 Sees = Literal["all", "past"]
 Pairs = dict[str, tuple["Tensor", int]]
 """Name -> a sum, and over how many."""

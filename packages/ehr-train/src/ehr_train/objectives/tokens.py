@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from ehr_models.kinds.record import HeadName
 from ehr_train.data.examples import Examples
-from ehr_train.objectives.parts import Asked, Head, Pairs, Question, Score, Sees
+from ehr_train.objectives.parts import Asked, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ LOGITS = 2**25
 class TokenObjective:
     """Cross-entropy of tokens at some rows; what is left to say is which (`ask`)."""
 
-    head: ClassVar[Head] = "token"
+    head: ClassVar[HeadName] = "token"
     sees: ClassVar[Sees | None] = None
     hides: ClassVar[bool] = False
     labelled: ClassVar[bool] = False

@@ -9,11 +9,12 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT
 from ehr_train.data.examples import Examples
 from ehr_train.objectives import OBJECTIVES, Objective
 from ehr_train.objectives.choice import OneOf
-from ehr_train.objectives.parts import Asked, Head, Material, Pairs, Question, Score, Sees
+from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,7 @@ class Sum:
         return self.parts[0].objective
 
     @property
-    def head(self) -> Head:
+    def head(self) -> HeadName:
         """That of all parts."""
         return self._first.head
 
