@@ -175,6 +175,10 @@ def test_a_run_goes_on_although_the_run_that_it_began_from_trained_on(tokens, tm
     for given, message in ((other, "init: another one"), (None, "init: not given")):
         with pytest.raises(UserError, match=message):
             train(tokens, run, tiny_config(seed=1), init=given, resume=True)
+    shutil.rmtree(run / "checkpoints")
+    (run / "manifest.json").unlink()
+    with pytest.raises(UserError, match=rf"{begun_from}, from which .* is gone.*--overwrite$"):
+        train(tokens, run, tiny_config(seed=1), init=base, resume=True)
 
 
 def test_resuming_nothing_begins(tokens, tmp_path):

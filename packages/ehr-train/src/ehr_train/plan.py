@@ -1,7 +1,6 @@
 """`plan`: what a run would do and cost, without a step (`--dry-run`)."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,32 +32,29 @@ def plan(
         UserError: As `train` does.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with TemporaryDirectory(prefix="ehr-train-") as scratch:
-        job = Job(tokens=tokens, out=Path(scratch), init=init, labels=labels, device=device)
-        job.check(config, nproc)
-        job, _ = job.resolved()
-        token_set = job.open_tokens()
-        order = sampler(config, job.train_examples(token_set))
-        model = load_or_build(job.init, config, token_set, None)
-        steps, per_epoch = count_steps(order, config), order.steps_of(1)
-        mean_tokens = float(order.lengths.sum()) / per_epoch
-        precision = resolve_precision(config.precision, device)
-        flops = flops_per_token(model) * mean_tokens * steps
-        return {
-            "model": type(model).__name__,
-            "parameters": model.num_parameters(),
-            "trained": model.num_parameters(only_trainable=True),
-            "examples": len(order.examples),
-            "steps": steps,
-            "steps_per_epoch": per_epoch,
-            "tokens_per_step": round(mean_tokens),
-            "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
-            "flops": flops,
-            "seconds_at_peak": round(
-                flops / nproc / matmul_peak(torch.device(device), precision), 1
-            ),
-            "precision": precision,
-            "device": device,
-            "processes": nproc,
-            "threads_each": threads_each(nproc),
-        }
+    job = Job(tokens=tokens, out=Path(), init=init, labels=labels, device=device)
+    job.check(config, nproc)
+    job, _ = job.resolved()
+    token_set = job.open_tokens()
+    order = sampler(config, job.train_examples(token_set))
+    model = load_or_build(job.init, config, token_set, None)
+    steps, per_epoch = count_steps(order, config), order.steps_of(1)
+    mean_tokens = float(order.lengths.sum()) / per_epoch
+    precision = resolve_precision(config.precision, device)
+    flops = flops_per_token(model) * mean_tokens * steps
+    return {
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "trained": model.num_parameters(only_trainable=True),
+        "examples": len(order.examples),
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "tokens_per_step": round(mean_tokens),
+        "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
+        "flops": flops,
+        "seconds_at_peak": round(flops / nproc / matmul_peak(torch.device(device), precision), 1),
+        "precision": precision,
+        "device": device,
+        "processes": nproc,
+        "threads_each": threads_each(nproc),
+    }

@@ -116,6 +116,11 @@ def _as_begun(job: Job, config: TrainConfig) -> Job:
         raise UserError(
             f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
         )
+    if same.init is not None and not same.init.exists() and job.checkpoints().latest() is None:
+        raise UserError(
+            f"{same.init}, from which {job.out} was begun, is gone, and the run has no checkpoint of "
+            "its own yet; begin anew with --overwrite"
+        )
     return same
 
 
