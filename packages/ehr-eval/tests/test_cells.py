@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -101,6 +102,31 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same(workers, whole, toys, 
         task, model, head, name = path.split("/")[-4:]
         k = int(name.split(",")[0].removeprefix("k="))
         assert told[task, model, head, k] == round(outcome.seconds, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+def test_a_worker_that_is_killed_is_told_of_and_its_cells_are_not_lost(whole, toys, tmp_path):
+    labels, features = toys.tasks(tmp_path, subjects=60)
+    script, config = tmp_path / "run.py", tmp_path / "config.yaml"
+    script.write_text(COMMAND)
+    config.write_text(json.dumps(load_manifest(whole).config))
+    command = [sys.executable, script, tmp_path, "2"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while len(outcomes(tmp_path)) < 3:
+        assert run.poll() is None, "ended before its worker could be killed"
+        time.sleep(0.002)
+    children = (Path("/proc") / str(run.pid) / "task" / str(run.pid) / "children").read_text()
+    workers = [pid for pid in children.split() if "spawn_main" in command_line(pid)]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, error = run.communicate(timeout=120)
+    assert "UnfinishedError: a worker was killed (is memory short?) at one of: task " in error
+    assert outcomes(tmp_path)
+    assert same(run_ehrshot(labels, features, tmp_path / "results", SLOW), whole)
+
+
+def command_line(pid):
+    return (Path("/proc") / pid / "cmdline").read_bytes().decode()
 
 
 def gone_within(group, *, seconds):

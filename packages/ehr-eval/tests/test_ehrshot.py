@@ -393,6 +393,13 @@ def test_delays_in_another_order_are_others_since_the_first_that_fits_counts(tmp
         run_ehrshot(labels, named, tmp_path / "r", SMALL)
 
 
+def test_delays_of_no_days_are_none(tmp_path, toys):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    none = delayed(toys, features["model"], tmp_path / "none", {"^DIAGNOSIS": 0.0})
+    config = replace(SMALL, ks=(1,), heads={"lr": LogisticRegressionConfig(c=(1.0,))})
+    run_ehrshot(labels, {"none": none, "counts": features["counts"]}, tmp_path / "r", config)
+
+
 def test_features_of_the_same_delays_are_compared(tmp_path, toys):
     labels, features = toys.tasks(tmp_path, subjects=60)
     config = replace(

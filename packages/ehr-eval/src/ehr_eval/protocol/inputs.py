@@ -88,10 +88,10 @@ def _refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path])
 
 def _refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
     """Refuse to compare models of which one knows an event earlier than another."""
-    delays = {name: found.manifest.config.get("delay") or {} for name, found in sets.items()}
+    delays = {name: _delay(found) for name, found in sets.items()}
     first = next(iter(delays))
     for name, delay in delays.items():
-        if [*delay.items()] != [*delays[first].items()]:  # of two that fit a code, the first counts
+        if delay != delays[first]:
             raise UserError(
                 f"features {first} ({sets[first].directory}) were made with delay {_told(delays[first])}, "
                 f"features {name} ({sets[name].directory}) with delay {_told(delay)}: one knows events "
@@ -99,8 +99,14 @@ def _refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
             )
 
 
-def _told(delay: Mapping[str, object]) -> str:
-    return "{" + ", ".join(f"{code}: {days}" for code, days in delay.items()) + "}"
+def _delay(features: FeatureSet) -> list[tuple[str, float]]:
+    """Patterns and days in their order: of those that fit a code the first counts."""
+    delay: Mapping[str, float] = features.manifest.config.get("delay") or {}
+    return list(delay.items()) if any(delay.values()) else []
+
+
+def _told(delay: Iterable[tuple[str, float]]) -> str:
+    return "{" + ", ".join(f"{pattern}: {days}" for pattern, days in delay) + "}"
 
 
 def _align(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> pl.DataFrame:
