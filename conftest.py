@@ -10,23 +10,44 @@ from hypothesis import settings
 settings.register_profile("ehr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ehr")
 
+BESIDE = Path(__file__).parent.parent / "shared" / "data"
+REAL_DATA = Path(os.environ.get("EHR_REAL_DATA") or BESIDE)
+ABSENT = "no real data"
 
-def real_data(name: str) -> Path:
-    """A data set below `$EHR_REAL_DATA` or `../shared/data`; without it the test is skipped."""
-    beside = Path(__file__).parent.parent / "shared" / "data"
-    path = Path(os.environ.get("EHR_REAL_DATA", beside)) / name
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, which may be missing: `$EHR_REAL_DATA` or `../shared/data`."""
+    return REAL_DATA
+
+
+def present(path: Path) -> Path:
+    """A data set; without it the test is skipped."""
     if not path.is_dir():
-        pytest.skip(f"no real data at {path}")
+        pytest.skip(f"{ABSENT} at {path}")
     return path
 
 
 @pytest.fixture(scope="session")
-def mimic_demo() -> Path:
+def mimic_demo(real_data: Path) -> Path:
     """MIMIC-IV demo as MEDS."""
-    return real_data("meds/mimic-iv-demo")
+    return present(real_data / "meds/mimic-iv-demo")
 
 
 @pytest.fixture(scope="session")
-def mimic_raw() -> Path:
+def mimic_raw(real_data: Path) -> Path:
     """MIMIC-IV demo as released: CSV."""
-    return real_data("mimic-iv-demo-2.2")
+    return present(real_data / "mimic-iv-demo-2.2")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whatever asks for real data carries the marker, so that `-m real_data` finds all that can skip."""
+    if "real_data" in getattr(item, "fixturenames", ()):
+        item.add_marker("real_data")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how much was left out for want of real data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if left := sum(ABSENT in str(r.longrepr) for r in skipped):
+        terminalreporter.write_line(f"{left} tests left out: {ABSENT} in {REAL_DATA}")

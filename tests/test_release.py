@@ -47,3 +47,10 @@ def test_nothing_in_the_product_can_unpickle() -> None:
     for path in ROOT.glob("packages/*/src/**/*.py"):
         text = path.read_text()
         assert not [word for word in banned if word in text], path
+
+
+def test_one_file_knows_where_real_data_lie() -> None:
+    """So whatever asks for them carries the marker, and is left out where there are none."""
+    tests = [*ROOT.glob("packages/*/tests/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    names = ("EHR_" + "REAL_DATA", "shared" + "/data", '"shared"' + " /")
+    assert [p for p in tests if any(name in p.read_text() for name in names)] == []

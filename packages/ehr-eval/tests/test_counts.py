@@ -398,7 +398,6 @@ def test_the_command(cohort, tmp_path) -> None:
     assert "windows_days" in wrong.output
 
 
-@pytest.mark.real_data
 def test_mimic_demo(mimic_demo, tmp_path) -> None:
     make_labels(mimic_demo, tmp_path / "labels")
     done = count_features(mimic_demo, tmp_path / "labels", tmp_path / "out")

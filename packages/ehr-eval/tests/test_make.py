@@ -226,7 +226,6 @@ def test_the_command_prints_counts_and_what_was_skipped(tmp_path) -> None:
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
-@pytest.mark.real_data
 def test_mimic_demo(mimic_demo, tmp_path) -> None:
     summary = make_labels(mimic_demo, tmp_path / "labels")
     labels = read_labels(tmp_path / "labels")

@@ -119,7 +119,6 @@ def test_what_check_passes_is_tokenised_and_what_it_refuses_is_not(
     assert check(meds).refused == (made.exit_code == 2)
 
 
-@pytest.mark.real_data
 def test_the_mimic_demo_can_be_tokenised(mimic_demo):
     report = check(mimic_demo)
     assert not report.refused

@@ -65,7 +65,6 @@ def test_a_described_code_is_told_by_its_description_and_a_value_with_bounds_and
     assert kind in {"desc", "timeline"} or sum(t.kind == "value" for t in tokenizer.tokens) > 50
 
 
-@pytest.mark.real_data
 def test_tokens_of_real_data_that_differ_in_what_happened_are_told_apart(mimic_demo, tmp_path):
     """The start and the end of an infusion, a specimen and its result have one description."""
     tokenizer = made(mimic_demo, tmp_path / "out", "joint")

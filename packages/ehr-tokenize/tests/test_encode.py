@@ -91,7 +91,6 @@ def test_every_subject_as_in_the_batch_route(write_meds, cohort, tmp_path, kind)
             assert tokenizer(form).ids == [expected[subject]["token"].tolist()]
 
 
-@pytest.mark.real_data
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_subject_of_real_data(mimic_demo, tmp_path, kind):
     tokenizer, expected = tokenised(mimic_demo, tmp_path / "out", kind)

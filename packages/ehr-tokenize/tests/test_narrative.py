@@ -444,7 +444,6 @@ def test_a_value_is_told_without_loss(value):
     assert np.float32(say_value(value)) == np.float32(value)
 
 
-@pytest.mark.real_data
 def test_real_records(mimic_demo, tmp_path):
     """Every text holds only what the raw rows up to its cut-off hold, and the newest of it."""
     events = pl.concat(

@@ -182,7 +182,6 @@ def test_what_is_in_order_is_not_written_again(write_meds, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"meds", "once"}
 
 
-@pytest.mark.real_data
 def test_real_data_need_no_mending(mimic_demo, tmp_path):
     assert repair(mimic_demo, tmp_path / "out").mended == {}
 

@@ -298,7 +298,6 @@ def raw_rows(raw, name):
         return list(csv.DictReader(io.StringIO(f.read())))
 
 
-@pytest.mark.real_data
 def test_demo_is_whole_and_valid(demo, is_valid_meds):
     raw, out, done = demo
     is_valid_meds(out)
@@ -332,7 +331,6 @@ def family(frame, prefix):
     return frame.filter((pl.col("code") == prefix) | pl.col("code").str.starts_with(f"{prefix}//"))
 
 
-@pytest.mark.real_data
 def test_demo_agrees_with_another_extraction(demo, mimic_demo):
     """MIMIC_IV_MEDS also keeps equal events once; it stamps dates at the start of their day."""
     number = pl.col("code").str.extract(r"^DRG//\w+//(\d+)$").str.zfill(3)
@@ -364,7 +362,6 @@ def test_demo_agrees_with_another_extraction(demo, mimic_demo):
         assert len(family(ours, prefix)) == len(family(theirs, prefix))
 
 
-@pytest.mark.real_data
 def test_demo_keeps_leading_zeros_and_result_times(demo):
     raw, out, _ = demo
     ours = read(out)
@@ -389,7 +386,6 @@ def test_demo_keeps_leading_zeros_and_result_times(demo):
     assert pytest.approx(float(row["valuenum"]), rel=1e-6) in found["numeric_value"].to_list()
 
 
-@pytest.mark.real_data
 def test_demo_small_shards_hold_the_same_events(demo, tmp_path):
     raw, out, _ = demo
     config = MimicConfig(write=WriteConfig(events_per_shard=20_000))

@@ -106,7 +106,6 @@ def test_both_drivers_agree_on_several_tokens_an_event(write_meds, cohort, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.real_data
 def test_both_drivers_agree_on_the_mimic_demo(mimic_demo, tmp_path):
     tokenize(mimic_demo, tmp_path / "ours")
     done = run_pipeline(

@@ -25,7 +25,6 @@ def dictionary(raw, name):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.real_data
 def test_diagnoses_have_the_titles_of_the_official_list(mimic_raw):
     rows = dictionary(mimic_raw, "d_icd_diagnoses")
     titles = {r["icd_code"]: r["long_title"] for r in rows if r["icd_version"] == "10"}
@@ -34,7 +33,6 @@ def test_diagnoses_have_the_titles_of_the_official_list(mimic_raw):
     assert ours == {c: titles[c.replace(".", "")] for c in ours}
 
 
-@pytest.mark.real_data
 def test_measurements_and_procedures_are_in_real_data(mimic_raw, mimic_demo):
     listed = pl.read_parquet(mimic_demo / "metadata/codes.parquet")
     rows = listed.select("parent_codes", "description").drop_nulls().iter_rows()

@@ -294,7 +294,6 @@ def test_any_valid_frame_gives_one_token_an_event_in_order(tmp_path_factory, dat
         assert row["time"] == [None, *(t for t, _, _ in found)]
 
 
-@pytest.mark.real_data
 def test_the_mimic_demo(mimic_demo, tmp_path):
     for workers in (1, 2):
         done = tokenize(mimic_demo, tmp_path / str(workers), workers=workers)
