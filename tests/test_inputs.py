@@ -1,11 +1,13 @@
 """What every command that reads a kind of input says of it, with one small world for all."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -14,10 +16,13 @@ import ehr_eval.cli
 import ehr_tokenize.cli
 import ehr_train.cli
 from ehr_tracking.contracts import SPLITS
+from ehr_tracking.manifest import load_manifest
+from ehr_tracking.tree import note
 
 START = datetime(2020, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
 SUBJECTS = range(1, 25)
-DAYS = (0, 1, 5, 40)
+CODES = {0: "MEDS_BIRTH", 1: "HOSPITAL_ADMISSION//E", 5: "LAB//K", 9: "HOSPITAL_DISCHARGE//HOME", 800: "MEDS_DEATH"}  # fmt: skip
+"""Day -> what happens to every subject."""
 
 
 def columns() -> dict[str, pa.Array]:
@@ -25,7 +30,7 @@ def columns() -> dict[str, pa.Array]:
     rows = []
     for subject in SUBJECTS:
         rows += [(subject, None, "SEX//F", None)]
-        for day, code in zip(DAYS, ("MEDS_BIRTH", "LAB//K", "DX//A", "LAB//K"), strict=True):
+        for day, code in CODES.items():
             value = float(subject) if code.startswith("LAB") else None
             rows.append((subject, START + timedelta(days=day), code, value))
     subject, time, code, value = zip(*rows, strict=True)
@@ -118,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(meds, labels, root / "tokens", root / "run", root / "features")
 
 
-Command = Callable[[World, Path, Path], tuple[int, str]]
+Command = Callable[..., tuple[int, str]]
 OF_LABELS: dict[str, Command] = {
     "counts": lambda w, labels, out: run(
         "ehr-eval", "counts", "--meds", w.meds, "--labels", labels, "--out", out, "-s", "min_rows=1"
@@ -179,3 +184,149 @@ def test_predictions_of_another_zone_are_refused_with_what_to_do(
                      f"theirs={tmp_path / 'theirs'}")  # fmt: skip
     assert code == 2
     assert "tz=Asia/Tokyo]; MEDS has no zones: convert to the data set's own times" in said
+
+
+# MEDS data sets: the same files give the same to every command, or the same refusal
+
+OF_MEDS: dict[str, Command] = {
+    "tokenize": lambda _, meds, out: run("ehr-tokenize", "--meds", meds, "--out", out),
+    "labels": lambda _, meds, out: run(
+        "ehr-eval", "labels", "--meds", meds, "--out", out, "--task", "mortality_1y"
+    ),
+    "counts": lambda w, meds, out: run(
+        "ehr-eval", "counts", "--meds", meds, "--labels", w.labels, "--out", out, "-s", "min_rows=1"
+    ),
+    "narrate": lambda w, meds, out: run(
+        "ehr-tokenize", "narrate", "--meds", meds, "--labels", w.labels, "--out", out
+    ),
+}
+"""Every command that reads events."""
+
+
+class Meds(NamedTuple):
+    """A world without a model, which no command here needs."""
+
+    meds: Path
+    labels: Path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Meds, dict[str, object]]:
+    """A data set as we write it, and the files that each command makes of it."""
+    root = tmp_path_factory.mktemp("plain")
+    world = Meds(write_meds(root / "meds"), write_labels(root / "given"))
+    made = {}
+    for name, command in OF_MEDS.items():
+        code, said = command(world, world.meds, root / name)
+        assert code == 0, said
+        made[name] = load_manifest(root / name).files
+    return world, made
+
+
+def made_of(plain: tuple[Meds, dict[str, object]], meds: Path, out: Path) -> None:
+    """Assert that every command makes of a data set what it makes of the plain one."""
+    world, made = plain
+    for name, command in OF_MEDS.items():
+        code, said = command(world, meds, out / name)
+        assert code == 0, said
+        assert load_manifest(out / name).files == made[name], name
+
+
+def refused(plain: tuple[Meds, dict[str, object]], meds: Path, out: Path, message: str) -> None:
+    """Assert that every command refuses a data set in one line, and writes nothing."""
+    for name, command in OF_MEDS.items():
+        code, said = command(plain[0], meds, out / name)
+        assert code == 2, (name, said)
+        assert re.search(message, said), (name, said)
+        assert sum(line.startswith("Error") for line in said.splitlines()) == 1
+        assert not (out / name).exists()
+
+
+def test_a_split_below_a_link_and_what_notebooks_leave_change_nothing(plain, tmp_path) -> None:
+    meds = write_meds(tmp_path / "meds")
+    (meds / "data" / "held_out").rename(tmp_path / "disk")
+    (meds / "data" / "held_out").symlink_to(tmp_path / "disk")
+    (meds / "data" / "train" / "again").symlink_to(meds / "data")
+    for stray in (".ipynb_checkpoints/0.parquet", "train/._0.parquet", "_temporary/1.parquet"):
+        (meds / "data" / stray).parent.mkdir(exist_ok=True)
+        (meds / "data" / stray).write_bytes(b"of another tool")
+    made_of(plain, meds, tmp_path)
+
+
+def test_splits_whose_subjects_have_no_events_are_said_by_every_command(plain, tmp_path) -> None:
+    meds = write_meds(tmp_path / "meds")
+    (meds / "data" / "held_out" / "0.parquet").unlink()
+    labels = tmp_path / "given" / "own" / "0.parquet"
+    labels.parent.mkdir(parents=True)
+    own = pq.read_table(plain[0].labels / "own" / "0.parquet")
+    there = [split_of(s) != "held_out" for s in own["subject_id"].to_pylist()]
+    pq.write_table(own.filter(pa.array(there)), labels)
+    for name, command in OF_MEDS.items():
+        note.cache_clear()
+        code, said = command(Meds(meds, tmp_path / "given"), meds, tmp_path / name)
+        assert code == 0, said
+        assert "subjects without any events: 6 of the 6 of held_out" in said, name
+
+
+def test_a_subject_in_two_files_is_refused_alike_and_mended(plain, tmp_path) -> None:
+    table = pa.table(columns())
+    late = pc.greater(table["time"], pa.scalar(START + timedelta(days=3))).fill_null(False)
+    meds = write_meds(
+        tmp_path / "meds",
+        {"a.parquet": table.filter(pc.invert(late)), "b.parquet": table.filter(late)},
+    )
+    refused(plain, meds, tmp_path, r"subject 1 is in two files: .*check DATA --repair OUT mends it")
+    assert run("ehr-tokenize", "check", meds, "--repair", tmp_path / "mended")[0] == 0
+    made_of(plain, tmp_path / "mended", tmp_path)
+
+
+TEXTS = (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()),
+         pa.dictionary(pa.int32(), pa.large_string()))  # fmt: skip
+TO_MEND = {
+    "subject_id": (pa.int32(), pa.uint64(), pa.float64(), pa.string()),
+    "time": (pa.timestamp("ns"), pa.timestamp("ms"), pa.timestamp("us", "UTC")),
+    "numeric_value": (pa.float64(), pa.int32()),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+def test_codes_of_every_physical_type_that_check_calls_fit_are_fit_everywhere(
+    plain, tmp_path, kind
+) -> None:
+    table = pa.table(columns())
+    meds = write_meds(tmp_path / "meds", {"0.parquet": table.set_column(2, "code", table["code"].cast(kind))})  # fmt: skip
+    assert run("ehr-tokenize", "check", meds)[0] == 0
+    made_of(plain, meds, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n, kinds in TO_MEND.items() for k in kinds], ids=str)  # fmt: skip
+def test_types_that_repair_mends_are_refused_with_that_hint_and_mended(
+    plain, tmp_path, name, kind
+) -> None:
+    table = pa.table(columns())
+    at = table.column_names.index(name)
+    column = pc.cast(table[name], kind, safe=False) if name != "time" else table[name].cast(kind)
+    meds = write_meds(tmp_path / "meds", {"0.parquet": table.set_column(at, name, column)})
+    assert run("ehr-tokenize", "check", meds)[0] == 2
+    message = (
+        rf"column {name} is {re.escape(str(kind))}, MEDS has .*check DATA --repair OUT mends it"
+    )
+    refused(plain, meds, tmp_path, message)
+    assert run("ehr-tokenize", "check", meds, "--repair", tmp_path / "mended")[0] == 0
+    made_of(plain, tmp_path / "mended", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [pa.table({n: pa.nulls(0) for n in columns()}), pa.table({})],
+    ids=["nulls", "no columns"],
+)
+def test_empty_files_without_types_are_refused_with_a_hint_and_mended(
+    plain, tmp_path, empty
+) -> None:
+    meds = write_meds(tmp_path / "meds", {"0.parquet": pa.table(columns()), "1.parquet": empty})
+    refused(
+        plain, meds, tmp_path, r"1\.parquet: has no rows, and columns without a type; .* mends it"
+    )
+    assert run("ehr-tokenize", "check", meds, "--repair", tmp_path / "mended")[0] == 0
+    made_of(plain, tmp_path / "mended", tmp_path)

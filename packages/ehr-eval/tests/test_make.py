@@ -10,11 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.frames import labelled_rows, read_labels, read_splits
+from ehr_eval.frames import labelled_rows, read_labels, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.make import make_labels
 from ehr_eval.tasks.registry import TASKS
-from ehr_tracking.contracts import ContractError
+from ehr_tracking.arrow.meds import data_files
+from ehr_tracking.arrow.splits import splits_by_hash
+from ehr_tracking.contracts import SPLITS, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, verify
 
@@ -206,12 +208,12 @@ def test_rows_are_the_union_of_tasks_of_any_kind_and_know_their_subjects(tmp_pat
 
 def test_splits_are_the_data_sets_own_or_by_hash(tmp_path) -> None:
     named = write_meds(tmp_path / "named")
-    ids = pl.Series([3, 1, 2])
-    assert read_splits(named, ids, seed=0).rows() == [(3, "held_out"), (1, "train"), (2, "tuning")]
+    found = read_subjects(named, data_files(named), seed=0).select("subject_id", "split")
+    assert sorted(found.rows()) == [(1, "train"), (2, "tuning"), (3, "held_out")]
     bare = write_meds(tmp_path / "bare", splits=False)
-    few = read_splits(bare, pl.Series([4, 5]), seed=0)
-    many = read_splits(bare, pl.Series(range(100)), seed=0)
-    assert many.filter(pl.col("subject_id").is_in([4, 5])).equals(few)
+    found = read_subjects(bare, data_files(bare), seed=0).sort("subject_id")
+    hashed = splits_by_hash(found["subject_id"].to_numpy(), 0)
+    assert found["split"].to_list() == [SPLITS[i] for i in hashed]
 
 
 def test_the_command_prints_counts_and_what_was_skipped(tmp_path) -> None:

@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,15 @@ def test_lineage_reaches_the_raw_data_and_checks_it_by_hash(chain: Path) -> None
     text = run("lineage", chain / "results")
     assert "tokens (CHANGED)" in text
     assert "raw, verified" not in text
+
+
+def test_lineage_names_every_directory_of_the_same_bytes(chain: Path) -> None:
+    shutil.copytree(chain / "tokens", chain / "copies" / "tokens")
+    shutil.copytree(chain / "meds", chain / "copies" / "meds")
+    tokens, meds = run("lineage", chain / "results").splitlines()[1:]
+    for root in (chain, chain / "copies"):
+        assert f"= {root / 'tokens'} (verified)" in tokens
+        assert f"= {root / 'meds'} (raw, verified)" in meds
 
 
 def test_lineage_needs_none_of_the_directories(chain: Path, make, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Events, labels and splits as data frames: what the readers of all packages give, for polars."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -45,15 +46,21 @@ def read_labels(path: Path) -> dict[str, pl.DataFrame]:
     return {task: _frame(label_reader.binary(table, task=task)) for task, table in tables.items()}
 
 
-def read_splits(meds: Path, subjects: pl.Series, *, seed: int) -> pl.DataFrame:
-    """subject_id and split of each given subject, by the data set's own splits or else by hash.
+def read_subjects(meds: Path, files: Sequence[Path], *, seed: int) -> pl.DataFrame:
+    """subject_id, file (its number) and split of every subject of a data set.
+
+    Args:
+        meds: The data set; subjects that its splits name, but that have no events, are said.
+        files: Of it, from `data_files`.
+        seed: Of the split by hash.
 
     Raises:
-        ContractError: If the data set's splits are damaged or leave a subject out.
+        ContractError: If a subject is in two files or without a split.
     """
-    place = split_reader.read_splits(meds, seed=seed).of(subjects.to_numpy())
-    split = pl.Series("split", [SPLITS[i] for i in place.tolist()], pl.String)
-    return pl.DataFrame([subjects.rename("subject_id"), split])
+    found = _frame(meds_reader.read_subjects(files))
+    splits, subjects = split_reader.read_splits(meds, seed=seed), found["subject_id"].to_numpy()
+    names = [SPLITS[i] for i in splits.of_everyone(subjects).tolist()]
+    return found.with_columns(split=pl.Series(names, dtype=pl.String))
 
 
 def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.DataFrame:

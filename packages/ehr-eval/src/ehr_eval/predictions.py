@@ -18,6 +18,7 @@ from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
 from ehr_tracking.contracts import PREDICTIONS, ContractError
 from ehr_tracking.manifest import MANIFEST, Source, check_file, raw_source, read_manifest
+from ehr_tracking.tree import files_below
 
 MEDS_PREDICTIONS = "meds-predictions/0.4"
 """What predictions are in a lineage that carry no manifest: anyone's, not `predictions/1`."""
@@ -92,7 +93,7 @@ def _tasks(directory: Path) -> dict[str, list[Path]]:
     """Task -> its files, in the order of their paths."""
     if not directory.is_dir():
         raise ContractError(f"{directory}: no such directory")
-    names = {p.relative_to(directory).as_posix() for p in directory.rglob("*.parquet")}
+    names = {p.relative_to(directory).as_posix() for p in files_below(directory, ".parquet")}
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory, PREDICTIONS, reader=PRODUCER)
         names |= {name for name in manifest.files if name.endswith(".parquet")}

@@ -1,11 +1,13 @@
 """From a result back to the raw data: the tree of inputs, checked by hash where they are at hand."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ehr_tracking.contracts import MEDS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, Source, raw_source, sha256, source, verify
+from ehr_tracking.tree import walk
 
 
 def find_artifacts(root: Path) -> list[Path]:
@@ -16,13 +18,13 @@ def find_artifacts(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such directory")
-    if (root / MANIFEST).is_file():
-        return [root]
     found = []
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            found += find_artifacts(path)
-    return found
+    for folder, folders, files in walk(root):
+        if MANIFEST in files:
+            found.append(folder)
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)
 
 
 def lineage_lines(artifact: Path, roots: Sequence[Path]) -> list[str]:
@@ -33,15 +35,15 @@ def lineage_lines(artifact: Path, roots: Sequence[Path]) -> list[str]:
         roots: Directories below which its inputs are looked for by fingerprint.
 
     Returns:
-        Role, contract, producer, fingerprint, and where a directory with that very fingerprint lies;
-        such a directory is verified file by file.
+        Role, contract, producer, fingerprint, and where each directory with that very fingerprint
+        lies, the one that was used among them; such a directory is verified file by file.
     """
     here = _by_fingerprint(roots)
     top = source(artifact)
     return [_line("", artifact.name, top, here), *_tree(top, here, "")]
 
 
-def _tree(parent: Source, here: dict[str, Path], indent: str) -> Iterator[str]:
+def _tree(parent: Source, here: dict[str, list[Path]], indent: str) -> Iterator[str]:
     items = list(parent.inputs.items())
     for i, (role, child) in enumerate(items):
         last = i == len(items) - 1
@@ -49,35 +51,36 @@ def _tree(parent: Source, here: dict[str, Path], indent: str) -> Iterator[str]:
         yield from _tree(child, here, f"{indent}{'   ' if last else '│  '}")
 
 
-def _line(indent: str, role: str, item: Source, here: dict[str, Path]) -> str:
+def _line(indent: str, role: str, item: Source, here: dict[str, list[Path]]) -> str:
     return (
         f"{indent}{role}: {item.contract} by {item.producer}, {item.fingerprint[:16]}"
         f"{_state(item, here)}"
     )
 
 
-def _state(item: Source, here: dict[str, Path]) -> str:
-    path = here.get(item.fingerprint)
-    if path is None:
+def _state(item: Source, here: dict[str, list[Path]]) -> str:
+    paths = here.get(item.fingerprint)
+    if paths is None:
         return "" if item.inputs else " (raw)"
+    return "".join(f" = {path} ({_holds(path)})" for path in sorted(set(paths)))
+
+
+def _holds(path: Path) -> str:
     if not (path / MANIFEST).is_file():
-        return f" = {path} (raw, verified)"
-    return f" = {path} ({'CHANGED' if verify(path) else 'verified'})"
+        return "raw, verified"
+    return "CHANGED" if verify(path) else "verified"
 
 
-def _by_fingerprint(roots: Sequence[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _by_fingerprint(roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """Fingerprint -> the directories that have it, not in hidden ones: stores, and runs being written."""
+    found: dict[str, list[Path]] = {}
     for root in roots:
-        for path in _seen(root, MANIFEST):
-            found[sha256(path)] = path.parent
-        for data in _seen(root, "data"):  # MEDS data sets carry no manifest
-            if data.is_dir() and not (data.parent / MANIFEST).is_file():
-                raw = raw_source(data.parent, contract=MEDS)
-                found[raw.fingerprint] = data.parent
+        for folder, folders, files in walk(root, strict=False):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if MANIFEST in files:
+                found.setdefault(sha256(folder / MANIFEST), []).append(folder)
+            elif "data" in folders:  # MEDS data sets carry no manifest
+                with suppress(UserError, OSError):  # what cannot be read is no input at hand
+                    raw = raw_source(folder, contract=MEDS)
+                    found.setdefault(raw.fingerprint, []).append(folder)
     return found
-
-
-def _seen(root: Path, name: str) -> list[Path]:
-    """What bears a name below a directory, but not in hidden ones: stores, and runs being written."""
-    found = sorted(root.rglob(name))
-    return [p for p in found if not any(x.startswith(".") for x in p.relative_to(root).parts)]

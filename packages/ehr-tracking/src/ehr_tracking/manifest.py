@@ -26,6 +26,7 @@ from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
 from ehr_tracking.errors import UnfinishedError, UserError
 from ehr_tracking.files import sync, sync_all, write_whole
+from ehr_tracking.tree import files_below, walk
 
 MANIFEST = "manifest.json"
 
@@ -278,14 +279,15 @@ def raw_source(
     """Files that carry no manifest (a MEDS data set, a user's labels) as an input.
 
     Args:
-        directory: Every file below it counts, by relative path and content; a file as well.
+        directory: Every file below it that is not hidden counts, by relative path and content; a
+            file as well.
         contract: E.g. `meds/0.4`.
         producer: Who wrote it, where that is known.
         workers: Threads.
     """
     if (directory / MANIFEST).is_file():
         return source(directory)
-    files = [directory] if directory.is_file() else [directory / p for p in _listed(directory)]
+    files = [directory] if directory.is_file() else files_below(directory, quiet=True)
     digest = hashlib.sha256()
     for path, hashed in zip(files, _hashes(files, workers), strict=True):
         line = f"{hashed}  {path.relative_to(directory).as_posix()}\n"
@@ -346,12 +348,11 @@ def _file_problem(directory: Path, name: str, file: File | None) -> str | None:
 
 def _listed(directory: Path) -> list[str]:
     """Relative paths of all files; of an artifact inside, only its manifest; no memory-mapped stores."""
-    found: list[str] = []
-    for path in sorted(directory.iterdir()):
-        if path.is_file():
-            found.append(path.name)
-        elif (path / MANIFEST).is_file():
-            found.append(f"{path.name}/{MANIFEST}")
-        elif path.is_dir() and not (path.name.startswith(".") and path.suffix == ".store"):
-            found += [f"{path.name}/{p}" for p in _listed(path)]
-    return found
+    found: list[Path] = []
+    for folder, folders, files in walk(directory):
+        if folder != directory and MANIFEST in files:
+            folders.clear()
+            files[:] = [MANIFEST]
+        folders[:] = [f for f in folders if not (f.startswith(".") and f.endswith(".store"))]
+        found += [path for path in (folder / name for name in files) if path.is_file()]
+    return [path.relative_to(directory).as_posix() for path in sorted(found)]

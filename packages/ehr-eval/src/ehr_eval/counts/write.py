@@ -17,12 +17,11 @@ from tqdm import tqdm
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Things, fit_things
-from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_splits
+from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.arrow.meds import data_files, read_codes
-from ehr_tracking.arrow.meds import read_events as read_columns
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, MEDS, TOKENS, TRAIN, ContractError
 from ehr_tracking.manifest import (
@@ -81,7 +80,7 @@ def count_features(
     delays = _delays(config, tokens)
     config = replace(config, delay=dict(delays.days))
     files = data_files(meds)
-    subjects = _subjects(meds, files, config)
+    subjects = read_subjects(meds, files, seed=config.seed)
     rows = labelled_rows(labels, subjects, where=meds)
     is_train = (rows["split"] == TRAIN).to_numpy()
     if not is_train.any():
@@ -119,17 +118,6 @@ def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
     if tokens is not None:
         found[str(tokens)] = delays_of(read_manifest(tokens, TOKENS, reader=PRODUCER))
     return agreed(found)
-
-
-def _subjects(meds: Path, files: list[Path], config: CountsConfig) -> pl.DataFrame:
-    """subject_id, file (its number), split of every subject of the data set."""
-    parts = []
-    for i, path in enumerate(files):
-        here = np.unique(read_columns(path, ["subject_id"])["subject_id"].to_numpy())
-        parts.append(pl.DataFrame({"subject_id": here}).with_columns(file=pl.lit(i)))
-    found = pl.concat(parts)
-    splits = read_splits(meds, found["subject_id"].unique(), seed=config.seed)
-    return found.join(splits, on="subject_id", how="left")
 
 
 def _count_files(

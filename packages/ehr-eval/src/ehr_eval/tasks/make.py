@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_eval.frames import KEY, PRODUCER, read_events, read_splits
+from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.labelers import ROW
@@ -60,6 +60,7 @@ def make_labels(
     config = config or LabelsConfig()
     refuse_existing(out, overwrite=overwrite)
     files = data_files(meds)
+    subjects = read_subjects(meds, files, seed=config.seed)
     codes = pl.concat([_distinct_codes(f) for f in files]).unique()
     chosen, skipped = choose(config, codes)
     parts: dict[str, list[pl.DataFrame]] = {name: [] for name in chosen}
@@ -74,7 +75,7 @@ def make_labels(
         del tables[name]
     if not tables:
         raise UserError(f"{meds}: no row can be labelled for {', '.join(empty)}")
-    counts = _count(meds, tables, config)
+    counts = _count(subjects, tables)
     with new_artifact(out, overwrite=overwrite) as partial:
         rows = {}
         for name, table in tables.items():
@@ -116,14 +117,12 @@ def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFram
     return table.with_columns(order).filter(kept).drop("order")
 
 
-def _count(meds: Path, tables: Mapping[str, pl.DataFrame], config: LabelsConfig) -> pl.DataFrame:
-    subjects = pl.concat([t["subject_id"] for t in tables.values()]).unique()
-    splits = read_splits(meds, subjects, seed=config.seed)
+def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     named = [table.with_columns(task=pl.lit(name)) for name, table in tables.items()]
     every = pl.DataFrame({"task": list(tables)}).join(pl.DataFrame({"split": SPLITS}), how="cross")
     found = (
         pl.concat(named)
-        .join(splits, on="subject_id")
+        .join(subjects.select("subject_id", "split"), on="subject_id")
         .group_by("task", "split")
         .agg(rows=pl.len(), positives=pl.col("boolean_value").sum())
     )

@@ -91,7 +91,7 @@ def tokenize(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         table = EventTable.ingest(dataset, scratch, workers=workers, extra=extra_columns(config))
-        split = splits.of(table.subject_id)
+        split = splits.of_everyone(table.subject_id)
         if given and tokenizer:
             for name in (TOKENIZER, VOCAB):
                 shutil.copyfile(tokenizer / name, directory / name)

@@ -22,6 +22,7 @@ from ehr_tracking.arrow.parquet import is_text, line
 from ehr_tracking.arrow.splits import read_splits, splits_by_hash
 from ehr_tracking.contracts import SPLITS, TRAIN
 from ehr_tracking.errors import UserError
+from ehr_tracking.tree import files_below
 
 _IDENTITY = ("subject_id", "time", "code", "numeric_value", "text_value")
 _BIRTH, _DEATH = b"MEDS_BIRTH", b"MEDS_DEATH"
@@ -97,7 +98,7 @@ def check(path: Path) -> Report:
     if not path.is_dir():
         raise UserError(f"{path}: no such directory")
     report = Report(path)
-    files = sorted((path / "data").glob("**/*.parquet"))
+    files = files_below(path / "data", ".parquet") if (path / "data").is_dir() else []
     report.files = len(files)
     if not files:
         report.add("schema", path, "not MEDS, no data/**/*.parquet", 1, refused=True)

@@ -21,10 +21,11 @@ from tqdm import tqdm
 from ehr_tokenize.meds.check import check
 from ehr_tokenize.meds.mend_types import mended_codes, mended_events, mended_splits
 from ehr_tokenize.meds.output import new_dataset
-from ehr_tracking.arrow.meds import data_files
+from ehr_tracking.arrow.meds import data_files, is_untyped
 from ehr_tracking.arrow.splits import splits_by_hash
 from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
+from ehr_tracking.tree import files_below
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"
 _EVENTS = {
@@ -34,6 +35,7 @@ _EVENTS = {
     "numeric_value": pa.float32(),
     "text_value": pa.large_string(),
 }
+_EVENT_SCHEMA = pa.schema(_EVENTS)
 _CODE_TYPES = {
     "code": pa.string(),
     "description": pa.string(),
@@ -131,6 +133,9 @@ def _owners(files: list[Path]) -> tuple[dict[int, int], dict[int, set[int]]]:
 def _read(file: Path, mended: Counter[str]) -> pl.DataFrame:
     with _readable(file):
         types = pq.read_schema(file)
+        if is_untyped(pq.read_metadata(file)):
+            mended["files without rows and types were left out"] += 1
+            return pl.DataFrame(pl.from_arrow(_EVENT_SCHEMA.empty_table()))
         frame = pl.read_parquet(file, glob=False, hive_partitioning=False)
     made = mended_events(frame, file, mended)
     _note_types(types, _EVENTS, "", mended)
@@ -184,7 +189,7 @@ def _write_metadata(directory: Path, done: Repaired, seed: int) -> None:
     if metadata.is_dir():
         shutil.copytree(metadata, new)
     new.mkdir(exist_ok=True)
-    files = sorted((directory / "data").glob("**/*.parquet"))
+    files = files_below(directory / "data", ".parquet")
     if not files:
         raise UserError(f"{done.path}: no event has both a subject and a code")
     codes = _codes(metadata / _CODES, files, done.mended)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ehr_tokenize.meds.dataset import NOTHING, Batch, Dataset, Extra, batches, runs
 from ehr_tokenize.meds.events import Events, gather_index, ranges
 from ehr_tokenize.meds.faults import row_problems
+from ehr_tracking.arrow.meds import mends, spread
 from ehr_tracking.errors import UserError
 
 Stretch = Callable[[], Events]
@@ -113,7 +114,8 @@ class EventTable:
         twice = np.flatnonzero(np.diff(subject[order]) == 0)
         if len(twice):
             a, b = order[twice[0]], order[twice[0] + 1]
-            raise UserError(_spread(dataset, subject, file, (int(a), int(b)), start - first[file]))
+            one, two = dataset.files[file[a]], dataset.files[file[b]]
+            raise UserError(spread(subject[b], one, two, int(start[b] - first[file[b]])))
         return cls(scratch, book.codes, subject[order], start[order], length[order])
 
     def gather(self, which: npt.NDArray[np.int64]) -> Events:
@@ -154,7 +156,7 @@ def _ingest_file(path: Path, first: int, scratch: Path, book: CodeBook, extra: E
     subjects, rows, before, n = [], [], None, 0
     for batch in batches(path, extra):
         for problem in row_problems(batch, before):
-            raise UserError(str(problem))
+            raise UserError(f"{problem}{mends(problem.what)}")
         if not len(batch.time):
             continue
         at = runs(batch)
@@ -182,20 +184,3 @@ def _write(scratch: Path, row: int, batch: Batch, code: npt.NDArray[np.uint32]) 
                 data, at = data[written:], at + written
         finally:
             os.close(file)
-
-
-def _spread(
-    dataset: Dataset,
-    subject: npt.NDArray[np.int64],
-    file: npt.NDArray[np.int64],
-    pair: tuple[int, int],
-    row: npt.NDArray[np.int64],
-) -> str:
-    a, b = pair
-    one, two = dataset.files[file[a]], dataset.files[file[b]]
-    if one == two:
-        return (
-            f"{two} row {row[b]}: subject {subject[b]} begins again after other subjects; the rows "
-            "of a subject must be contiguous"
-        )
-    return f"subject {subject[a]} is in two files: {one} and {two}; each needs one file"

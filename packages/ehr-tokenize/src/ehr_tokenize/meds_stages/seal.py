@@ -36,6 +36,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import MEDS, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, new_artifact, raw_source, seal, sha256
+from ehr_tracking.tree import files_below
 
 SEALED = ".ehr_tokenize.sealed"
 """In a pipeline's `output_dir`: the SHA-256 of the manifest that was sealed."""
@@ -91,7 +92,7 @@ def seal_shards(
     Raises:
         UserError: If there is nothing to seal, a subject is in two shards, or `out` is taken.
     """
-    files = sorted(shards.glob("**/*.parquet"))
+    files = files_below(shards, ".parquet")
     if not files:
         raise UserError(f"{shards} holds no token shards")
     config, schema = tokenizer.config, _schema(tokenizer)
@@ -143,6 +144,7 @@ def _plan(files: list[Path], splits: Splits, config: TokenizeConfig, stretch_eve
         lengths.append(_events(table))
         found.append(split)
     subject, length, split = (np.concatenate(x) for x in (subjects, lengths, found))
+    splits.of_everyone(subject)  # says which splits lack subjects
     order = np.lexsort([subject, split])
     twice = np.flatnonzero(np.diff(subject[order]) == 0)
     if len(twice):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ehr_tokenize.meds.dataset import Dataset, from_table, open_events, runs
 from ehr_tokenize.meds.faults import row_problems
 from ehr_tracking.arrow.delays import Delays
+from ehr_tracking.arrow.meds import mends, spread
 from ehr_tracking.arrow.parquet import NOTE, line
 from ehr_tracking.errors import UserError
 
@@ -51,7 +52,7 @@ class Buckets:
             delays: When events become known; `time` is that from here on.
 
         Raises:
-            UserError: If rows break MEDS, a labelled subject is in two places, or is in none.
+            UserError: If rows break MEDS, a subject is in two places, or a labelled one in none.
         """
         self.subject_id: npt.NDArray[np.int64] = last["subject_id"].to_numpy()
         rows = sum(pq.read_metadata(path).num_rows for path in dataset.files)
@@ -62,7 +63,8 @@ class Buckets:
         where: dict[int, Path] = {}
         for path in tqdm(dataset.files, "reading", disable=None):
             self._deal(path, where)
-        absent = np.setdiff1d(self.subject_id, np.fromiter(where, np.int64, len(where)))
+        self.everyone = np.fromiter(where, np.int64, len(where))
+        absent = np.setdiff1d(self.subject_id, self.everyone)
         if len(absent):
             raise UserError(
                 f"the labels name {len(absent):,} subjects that {dataset.root} does not have, the "
@@ -88,14 +90,13 @@ class Buckets:
         for row, table in _tables(path):
             batch = replace(from_table(table, path), row=row)
             for problem in row_problems(batch, before):
-                raise UserError(str(problem))
+                raise UserError(f"{problem}{mends(problem.what)}")
             at = runs(batch)
             if before is not None and before[0] == batch.subject_id[0]:
                 at = at[1:]
-            at = at[np.isin(batch.subject_id[at], self.subject_id)]
             for subject, start in zip(batch.subject_id[at].tolist(), at.tolist(), strict=True):
                 if subject in where:
-                    raise UserError(_spread(subject, where[subject], path, row + start))
+                    raise UserError(spread(subject, where[subject], path, row + start))
                 where[subject] = path
             before = int(batch.subject_id[-1]), int(batch.time[-1])
             self._write(table)
@@ -143,13 +144,4 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame.select(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
         for name, dtype in SCHEMA.items()
-    )
-
-
-def _spread(subject: int, first: Path, path: Path, row: int) -> str:
-    if first != path:
-        return f"subject {subject} is in two files: {first} and {path}; each needs one file"
-    return (
-        f"{path} row {row}: subject {subject} begins again after other subjects; the rows of a "
-        "subject must be contiguous"
     )

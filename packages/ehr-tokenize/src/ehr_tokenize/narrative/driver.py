@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -151,7 +152,7 @@ def narrate(
         scratch = directory / _SCRATCH
         scratch.mkdir()
         buckets = Buckets(dataset, _last_seen(keys, config), scratch, delays)
-        split = _splits(meds, keys, config.seed)
+        split = _splits(meds, keys, buckets.everyone, config.seed)
         with _Writers(directory, tasks) as writers:
             told = chain.from_iterable(
                 records(events, terms, config, edges)
@@ -236,9 +237,12 @@ def _delays(config: NarrateConfig, tokens: Path | None, bins: Tokenizer | None) 
     return agreed(found)
 
 
-def _splits(meds: Path, keys: pl.DataFrame, seed: int) -> pl.DataFrame:
-    subjects = keys["subject_id"].unique().sort()
-    index = read_splits(meds, seed=seed).of(subjects.to_numpy())
+def _splits(
+    meds: Path, keys: pl.DataFrame, everyone: npt.NDArray[np.int64], seed: int
+) -> pl.DataFrame:
+    splits, subjects = read_splits(meds, seed=seed), keys["subject_id"].unique().sort()
+    splits.of_everyone(everyone)  # a subject without one is refused as elsewhere, labelled or not
+    index = splits.of(subjects.to_numpy())
     return pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index.tolist()]})
 
 

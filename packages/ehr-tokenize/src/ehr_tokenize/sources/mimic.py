@@ -14,6 +14,7 @@ from ehr_tokenize.sources.mimic_codes import Dictionaries, Titles, describe
 from ehr_tokenize.sources.release import require_directory, require_tables, unmatched
 from ehr_tokenize.sources.tables import Piece, is_table, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
+from ehr_tracking.tree import entries
 
 EXTRAS = {"hadm_id": pl.Int64, "stay_id": pl.Int64, "unit": pl.String}
 _DICTIONARIES = (
@@ -54,7 +55,8 @@ class _Reader:
         self.files = {
             f"{folder}/{path.name.split('.')[0].lower()}": path
             for folder in ("hosp", "icu")
-            for path in sorted((source / folder).glob("*"))
+            if (source / folder).is_dir()
+            for path in entries(source / folder)
             if is_table(path)
         }
         self.tables = known.tables(config)

@@ -15,6 +15,7 @@ from ehr_tokenize.sources.release import require_directory, require_tables, unma
 from ehr_tokenize.sources.tables import Piece, column_names, is_table, kind, parts, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
 from ehr_tracking.errors import UserError
+from ehr_tracking.tree import entries
 
 EXTRAS = {"visit_id": pl.Int64, "unit": pl.String}
 _PERSON = ("gender_concept_id", "race_concept_id", "ethnicity_concept_id")
@@ -162,8 +163,8 @@ class _Reader:
 def _find(source: Path) -> dict[str, list[Path]]:
     """Table -> its files: `PERSON.csv.gz`, `person.parquet`, or a folder `person/` of parts."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(source.iterdir()):
-        if not (path.is_dir() or is_table(path)) or path.name.startswith((".", "_")):
+    for path in entries(source):
+        if not (path.is_dir() or is_table(path)):
             continue
         name = path.name.split(".")[0].lower()
         if name in found:

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ehr_tracking.errors import UserError
+from ehr_tracking.tree import entries
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 DELIMITED = (".csv", ".tsv", ".txt")
@@ -80,7 +81,7 @@ def parts(path: Path) -> list[Path]:
         UserError: If there is nothing to read, or it is no kind of table that we know.
     """
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if not p.name.startswith((".", "_")))
+        files = entries(path)
         found = [p for p in files if is_table(p)] or [p for p in files if kind(p) == JSON]
         if not found:
             raise UserError(f"{path}: no CSV, TSV, JSON or Parquet file in it")

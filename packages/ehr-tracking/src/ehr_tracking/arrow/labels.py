@@ -19,6 +19,7 @@ from ehr_tracking.manifest import (
     read_manifest,
     source,
 )
+from ehr_tracking.tree import files_below
 
 KEY = ("subject_id", "prediction_time")
 VALUES = {
@@ -178,7 +179,7 @@ def _artifact(labels: Path) -> Path | None:
 
 
 def _parquet(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    return [path] if path.is_file() else files_below(path, ".parquet")
 
 
 def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_tracking.arrow.columns import no_nulls, strings
+from ehr_tracking.arrow.columns import strings
 from ehr_tracking.arrow.parquet import (
     DAY_US,
     NOTE,
@@ -21,6 +21,7 @@ from ehr_tracking.arrow.parquet import (
     read_table,
 )
 from ehr_tracking.contracts import ContractError
+from ehr_tracking.tree import files_below
 
 COLUMNS = {
     "subject_id": pa.int64(),
@@ -34,6 +35,10 @@ _CODES = pa.schema(
 )
 STATIC = np.iinfo(np.int64).min
 """The time of an event that is always known (null in MEDS), as a number: before every real time."""
+_NEEDED = ("subject_id", "time", "code")
+MENDS = "; ehr-tokenize check DATA --repair OUT mends it"
+"""Of what takes no guess to mend."""
+_MENDABLE = ("subject_id is null", "code is null", "a row without time", "time is before")
 _EARLIEST, _LATEST = -719_162 * DAY_US, 2_932_897 * DAY_US - 1
 
 
@@ -55,7 +60,8 @@ def data_files(meds: Path) -> list[Path]:
     """
     if not meds.is_dir():
         raise ContractError(f"{meds}: no such directory")
-    files = sorted((meds / "data").rglob("*.parquet"))
+    data = meds / "data"
+    files = files_below(data, ".parquet") if data.is_dir() else []
     if not files:
         raise ContractError(f"{meds} is no MEDS data set: there is no data/**/*.parquet in it")
     return files
@@ -64,22 +70,26 @@ def data_files(meds: Path) -> list[Path]:
 def schema_fault(path: Path) -> str | None:
     """What is wrong with the columns of a file of events, if anything."""
     try:
-        schema = pq.read_schema(path)
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
         names = schema.names
     except UnicodeEncodeError:
         return f"{str(path)!a}: the name is not UTF-8; rename the file"
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         return f"{path}: not a readable Parquet file, perhaps truncated ({line(e)})"
+    if is_untyped(metadata):
+        return f"{path}: has no rows, and columns without a type{MENDS}"
     for name, kind in COLUMNS.items():
         if name not in names:
-            if name == "numeric_value":
+            if name not in _NEEDED:
                 continue
             return f"{path}: not MEDS, column {name} is missing"
         if names.count(name) > 1:
             return f"{path}: column {name} is there twice"
         found = schema.field(name).type
         if not fits(name, found):
-            return f"{path}: column {name} is {found}, MEDS has {kind}"
+            mends = MENDS if _can_be_mended(name, found) else ""
+            return f"{path}: column {name} is {found}, MEDS has {kind}{mends}"
     return None
 
 
@@ -91,6 +101,82 @@ def fits(name: str, kind: pa.DataType) -> bool:
         (True, False)
     """
     return is_text(kind) if name == "code" else kind == COLUMNS[name]
+
+
+def is_untyped(metadata: pq.FileMetaData) -> bool:
+    """Whether a file has no rows and not even typed columns, as writers leave it that infer types."""
+    schema = metadata.schema.to_arrow_schema()
+    typed = {f.name for f in schema if not pa.types.is_null(f.type)}
+    return metadata.num_rows == 0 and not typed.issuperset(_NEEDED)
+
+
+def _can_be_mended(name: str, kind: pa.DataType) -> bool:
+    """Whether `ehr-tokenize check --repair` makes a column of it that `fits`."""
+    null = bool(pa.types.is_null(kind))
+    if name == "time":
+        return null or bool(pa.types.is_timestamp(kind))
+    if name == "code":
+        return null
+    number = bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return number or (is_text(kind) if name == "subject_id" else null)
+
+
+def mends(what: str) -> str:
+    """What to do about a fault of rows, where `ehr-tokenize check --repair` mends it, else nothing.
+
+    Examples:
+        >>> mends("code is null"), mends("code is empty")
+        ('; ehr-tokenize check DATA --repair OUT mends it', '')
+    """
+    return MENDS if what.startswith(_MENDABLE) else ""
+
+
+def read_subjects(files: Sequence[Path]) -> pa.Table:
+    """Who is in which file of a data set.
+
+    Args:
+        files: From `data_files`.
+
+    Returns:
+        `subject_id` and `file` (its number), one row each, by file, then by subject.
+
+    Raises:
+        ContractError: If a subject is in two files, or its rows are not contiguous.
+    """
+    parts: list[npt.NDArray[np.int64]] = []
+    for path in files:
+        rows = read_events(path, ["subject_id"])["subject_id"].to_numpy()
+        first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))[: len(rows)]
+        found, at = np.unique(rows[first], return_index=True)
+        if len(found) < len(first):
+            again = int(first[np.setdiff1d(np.arange(len(first)), at)[0]])
+            raise ContractError(spread(rows[again], path, path, again))
+        parts.append(found)
+    subject = np.concatenate(parts)
+    file = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+    order = np.argsort(subject, kind="stable")
+    twice = np.flatnonzero(np.diff(subject[order]) == 0)
+    if len(twice):
+        one, two = order[twice[0] : twice[0] + 2]
+        raise ContractError(spread(subject[one], files[file[one]], files[file[two]], 0))
+    return pa.table({"subject_id": subject, "file": file})
+
+
+def spread(subject: int, first: Path, path: Path, row: int) -> str:
+    """What is wrong where a subject's rows lie in two places.
+
+    Args:
+        subject: Whose.
+        first: The file that has it first.
+        path: The file that has it again, perhaps the same.
+        row: Of `path`, at which it begins again.
+    """
+    if first != path:
+        return f"subject {subject} is in two files: {first} and {path}; each needs one file{MENDS}"
+    return (
+        f"{path} row {row}: subject {subject} begins again after other subjects; the rows of a "
+        f"subject must be contiguous{MENDS}"
+    )
 
 
 def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table:
@@ -113,11 +199,8 @@ def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table
         raise ContractError(fault)
     table = read_table(path, columns)
     found = {name: _column(table, name, path) for name in columns}
-    for name in ("subject_id", "code"):
-        if name in found:
-            no_nulls(found[name], name, path)
     for row, what in _faults(found):
-        raise ContractError(f"{path} row {row}: {what}")
+        raise ContractError(f"{path} row {row}: {what}{mends(what)}")
     return pa.table(found)
 
 
@@ -210,6 +293,13 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 
 def _faults(found: Mapping[str, pa.ChunkedArray]) -> Iterator[tuple[int, str]]:
     """Row and fault, the first of each kind."""
+    for name in ("subject_id", "code"):
+        if name in found and found[name].null_count:
+            more = found[name].null_count
+            wrong = found[name].is_null().to_numpy()
+            yield from _first(
+                wrong, f"{name} is null" + (f" ({more:,} such rows)" if more > 1 else "")
+            )
     if "code" in found:
         import pyarrow.compute as pc  # loading it takes longer than to tokenise a small data set
 

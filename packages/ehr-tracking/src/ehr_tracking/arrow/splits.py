@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ehr_tracking.arrow.parquet import SUBJECT, TEXT, read_columns
 from ehr_tracking.contracts import SPLITS, ContractError
+from ehr_tracking.tree import note
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,33 @@ class Splits:
                 "for every subject, or none"
             )
         return split[at]
+
+    def of_everyone(self, subject_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """As `of`, for all subjects with events; those of a split without any are said in one line.
+
+        Raises:
+            ContractError: As `of`.
+        """
+        if self.named is not None:
+            self._note_absent(*self.named, subject_id)
+        return self.of(subject_id)
+
+    def _note_absent(
+        self,
+        known: npt.NDArray[np.int64],
+        split: npt.NDArray[np.uint8],
+        subject_id: npt.NDArray[np.int64],
+    ) -> None:
+        of_split = np.bincount(split, minlength=len(SPLITS)).tolist()
+        absent = split[~np.isin(known, subject_id)]
+        counts = np.bincount(absent, minlength=len(SPLITS)).tolist()
+        told = [
+            f"{n:,} of the {total:,} of {name}"
+            for name, n, total in zip(SPLITS, counts, of_split, strict=True)
+            if n
+        ]
+        if told:
+            note(f"{self.where or 'splits'}: subjects without any events: {', '.join(told)}")
 
 
 def read_splits(meds: Path, *, seed: int = 0) -> Splits:
