@@ -40,7 +40,7 @@ def test_ehrshot_ends_with_a_table_and_the_path_of_the_report(invoke, toys, tmp_
         *("--workers", 1),
     )
     assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert lines[1].split("  ")[0] == "task"
     assert "model lr" in lines[1]
     assert "counts lr" in lines[1]

@@ -193,19 +193,19 @@ def test_bytes_do_not_depend_on_shards_or_on_the_size_of_a_bucket(
 def test_each_task_gets_its_own_rows_and_labels_and_the_artifact_is_sealed(write_meds, tmp_path):
     labels = tmp_path / "labels"
     write_labels(labels / "a", [(2, "2020-03-01"), (1, "2020-03-01")], [True, False])
-    write_labels(labels / "b", [(1, "2019-01-01")], name="x.parquet")
-    write_labels(labels / "b", [(1, "2020-03-01")], name="y.parquet")
+    write_labels(labels / "icu" / "b", [(1, "2019-01-01")], name="0.parquet")
+    write_labels(labels / "icu" / "b", [(1, "2020-03-01")], name="1.parquet")
     splits = {1: "train", 2: "held_out"}
     past = rows(1, [("2020-01-01", "A")]) + rows(2, [("2020-01-01", "B")])
     done = narrate(write_meds(frame(past), splits=splits), labels, tmp_path / "out")
-    a, b = (pl.read_parquet(tmp_path / "out" / t / "narratives.parquet") for t in "ab")
+    a, b = (pl.read_parquet(tmp_path / "out" / t / "narratives.parquet") for t in ("a", "icu/b"))
     assert a.select("subject_id", "split", "text", "boolean_value").rows() == [
         (1, "train", "A", False),
         (2, "held_out", "B", True),
     ]
     assert b["text"].to_list() == ["", "A"]
     assert "boolean_value" not in b.columns
-    assert [(t.task, t.rows, t.empty) for t in done.tasks] == [("a", 2, 0), ("b", 2, 1)]
+    assert [(t.task, t.rows, t.empty) for t in done.tasks] == [("a", 2, 0), ("icu/b", 2, 1)]
     assert done.unknown == ("A", "B")
     manifest = read_manifest(tmp_path / "out", NARRATIVES, reader="test")
     assert set(manifest.inputs) == {"meds", "labels"}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_tracking.arrow.labels import KEY, binary, read_labels, read_task, require_known
+from ehr_tracking.arrow.labels import KEY, binary, read_labels, read_task, require_known, task_table
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.manifest import seal
 
@@ -158,10 +158,59 @@ def test_a_path_says_which_tasks_there_are(tmp_path, monkeypatch) -> None:
     write(tmp_path / "all" / "b" / "subject_id=9" / "0.parquet", boolean_value=YES_NO)
     assert read(tmp_path / "all").keys() == {"a", "b"}
     assert read(tmp_path / "all")["b"].to_pydict() == EXPECTED  # a folder's name is no column
-    assert read(tmp_path / "all" / "b" / "subject_id=9").keys() == {"subject_id=9"}
-    assert read(tmp_path / "all" / "a" / "train" / "0.parquet").keys() == {"0"}
+    assert read(tmp_path / "all" / "b" / "subject_id=9").keys() == {"b"}
+    assert read(tmp_path / "all" / "a" / "train" / "0.parquet").keys() == {"a"}
     monkeypatch.chdir(tmp_path / "all" / "a" / "train")
-    assert read(Path()).keys() == {"train"}
+    assert read(Path()).keys() == {"a"}
+    assert read(Path("..")).keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("files", "tasks"),
+    [
+        (["train/0", "train/1", "tuning/0", "held_out/0"], ["root"]),  # ACES, of one task
+        (["train", "tuning", "held_out"], ["root"]),
+        (["0", "1", "labels"], ["root"]),
+        (["icu/died/d1/train/0", "icu/died/d30/train/0", "icu/died/d30/tuning/0", "los/0"],
+         ["icu/died/d1", "icu/died/d30", "los"]),  # MEDS-DEV
+        (["died/in_icu/0/0", "died/in_icu/1/0", "died/out/0"], ["died/in_icu", "died/out"]),
+        (["died", "icu/long_stay", "icu/los"], ["died", "icu/long_stay", "icu/los"]),
+        (["30d_readmission", "1y_mortality"], ["1y_mortality", "30d_readmission"]),
+        (["died/died"], ["died"]),
+        (["died/part-00000-8e2a4b0c-1d2e-4f00-9a9b-0123456789ab-c000.snappy"], ["died"]),
+        (["died/data-00000-of-00002", "died/data-00001-of-00002"], ["died"]),
+        (["died/k=4/replicate=0/0", "lived/train_0"], ["died", "lived"]),
+        (["died/0", "died/.ipynb_checkpoints/0", ".ipynb_checkpoints/x", "_temporary/0"], ["died"]),
+    ],
+)  # fmt: skip
+def test_a_task_is_named_by_its_whole_path_and_pieces_are_none(tmp_path, files, tasks) -> None:
+    for n, name in enumerate(files):
+        path = tmp_path / "root" / f"{name}.parquet"
+        write(path, boolean_value=YES_NO, subject_id=pa.array([2 * n, 2 * n + 1]))
+    found = read(tmp_path / "root")
+    assert list(found) == tasks
+    assert {
+        (row["task"], row["rows"]) for row in task_table(tmp_path / "root", reader="test 0")
+    } == {(task, len(table)) for task, table in found.items()}
+    seen = 2 * sum(not any(p.startswith((".", "_")) for p in f.split("/")) for f in files)
+    assert sum(map(len, found.values())) == seen
+
+
+@pytest.mark.parametrize(
+    ("files", "one", "other"),
+    [
+        (["0", "died/0"], "a piece of task root, as is .*root/0.parquet", "of task died"),
+        (["died/0", "died/in_icu/0"], "a piece of task died", "of task died/in_icu"),
+        (["died/0", "died/late"], "a piece of task died, as is", "of task died/late"),
+        (["died", "died/0"], "a piece of the same task as .*died/0", "of another task of that name"),
+        (["died/train/a"], "a piece of task died", "of task died/a"),
+        (["train/died/0", "tuning/died/0"], "of task died, of which train is", "that train is a split"),
+    ],
+)  # fmt: skip
+def test_a_layout_with_two_readings_is_refused_with_both(tmp_path, files, one, other) -> None:
+    for name in files:
+        write(tmp_path / "root" / f"{name}.parquet", boolean_value=YES_NO)
+    refuse(tmp_path / "root", f"is either .*{one}.*, or .*{other}")
 
 
 def test_one_task_is_read_by_its_name_and_several_are_refused(tmp_path) -> None:
@@ -175,6 +224,12 @@ def test_one_task_is_read_by_its_name_and_several_are_refused(tmp_path) -> None:
     with pytest.raises(ContractError, match=match):
         read_task(tmp_path, reader="test 0")
     assert read_task(tmp_path / "b", reader="test 0")[0] == "b"
+    write(tmp_path / "flat" / "died.parquet", boolean_value=YES_NO)
+    write(tmp_path / "flat" / "lived.parquet", boolean_value=YES_NO)
+    with pytest.raises(
+        ContractError, match=r"give the directory of one, e.g. .*flat/died\.parquet"
+    ):
+        read_task(tmp_path / "flat", reader="test 0")
 
 
 def test_damage_and_absence_are_named(tmp_path) -> None:

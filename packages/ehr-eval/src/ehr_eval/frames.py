@@ -12,6 +12,8 @@ from ehr_tracking.arrow import meds as meds_reader
 from ehr_tracking.arrow import splits as split_reader
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.contracts import SPLITS, ContractError
+from ehr_tracking.report import text_table
+from ehr_tracking.tree import note
 
 KEY = list(label_reader.KEY)
 """What names a row of labels, features and predictions."""
@@ -61,6 +63,15 @@ def read_subjects(meds: Path, files: Sequence[Path], *, seed: int) -> pl.DataFra
     splits, subjects = split_reader.read_splits(meds, seed=seed), found["subject_id"].to_numpy()
     names = [SPLITS[i] for i in splits.of_everyone(subjects).tolist()]
     return found.with_columns(split=pl.Series(names, dtype=pl.String))
+
+
+def tell_tasks(labels: Path) -> None:
+    """Print what is taken for a task, with its rows and files.
+
+    Args:
+        labels: That were read.
+    """
+    note(text_table(label_reader.task_table(labels, reader=PRODUCER)))
 
 
 def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.DataFrame:

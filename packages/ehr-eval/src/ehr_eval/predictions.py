@@ -23,6 +23,7 @@ from ehr_tracking.tree import files_below
 MEDS_PREDICTIONS = "meds-predictions/0.4"
 """What predictions are in a lineage that carry no manifest: anyone's, not `predictions/1`."""
 _DRAW = re.compile(r"k=(?P<k>-1|[1-9]\d*)/replicate=(?P<replicate>0|[1-9]\d*)/")
+_DRAWS = re.compile(r"(?:^|/)k=")
 _LIKE_DRAW = re.compile(r"(k|replicate)=")
 LABEL, PROBABILITY = "boolean_value", "predicted_boolean_probability"
 
@@ -57,7 +58,7 @@ def read_predictions(
             or says another outcome than the labels. Naming file or task and the first such row.
     """
     found = {}
-    for task, files in _tasks(directory).items():
+    for task, files in _tasks(directory, {*held_out, *others}).items():
         if task in held_out:
             found[task] = {
                 draw: _align(task, [_read(path) for path in of_draw], held_out[task], directory)
@@ -89,8 +90,8 @@ def predictions_source(directory: Path) -> Source:
     return raw_source(directory, contract=MEDS_PREDICTIONS)
 
 
-def _tasks(directory: Path) -> dict[str, list[Path]]:
-    """Task -> its files, in the order of their paths."""
+def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
+    """Task -> its files, in the order of their paths; no known task lies in another's folder."""
     if not directory.is_dir():
         raise ContractError(f"{directory}: no such directory")
     names = {p.relative_to(directory).as_posix() for p in files_below(directory, ".parquet")}
@@ -103,8 +104,9 @@ def _tasks(directory: Path) -> dict[str, list[Path]]:
         raise ContractError(f"{directory} holds no predictions: expected <task>/**/*.parquet")
     tasks: dict[str, list[Path]] = {}
     for name in sorted(names):
-        task, below, _ = name.partition("/")
-        if not below:
+        task = next((task for task in known if name.startswith(f"{task}/")), "")
+        task = task or _DRAWS.split(name.rpartition("/")[0])[0]
+        if not task:
             raise ContractError(f"{directory / name} lies in no task's folder: expected <task>/")
         tasks.setdefault(task, []).append(directory / name)
     return tasks

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Things, fit_things
-from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects
+from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects, tell_tasks
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
@@ -85,6 +85,7 @@ def count_features(
     is_train = (rows["split"] == TRAIN).to_numpy()
     if not is_train.any():
         raise ContractError(f"{labels}: no labelled subject is in the train split of {meds}")
+    tell_tasks(labels)
     train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
     codes = read_codes(meds)
     parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))

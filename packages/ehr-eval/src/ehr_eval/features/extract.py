@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Passes, batches, plan
 from ehr_eval.features.pool import Pooling, pool_rows
-from ehr_eval.frames import PRODUCER, labelled_rows
+from ehr_eval.frames import PRODUCER, labelled_rows, tell_tasks
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
@@ -71,6 +71,7 @@ def extract_features(
     reader = Reader(loaded, config, device=device)
     splits = {split: open_split(token_set, split) for split in token_set.splits}
     rows = labelled_rows(labels, _subjects(splits), where=tokens)
+    tell_tasks(labels)
     features, blind = _read_all(reader, splits, rows)
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
     resolved["delay"] = token_set.manifest.config.get("delay") or {}

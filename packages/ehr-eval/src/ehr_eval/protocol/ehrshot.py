@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ehr_eval.frames import PRODUCER
+from ehr_eval.frames import PRODUCER, tell_tasks
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
@@ -68,6 +68,7 @@ def run_ehrshot(
     config = config or EhrshotConfig()
     refuse_existing(out, overwrite=overwrite)
     inputs = open_inputs(labels, features, predictions or {}, config)
+    tell_tasks(labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
     with new_artifact(out, overwrite=overwrite, key=_key(config, inputs.sources)) as unfinished:

@@ -180,7 +180,7 @@ class _Writers:
         self._tasks, self._files, self._schemas = tasks, {}, {}
         self._counts = {name: np.zeros(4, np.int64) for name in tasks}
         for name, table in tasks.items():
-            (directory / name).mkdir()
+            (directory / name).mkdir(parents=True)
             absent = set(VALUES) - set(table.columns)
             schema = pa.schema([(c, t) for c, t in _ARROW.items() if c not in absent])
             self._schemas[name] = schema

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
-from ehr_tracking.arrow.parquet import read_table
+from ehr_tracking.arrow.parquet import count_rows, read_table
+from ehr_tracking.arrow.tasks import name_tasks
 from ehr_tracking.contracts import LABELS, MEDS_LABELS, ContractError
 from ehr_tracking.manifest import (
     MANIFEST,
@@ -35,8 +36,8 @@ def read_labels(path: Path, *, reader: str) -> dict[str, pa.Table]:
     """Read the labels of each task.
 
     Args:
-        path: A `labels/1` artifact or a directory of tasks (`<task>/**/*.parquet`), the directory of
-            one task (files lie in it directly), or one file; sealed ones are checked.
+        path: A `labels/1` artifact, a tree of tasks, the directory of one task, or one file, by the
+            rule of `ehr_tracking.arrow.tasks`; sealed ones are checked.
         reader: Distribution and version of the caller, for messages.
 
     Returns:
@@ -44,11 +45,10 @@ def read_labels(path: Path, *, reader: str) -> dict[str, pa.Table]:
         anything; sorted by the first two, one row each.
 
     Raises:
-        ContractError: If there are none, a file cannot be read or a column of it is not what MEDS
-            has, a key is null, a sealed file was changed, or two rows contradict each other.
+        ContractError: If there are none, files could be of other tasks as well, a file cannot be
+            read or a column of it is not what MEDS has, a key is null, a sealed file was changed, or
+            two rows contradict each other.
     """
-    if not path.exists():
-        raise ContractError(f"{path}: no such directory")
     return {task: _read_task(task, files) for task, files in _tasks(path, reader).items()}
 
 
@@ -62,16 +62,35 @@ def read_task(path: Path, *, reader: str) -> tuple[str, pa.Table]:
     Raises:
         ContractError: As of `read_labels`, or naming the tasks where there are several.
     """
-    if not path.exists():
-        raise ContractError(f"{path}: no such directory")
     tasks = _tasks(path, reader)
     if len(tasks) > 1:
+        first, files = next(iter(tasks.items()))
+        example = path / first
         raise ContractError(
             f"{path} holds labels of {len(tasks)} tasks ({', '.join(tasks)}), but one is needed; "
-            f"give the directory of one, e.g. {path / next(iter(tasks))}"
+            f"give the directory of one, e.g. {example if example.exists() else files[0]}"
         )
     ((task, files),) = tasks.items()
     return task, _read_task(task, files)
+
+
+def task_table(path: Path, *, reader: str) -> list[dict[str, object]]:
+    """What is taken for a task: a row each, for a terminal, from the ends of files alone.
+
+    Args:
+        path: As of `read_labels`.
+        reader: Distribution and version of the caller, for messages.
+
+    Returns:
+        `task`, `rows` and `files` of each.
+
+    Raises:
+        ContractError: As of `read_labels`, but for what columns hold.
+    """
+    return [
+        {"task": task, "rows": sum(map(count_rows, files)), "files": len(files)}
+        for task, files in _tasks(path, reader).items()
+    ]
 
 
 def binary(table: pa.Table, *, task: str) -> pa.Table:
@@ -184,16 +203,11 @@ def _parquet(path: Path) -> list[Path]:
 
 def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:
     """Task -> its files."""
-    files = label_files(path, reader=reader)
-    if path.is_file():
-        return {path.stem: files}
-    if not files:
+    if not path.exists():
+        raise ContractError(f"{path}: no such directory")
+    tasks = name_tasks(path, label_files(path, reader=reader))
+    if not tasks:
         raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
-    if any(f.parent == path for f in files):
-        return {path.resolve().name: files}
-    tasks: dict[str, list[Path]] = {}
-    for file in files:
-        tasks.setdefault(file.relative_to(path).parts[0], []).append(file)
     return tasks
 
 

@@ -72,6 +72,19 @@ def read_table(path: Path, names: Iterable[str]) -> pa.Table:
         raise unreadable(path, e) from None
 
 
+def count_rows(path: Path) -> int:
+    """How many rows a file says that it has.
+
+    Raises:
+        ContractError: If it cannot be read.
+    """
+    try:
+        rows: int = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise unreadable(path, e) from None
+    return rows
+
+
 def read_columns(path: Path, kinds: Mapping[str, Expected]) -> dict[str, list[Any]]:
     """Columns of a table of metadata; nulls in place of one that is not needed and not there.
 
