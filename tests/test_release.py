@@ -1,10 +1,13 @@
 """What uv does not check of a workspace: sibling ranges, and that each package can stand alone."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted((ROOT / "packages").iterdir())
@@ -54,3 +57,31 @@ def test_one_file_knows_where_real_data_lie() -> None:
     tests = [*ROOT.glob("packages/*/tests/**/*.py"), *ROOT.glob("tests/**/*.py")]
     names = ("EHR_" + "REAL_DATA", "shared" + "/data", '"shared"' + " /")
     assert [p for p in tests if any(name in p.read_text() for name in names)] == []
+
+
+def standing_on(name: str) -> set[str]:
+    """A package and all of ours that it needs."""
+    return {name}.union(*(standing_on(sibling) for sibling in MAY_NEED[name]))
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_guide_installs_its_package_with_those_it_stands_on(name: str) -> None:
+    guide = (ROOT / "packages" / name / "README.md").read_text()
+    lines = re.findall(r"^ *pip install (.*)$", guide, re.MULTILINE)
+    assert lines
+    for line in lines:
+        assert set(re.findall(r"\./packages/([a-z-]+)", line)) == standing_on(name)
+
+
+def test_hosts_run_the_gate_on_every_python_that_packages_admit() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]["check"]
+    admitted = SpecifierSet(PROJECTS["ehr-eval"]["requires-python"])
+    minors = [f"3.{n}" for n in range(30) if f"3.{n}.99" in admitted]
+    assert job["strategy"]["matrix"]["python"] == minors
+    assert job["steps"][-1]["run"] == ".ci/run"
+
+
+def test_the_citation_names_the_version_and_licence_in_this_tree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {citation["version"]} == {p["version"] for p in PROJECTS.values()}
+    assert {citation["license"]} == {p["license"] for p in PROJECTS.values()}

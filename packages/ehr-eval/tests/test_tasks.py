@@ -217,8 +217,11 @@ def test_tasks_are_chosen_by_the_codes_that_are_there() -> None:
         choose(LabelsConfig(tasks=("new_diagnosis_1y",)), codes)
     with pytest.raises(UserError, match="unknown task ageing; there are"):
         choose(LabelsConfig(tasks=("ageing",)), codes)
-    with pytest.raises(UserError, match="no task fits"):
+    with pytest.raises(
+        UserError, match=r"no task fits .* no code matches .* look like A"
+    ) as refused:
         choose(LabelsConfig(), pl.Series(["A"]))
+    assert len(str(refused.value)) < 250
     with pytest.raises(ConfigError, match="look-around"):
         choose(LabelsConfig(death="^(?!A)"), codes)
 

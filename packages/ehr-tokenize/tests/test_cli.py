@@ -35,10 +35,10 @@ def test_inspect_counts_what_is_there(tokens, cohort):
     assert sum(r["tokens"] for r in found.splits) == sum(sizes) + 40
     assert max(r["longest"] for r in found.splits) == max(sizes) + 1
     lengths = [size + 1 for size in sizes]
-    for row in found.lengths:
-        low, high = (int(x) for x in row["tokens"].split(" - "))
-        assert row["subjects"] == sum(low <= n <= high for n in lengths)
-    assert sum(r["subjects"] for r in found.lengths) == 40
+    for name, subjects in found.lengths:
+        low, high = (int(x) for x in name.split(" - "))
+        assert subjects == sum(low <= n <= high for n in lengths)
+    assert sum(subjects for _, subjects in found.lengths) == 40
     assert found.splits[0]["unknown"] == "0.00%"
     assert [r["kind"] for r in found.vocabulary] == ["special", "code", "value"]
     assert sum(r["train events"] for r in found.vocabulary) == found.splits[0]["events"]
@@ -69,6 +69,10 @@ def test_inspect_shows_one_timeline(tokens, cohort, tmp_path):
     for section in ("Splits", "Vocabulary", "Families of codes", "Tokens per subject", "Timeline"):
         assert f"<h2>{section}</h2>" in text
     assert "unknown in tuning" in text
+    bars = inspection.inspect(tokens).lengths
+    assert text.count("<rect") == len(bars)
+    assert all(f"<title>{name}: {subjects}</title>" in text for name, subjects in bars)
+    assert "##" not in text
     assert not re.search(r"<(script|link|img)|https?://", text)  # self-contained
     with pytest.raises(UserError, match="has no subject 99"):
         inspection.record(tokens, 99)

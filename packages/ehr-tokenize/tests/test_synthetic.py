@@ -308,3 +308,13 @@ def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(main, [*arguments, "-s", "burden=1"])
     assert wrong.exit_code == 2
     assert "unknown key burden" in wrong.output
+
+
+def test_novel_codes_are_not_counted_among_those_with_descriptions(tmp_path: Path) -> None:
+    out = tmp_path / "meds"
+    words = ["synth", "--num-patients", "7", "--novel-prob", "0.5", "--out", str(out)]
+    said = CliRunner().invoke(main, words).output
+    rows = pq.read_table(out / meds.code_metadata_filepath)["description"]
+    novel = rows.null_count
+    assert novel > 0
+    assert f"{len(rows) - novel:,} codes with descriptions, {novel:,} novel ones" in said

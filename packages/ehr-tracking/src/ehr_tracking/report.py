@@ -71,6 +71,41 @@ def line_plot(
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
+def bar_plot(bars: Sequence[tuple[str, int]], *, x: str, y: str) -> str:
+    """An upright bar for each count, as an inlined `<figure>` of SVG: it needs no library.
+
+    Args:
+        bars: Name below the bar, and its count (not negative).
+        x: What the names are.
+        y: What is counted.
+
+    Examples:
+        >>> plot = bar_plot([("0 - 1", 3), ("2 - 3", 12_000)], x="tokens", y="subjects")
+        >>> plot.count("<rect"), "12,000" in plot
+        (2, True)
+    """
+    wide, high, top = 84, 200, max((n for _, n in bars), default=0) or 1
+    parts = []
+    for i, (name, count) in enumerate(bars):
+        size, left = high * count / top, 40 + wide * i
+        middle = f'x="{left + wide / 2:g}" text-anchor="middle"'
+        parts.append(
+            f'<rect x="{left + 6}" y="{20 + high - size:.1f}" width="{wide - 12}" height="{size:.1f}" '
+            f'fill="{_COLOURS[0]}"><title>{escape(name)}: {count:,}</title></rect>'
+            f'<text {middle} y="{14 + high - size:.1f}">{count:,}</text>'
+            f'<text {middle} y="{high + 38}">{escape(name)}</text>'
+        )
+    width, bottom = 46 + wide * len(bars), high + 20
+    return (
+        f'<figure style="max-width:100%"><svg viewBox="0 0 {width} {high + 68}" width="{width}" '
+        f'role="img" aria-label="{escape(y)} by {escape(x)}" font-size="11" fill="#1b2733">'
+        f'<path d="M40 20V{bottom}H{width - 6}" fill="none" stroke="#566"/>{"".join(parts)}'
+        f'<text x="{width / 2:g}" y="{high + 62}" text-anchor="middle">{escape(x)}</text>'
+        f'<text transform="translate(16 {20 + high / 2:g}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y)}</text></svg></figure>"
+    )
+
+
 def html_page(title: str, body: Sequence[str]) -> str:
     """A self-contained page.
 
@@ -115,10 +150,13 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as aligned text for a terminal; numbers to the right.
 
     Examples:
-        >>> print(text_table([{"task": "death", "auroc": 0.71234}, {"task": "stay", "auroc": None}]))
+        >>> print(text_table([{"task": "death", "auroc": 0.71234}, {"task": "stay", "n": 12_000}]))
         task    auroc
         death  0.7123
         stay        -
+        >>> print(text_table([{"task": "stay", "n": 12_000}]))
+        task       n
+        stay  12,000
     """
     if not rows:
         return ""
@@ -135,7 +173,9 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
 def _text(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _cell(value: object) -> str:

@@ -117,8 +117,19 @@ def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str,
         raise UserError(f"task {name} does not fit this data set: {reason}")
     chosen = [name for name in wanted if name not in skipped]
     if not chosen:
-        raise UserError("no task fits this data set: " + "; ".join(skipped.values()))
+        raise UserError(f"no task fits this data set: {_unmatched(config, codes)}")
     return chosen, skipped
+
+
+def _unmatched(config: LabelsConfig, codes: pl.Series) -> str:
+    """Which patterns match nothing, what codes look like, and what to do."""
+    patterns = dict.fromkeys(name for task in TASKS.values() for name in task.needs)
+    lacking = [name for name in patterns if not matching(codes, getattr(config, name)).any()]
+    some = ", ".join(f"{code[:40]}" for code in codes.drop_nulls().unique().sort()[:3])
+    return (
+        f"no code matches the patterns of {', '.join(lacking)} (codes look like {some}); "
+        "give patterns that do, as -s admission=^ADMIT"
+    )
 
 
 def matching(codes: Sequence[str] | pl.Series, pattern: str) -> pl.Series:

@@ -15,7 +15,7 @@ from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.contracts import SPECIALS, SPLITS, TOKENS, UNK_ID
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest
-from ehr_tracking.report import html_page, table, text_table
+from ehr_tracking.report import bar_plot, html_page, table, text_table
 
 Listing = list[dict[str, object]]
 _TOP = 15
@@ -31,8 +31,8 @@ class Inspection:
     """One row a split: subjects, tokens, length quantiles, shares of unknown and binned events."""
     vocabulary: Listing
     """One row a kind of token."""
-    lengths: Listing
-    """Histogram of tokens per subject, over all splits."""
+    lengths: list[tuple[str, int]]
+    """Tokens (a range) and how many subjects have as many, over all splits."""
     top: Listing
     """The most frequent tokens of train."""
     families: Listing
@@ -40,21 +40,27 @@ class Inspection:
 
     def text(self) -> str:
         """For a terminal."""
-        tables = (self.splits, self.vocabulary, self.families, self.lengths, self.top)
+        largest = max((n for _, n in self.lengths), default=1)
+        lengths: Listing = [
+            {"tokens": name, "subjects": n, "share": "#" * round(_BAR * n / largest)}
+            for name, n in self.lengths
+        ]
+        tables = (self.splits, self.vocabulary, self.families, lengths, self.top)
         parts = [text_table(rows) for rows in tables if rows]
         return f"{self.path}\n\n" + "\n\n".join(parts)
 
     def html(self, rows: Listing | None = None) -> str:
         """As a self-contained page."""
         sections = {
-            "Splits": self.splits,
-            "Vocabulary": self.vocabulary,
-            "Families of codes": self.families,
-            "Tokens per subject": self.lengths,
-            "Most frequent tokens": self.top,
-            "Timeline": rows or [],
+            "Splits": table(self.splits),
+            "Vocabulary": table(self.vocabulary),
+            "Families of codes": self.families and table(self.families),
+            "Tokens per subject": self.lengths
+            and bar_plot(self.lengths, x="tokens of a subject", y="subjects"),
+            "Most frequent tokens": table(self.top),
+            "Timeline": rows and table(rows),
         }
-        body = [f"<h2>{name}</h2>{table(rows)}" for name, rows in sections.items() if rows]
+        body = [f"<h2>{name}</h2>{shown}" for name, shown in sections.items() if shown]
         return html_page(f"Tokens in {self.path.name}", body)
 
 
@@ -200,17 +206,10 @@ def _kinds(tokenizer: Tokenizer) -> Listing:
     return rows
 
 
-def _histogram(length: npt.NDArray[np.int64]) -> Listing:
+def _histogram(length: npt.NDArray[np.int64]) -> list[tuple[str, int]]:
     """Tokens per subject by powers of two."""
     if not len(length):
         return []
     counts = np.bincount(np.frexp(length.astype(np.float64))[1])
     first = int(np.flatnonzero(counts)[0])
-    return [
-        {
-            "tokens": f"{2 ** (i - 1):,} - {2**i - 1:,}",
-            "subjects": int(counts[i]),
-            "share": "#" * round(_BAR * counts[i] / counts.max()),
-        }
-        for i in range(first, len(counts))
-    ]
+    return [(f"{2 ** (i - 1):,} - {2**i - 1:,}", int(counts[i])) for i in range(first, len(counts))]

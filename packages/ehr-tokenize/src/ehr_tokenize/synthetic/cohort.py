@@ -43,7 +43,10 @@ class Summary:
     path: Path
     subjects: int
     events: int
-    codes: int
+    described: int
+    """Codes with a description."""
+    novel: int
+    """Codes with parents alone."""
     deaths: int
 
 
@@ -78,7 +81,7 @@ def synthesize(
         if risks:
             write_risks(directory, config, workers=workers)
     events, deaths = (sum(x) for x in zip(*counts, strict=True))
-    return Summary(out, config.num_patients, events, len(_code_rows(config)), deaths)
+    return Summary(out, config.num_patients, events, *_counts(config), deaths)
 
 
 def synthesize_json(
@@ -112,7 +115,13 @@ def synthesize_json(
         partial_out.replace(out)
     finally:
         partial_out.unlink(missing_ok=True)
-    return Summary(out, config.num_patients, events, len(_code_rows(config)), 0)
+    return Summary(out, config.num_patients, events, *_counts(config), 0)
+
+
+def _counts(config: SynthConfig) -> tuple[int, int]:
+    """Codes that are described, and those that are not."""
+    described = [row for row in _code_rows(config) if row[1] is not None]
+    return len(described), len(_code_rows(config)) - len(described)
 
 
 def _blocks(config: SynthConfig) -> range:

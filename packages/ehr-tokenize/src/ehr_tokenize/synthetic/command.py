@@ -61,7 +61,8 @@ def synth(
         click.echo(f"{out}: {done.subjects:,} subjects, {done.events:,} events")
         return
     done = synthesize(out, settings, overwrite=overwrite, workers=workers, risks=bool(how["risks"]))
+    novel = f", {done.novel:,} novel ones with parents alone" if done.novel else ""
     click.echo(
         f"{done.path}: {done.subjects:,} subjects, {done.events:,} events, "
-        f"{done.deaths:,} deaths, {done.codes:,} codes with descriptions"
+        f"{done.deaths:,} deaths, {done.described:,} codes with descriptions{novel}"
     )
