@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers.activations import ACT2FN
 
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary, save_checkpoint
 from ehr_models.data.tokens import open_tokens
@@ -104,3 +105,12 @@ def test_a_foreign_architecture_is_named(make_model, tokens_dir, tmp_path):
         seal(directory, CHECKPOINT, producer="test 0", config={})
         with pytest.raises(ContractError, match=message):
             load_checkpoint(directory)
+
+
+def test_a_checkpoint_keeps_the_activation_of_its_config(make_model, tokens_dir, tmp_path):
+    model = make_model("gpt2")
+    model.config.activation_function = "gelu_new"  # as GPT-2 was built before
+    loaded = load_checkpoint(save(tmp_path / "c", model, tokens_dir)).model
+    assert isinstance(loaded.transformer.h[0].mlp.act, type(ACT2FN["gelu_new"]))
+    built = make_model("gpt2").transformer.h[0].mlp.act
+    assert isinstance(built, type(ACT2FN["gelu_pytorch_tanh"]))

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import GPT2Config, LlamaConfig
+from transformers.activations import ACT2FN
 
 from ehr_models.config import ModelConfig
 from ehr_models.data.tokens import BOS, EOS
@@ -109,3 +110,15 @@ def test_a_kind_is_pretrained_by_what_it_sees():
 def test_a_wrong_key_is_named(tree, message):
     with pytest.raises(ConfigError, match=message):
         validate(ModelConfig, tree, where="config")
+
+
+def test_the_fused_activation_of_gpt2_equals_that_of_transformers_default():
+    config = architecture(Gpt2ModelConfig(size="tiny"), 90)
+    ours, theirs = ACT2FN[config.activation_function], ACT2FN[GPT2Config().activation_function]
+    x = torch.linspace(-8, 8, 4001)
+    x, y = x.requires_grad_(), x.detach().clone().requires_grad_()
+    torch.testing.assert_close(ours(x), theirs(y), rtol=0, atol=1e-6)
+    ours(x).sum().backward()
+    theirs(y).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=0, atol=2e-6)
+    assert type(ours) is not type(theirs)

@@ -12,13 +12,18 @@ BACKBONE, TOKEN = GPT2Model, GPT2LMHeadModel
 
 
 def architecture(config: Gpt2ModelConfig, size: Size, common: dict[str, Any]) -> PreTrainedConfig:
-    """GPT-2 with dropout where the config says and our special tokens."""
+    """GPT-2 with dropout where the config says, our special tokens and a fused activation.
+
+    `gelu_pytorch_tanh` is the formula of `gelu_new` in one operation. A checkpoint keeps the one that
+    its own config names.
+    """
     return GPT2Config(
         n_embd=size.hidden,
         n_layer=size.layers,
         n_head=size.heads,
         n_inner=size.intermediate,
         n_positions=size.max_positions,
+        activation_function="gelu_pytorch_tanh",
         resid_pdrop=config.dropout or 0.0,
         embd_pdrop=config.dropout or 0.0,
         attn_pdrop=config.attention_dropout or 0.0,
