@@ -101,7 +101,7 @@ def compare(case: Case, out: Path, done) -> None:
         own = [r for s, rows in whole.items() if splits[s] == split for r in rows]
         found = counted.setdefault(split, {})
         for r in own:
-            three = found.setdefault(family(r.code), [0, 0, 0])
+            three = found.setdefault(family(r.code), [0] * 6)
             gone = excluded(case, r)
             three[0] += not gone
             three[1] += not gone and spell(r, edges) not in known

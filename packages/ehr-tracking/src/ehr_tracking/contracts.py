@@ -122,7 +122,7 @@ TOKENS = Contract(
     "`{split}/{shard}.parquet`: one row a subject, in subject order over the shards of a split; "
     "list columns of equal length, oldest token first. Beside them `vocab.parquet` and "
     "`tokenizer.json` (all that is needed to tokenise new subjects identically), and "
-    "`coverage.json` (events, unknown and excluded ones by family of codes).",
+    "`coverage.json` (events by family of codes: told, unknown, excluded, told by a wider bin, the plain code, a parent).",
     (
         _SUBJECT,
         Column(

@@ -20,6 +20,8 @@ from ehr_tracking.report import bar_plot, html_page, table, text_table
 Listing = list[dict[str, object]]
 _TOP = 15
 _BAR = 40
+_STEPS = {"wider": "by a wider bin", "plain": "by the plain code", "parent": "by a parent"}
+"""Of `Family`, as columns that are shown where there is anything to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Inspection:
     top: Listing
     """The most frequent tokens of train."""
     families: Listing
-    """One row a family of codes: share of its events that are unknown, per split."""
+    """One row a family of codes: share of its events that are unknown, per split; and how many of all
+    are told by less than they say, since that is too rare."""
 
     def text(self) -> str:
         """For a terminal."""
@@ -178,6 +181,8 @@ def _families(coverage: Coverage) -> Listing:
             total[family.name] = total.get(family.name, 0) + family.events
             by_split[split, family.name] = family
     rows: Listing = []
+    everyone = list(by_split.values())
+    steps = {step: what for step, what in _STEPS.items() if any(getattr(f, step) for f in everyone)}
     for name in sorted(total, key=lambda n: (-total[n], n)):
         row: dict[str, object] = {"family": name, "events": total[name]}
         for split in coverage:
@@ -185,6 +190,8 @@ def _families(coverage: Coverage) -> Listing:
             events = found_here.events if found_here else 0
             share = f"{found_here.unknown / events:.2%}" if found_here and events else "-"
             row[f"unknown in {split}"] = share
+        here = [by_split[split, name] for split in coverage if (split, name) in by_split]
+        row |= {what: sum(getattr(f, step) for f in here) for step, what in steps.items()}
         rows.append(row)
     return rows
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.scheme.weave import COUNTED
 from ehr_tokenize.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
 from ehr_tracking.config import to_dict
@@ -35,7 +36,7 @@ class WrittenShard:
     rows: int
     tokens: int
     families: npt.NDArray[np.int64]
-    """[F, 3] as in `Sequences.families`, summed over its subjects."""
+    """[F, 6] as in `Sequences.families`, summed over its subjects."""
 
 
 def run_key(producer: str, config: TokenizeConfig, inputs: Mapping[str, Source]) -> str:
@@ -76,7 +77,7 @@ class Finished:
             return None
         self.kept.add(name)
         return WrittenShard(
-            note["rows"], note["tokens"], np.array(note["families"], np.int64).reshape(-1, 3)
+            note["rows"], note["tokens"], np.array(note["families"], np.int64).reshape(-1, COUNTED)
         )
 
     def note(self, name: str, shard: WrittenShard) -> None:

@@ -22,7 +22,7 @@ from ehr_tokenize.config import ShardConfig
 from ehr_tokenize.meds.events import ranges
 from ehr_tokenize.meds.table import EventTable
 from ehr_tokenize.scheme.binding import Binding
-from ehr_tokenize.scheme.weave import Sequences, sequences
+from ehr_tokenize.scheme.weave import COUNTED, Sequences, sequences
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 
 GROUP_SUBJECTS = 512
@@ -126,7 +126,7 @@ class Shards:
     def _write(
         self, name: str, subjects: npt.NDArray[np.int64], makers: ThreadPoolExecutor
     ) -> WrittenShard:
-        counted = _Counted(np.zeros((len(self.binding.families), 3), np.int64))
+        counted = _Counted(np.zeros((len(self.binding.families), COUNTED), np.int64))
 
         def groups() -> Iterator[pa.Table]:
             for made, table in self._groups(subjects, makers):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ehr_tokenize.build.resume import WrittenShard
 from ehr_tokenize.codes.keys import shown
 from ehr_tokenize.codes.maps import MapReport
+from ehr_tokenize.scheme.weave import COUNTED
 
 COVERAGE = "coverage.json"
 _NAMED = 3
@@ -32,6 +33,12 @@ class Family:
     """Of these, with an [UNK]."""
     excluded: int
     """Further events, left out by `vocabulary.exclude`."""
+    wider: int = 0
+    """Told by a wider bin, since their own is too rare."""
+    plain: int = 0
+    """Told by the plain code, since their bin or text is too rare."""
+    parent: int = 0
+    """Told by a parent, since their code is too rare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,20 @@ class Summary:
                 + (f", {s.excluded:,} events excluded" if s.excluded else "")
                 for s in self.splits
             ),
+            *self._fallen(),
             *self._lacking(),
         ]
+
+    def _fallen(self) -> list[str]:
+        """How many events are told by less than they say, since that is too rare."""
+        found = [f for s in self.splits for f in s.families]
+        steps = {
+            "a wider bin": sum(f.wider for f in found),
+            "the plain code": sum(f.plain for f in found),
+            "a parent": sum(f.parent for f in found),
+        }
+        told = ", ".join(f"{n:,} by {what}" for what, n in steps.items() if n)
+        return [f"too rare, told by less: {told}"] if told else []
 
     def _lacking(self) -> list[str]:
         """The families of codes that the vocabulary knows least of."""
@@ -109,11 +128,11 @@ def families(names: list[str], counts: npt.NDArray[np.int64]) -> list[Family]:
 
     Args:
         names: F of them.
-        counts: [F, 3] as in `Sequences.families`, summed over subjects.
+        counts: [F, 6] as in `Sequences.families`, summed over subjects.
 
     Examples:
-        >>> families(["ICD", "LAB"], np.array([[0, 0, 0], [9, 1, 0]]))
-        [Family(name='LAB', events=9, unknown=1, excluded=0)]
+        >>> families(["ICD", "LAB"], np.array([[0] * 6, [9, 1, 0, 2, 0, 0]]))
+        [Family(name='LAB', events=9, unknown=1, excluded=0, wider=2, plain=0, parent=0)]
     """
     return sorted(
         (Family(name, *(int(x) for x in row)) for name, row in zip(names, counts, strict=True)
@@ -136,7 +155,7 @@ def split_summary(
         written: Path -> what is known of the shard.
         names: Of the F families.
     """
-    none = np.zeros((len(names), 3), np.int64)
+    none = np.zeros((len(names), COUNTED), np.int64)
     total = sum((shard.families for shard in written.values()), none)
     return SplitSummary(
         split=split,
@@ -153,7 +172,9 @@ def split_summary(
 def write_coverage(directory: Path, coverage: Coverage) -> None:
     """Write `coverage.json`."""
     tree = {
-        split: {f.name: [f.events, f.unknown, f.excluded] for f in found}
+        split: {
+            f.name: [f.events, f.unknown, f.excluded, f.wider, f.plain, f.parent] for f in found
+        }
         for split, found in coverage.items()
         if found
     }

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ehr_tokenize.codes.keys import code_of
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.fit.fallback import fall_back, siblings
 from ehr_tokenize.fit.rollup import roll_up
 from ehr_tokenize.fit.selection import Count, select_tokens
 from ehr_tokenize.meds.events import Events
@@ -62,11 +63,13 @@ def fit(
     observed = merged(_each(stretches, lambda e: observe(intake(e), config), workers))
     fitted = learn(observed, intake.codes, infos, config)
     binding, words = bind(intake, config, fitted, descriptions(infos, config))
-    total = np.zeros((3, len(words)), np.int64)
-    n = len(words)
-    for counted in _each(stretches, lambda e: count_words(e, config, binding, n), workers):
-        total += counted
-    tokenizer = finish(counts(total, words), fitted, infos, config)
+    asked = siblings(words, config)
+    parts = _each(stretches, lambda e: count_words(e, config, binding, asked), workers)
+    found, settled = fall_back(counts(parts, words), fitted, config)
+    if settled is not fitted:
+        fitted = settled
+        binding, words = bind(intake, config, fitted, descriptions(infos, config))
+    tokenizer = finish(found, fitted, infos, config)
     return tokenizer, tokenizer.bind_words(binding, words)
 
 
@@ -185,17 +188,30 @@ def _rolled(
     return roll_up(events, subjects, infos, config.vocabulary)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What the second pass sees of some events, whose tokens index W words."""
+
+    total: npt.NDArray[np.int64]
+    """[3, W] how often they have each word, how many subjects do, seconds it told."""
+    word: npt.NDArray[np.uint32]
+    """[P] ascending; of distinct pairs of a word that `siblings` asks for"""
+    subject: npt.NDArray[np.int64]
+    """[P] and the id of a subject that has it."""
+
+
 def count_words(
-    events: Events, config: TokenizeConfig, binding: Binding, n_words: int
-) -> npt.NDArray[np.int64]:
-    """[3, n_words] how often whole subjects have each word, how many have it, seconds it told.
+    events: Events, config: TokenizeConfig, binding: Binding, asked: npt.NDArray[np.bool_]
+) -> Counted:
+    """Count the words of whole subjects.
 
     Args:
         events: Whose codes index the list that `binding` was made for.
         config: Scheme and visits.
         binding: Whose tokens index the words.
-        n_words: How many there are.
+        asked: [W] of `siblings`.
     """
+    n_words = len(asked)
     events = binding.intake(events)
     subject = events.subject()
     scheme = config.scheme
@@ -210,7 +226,14 @@ def count_words(
     for piece in added:
         if piece.seconds is not None:
             np.add.at(seconds, piece.token, piece.seconds)
-    return np.stack([*_occurrences(np.concatenate(of), all_tokens, (n, n_words)), seconds])
+    owner = np.concatenate(of)
+    at = np.flatnonzero(asked[all_tokens]) if asked.any() else np.zeros(0, np.int64)
+    pair = np.unique(all_tokens[at].astype(np.int64) * max(1, n) + owner[at])
+    return Counted(
+        np.stack([*_occurrences(owner, all_tokens, (n, n_words)), seconds]),
+        (pair // max(1, n)).astype(np.uint32),
+        events.subject_id[pair % max(1, n)],
+    )
 
 
 def _occurrences(subject: Rows, token: Ids, shape: tuple[int, int]) -> tuple[Rows, Rows]:
@@ -236,9 +259,21 @@ def _occurrences(subject: Rows, token: Ids, shape: tuple[int, int]) -> tuple[Row
     return next(counts), next(counts)
 
 
-def counts(total: npt.NDArray[np.int64], words: Sequence[Word]) -> list[Count]:
-    """The words that occur, from the counts of all."""
-    return [Count(word, *row) for word, row in zip(words, total.T.tolist(), strict=True) if row[0]]
+def counts(parts: Iterable[Counted], words: Sequence[Word]) -> list[Count]:
+    """The words that occur, from the counts of parts that share no subject."""
+    total = np.zeros((3, len(words)), np.int64)
+    pairs = [(np.zeros(0, np.uint32), np.zeros(0, np.int64))]
+    for part in parts:
+        total += part.total
+        pairs.append((part.word, part.subject))
+    word, subject = (np.concatenate(x) for x in zip(*pairs, strict=True))
+    subject = subject[np.argsort(word, kind="stable")]
+    cuts = np.concatenate([[0], np.cumsum(np.bincount(word, minlength=len(words)))])
+    return [
+        Count(w, row[0], row[1], row[2], who=subject[cuts[i] : cuts[i + 1]].tolist())
+        for i, (w, row) in enumerate(zip(words, total.T.tolist(), strict=True))
+        if row[0]
+    ]
 
 
 def finish(

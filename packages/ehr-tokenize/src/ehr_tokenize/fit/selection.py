@@ -25,6 +25,10 @@ class Count(NamedTuple):
     subjects: int
     seconds: int = 0
     """That a time token told, in all."""
+    common: bool = False
+    """Kept whatever its events: it is the plain word of a code that has enough."""
+    who: Sequence[int] = ()
+    """The subjects, where `fall_back` asks for them."""
 
 
 def select_tokens(
@@ -58,7 +62,11 @@ def select_tokens(
     own = [c for w, c in found.items() if w not in fixed]
     if not own:
         raise ConfigError("vocabulary.exclude leaves no event of train")
-    free = [c for c in own if c.events >= limit.min_count and c.subjects >= limit.min_subjects]
+    free = [
+        c
+        for c in own
+        if (c.common or c.events >= limit.min_count) and c.subjects >= limit.min_subjects
+    ]
     if not free:
         raise ConfigError(
             f"vocabulary.min_count = {limit.min_count} and min_subjects = {limit.min_subjects} leave "

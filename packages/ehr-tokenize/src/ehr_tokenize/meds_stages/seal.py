@@ -28,7 +28,7 @@ from ehr_tokenize.build.shards import (
 from ehr_tokenize.build.summary import Family, families, write_coverage
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.events import ranges
-from ehr_tokenize.scheme.weave import Sequences
+from ehr_tokenize.scheme.weave import COUNTED, Sequences
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tokenize.tokenizer.vocabulary import VOCAB
 from ehr_tracking.arrow.splits import Splits, read_splits
@@ -161,7 +161,7 @@ def _plan(files: list[Path], splits: Splits, config: TokenizeConfig, stretch_eve
             shards = tuple(length[mine[a:b]] for a, b in cuts[first:stop])
             stretches.append(_Stretch(i, first, shards))
     coverage = {
-        name: families(list(counted), np.reshape(list(counted.values()), (-1, 3)))
+        name: families(list(counted), np.reshape(list(counted.values()), (-1, COUNTED)))
         for name, counted in zip(SPLITS, total, strict=True)
     }
     return _Plan(stretches, goes_to, coverage)
@@ -217,7 +217,7 @@ def with_families(table: pa.Table, made: Sequences, names: list[str]) -> pa.Tabl
     n, f = made.families.shape[:2]
     for name, values, width in (
         (_NAMES, pa.array(names * n, pa.string()), f),
-        (_EVENTS, pa.array(made.families.ravel()), 3 * f),
+        (_EVENTS, pa.array(made.families.ravel()), COUNTED * f),
     ):
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * np.int32(width))
         table = table.append_column(name, pa.ListArray.from_arrays(offsets, values))
@@ -227,8 +227,8 @@ def with_families(table: pa.Table, made: Sequences, names: list[str]) -> pa.Tabl
 def _events(table: pa.Table) -> npt.NDArray[np.int64]:
     """[N] events of each subject: told and excluded."""
     events = table[_EVENTS].combine_chunks()
-    row = pc.list_parent_indices(events).to_numpy()[::3]
-    counted = pc.list_flatten(events).to_numpy().reshape(-1, 3)
+    row = pc.list_parent_indices(events).to_numpy()[::COUNTED]
+    counted = pc.list_flatten(events).to_numpy().reshape(-1, COUNTED)
     total = np.zeros(len(table), np.int64)
     np.add.at(total, row, counted[:, 0] + counted[:, 2])
     return total
@@ -237,10 +237,12 @@ def _events(table: pa.Table) -> npt.NDArray[np.int64]:
 def _add_families(total: dict[str, npt.NDArray[np.int64]], table: pa.Table) -> None:
     """Add what the subjects of a table have of each family."""
     encoded = pc.list_flatten(table[_NAMES].combine_chunks()).dictionary_encode()
-    counted = pc.list_flatten(table[_EVENTS].combine_chunks()).to_numpy().reshape(-1, 3)
+    counted = pc.list_flatten(table[_EVENTS].combine_chunks()).to_numpy().reshape(-1, COUNTED)
     name = encoded.indices.to_numpy()
     for i, family in enumerate(encoded.dictionary.to_pylist()):
-        total[family] = total.get(family, np.zeros(3, np.int64)) + counted[name == i].sum(axis=0)
+        total[family] = total.get(family, np.zeros(COUNTED, np.int64)) + counted[name == i].sum(
+            axis=0
+        )
 
 
 def _schema(tokenizer: Tokenizer) -> pa.Schema:
@@ -254,6 +256,6 @@ def _schema(tokenizer: Tokenizer) -> pa.Schema:
         age=none.astype(np.float32),
         visit=none.astype(np.uint16),
         segment=none.astype(np.uint8) if has_segment else None,
-        families=np.zeros((0, 0, 3), np.int64),
+        families=np.zeros((0, 0, COUNTED), np.int64),
     )
     return to_table(empty, len(tokenizer)).schema

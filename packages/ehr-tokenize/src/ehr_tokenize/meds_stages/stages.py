@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from ehr_tokenize.build.shards import to_table
 from ehr_tokenize.codes.maps import resolve
 from ehr_tokenize.config import TokenizeConfig
+from ehr_tokenize.fit.fallback import fall_back, siblings
 from ehr_tokenize.fit.passes import Observed, count_words, counts, finish, learn, observe
 from ehr_tokenize.fit.selection import Count
 from ehr_tokenize.meds.events import Events, events_of, gather_index
@@ -159,26 +160,38 @@ def _observed(frame: pl.DataFrame, index: dict[str, int]) -> Observed:
 
 def map_words(cfg: DictConfig, code_metadata: pl.DataFrame) -> ShardMap:
     """One row a word of the shard: its events, subjects and seconds."""
-    config, fitted = read_config(cfg), read_fitted(code_metadata)
+    config, fitted = read_config(cfg), read_fitted(code_metadata, _FITTED)
     splits = read_splits(Path(cfg.input_dir), seed=config.seed)
 
     def shard(df: pl.LazyFrame) -> pl.LazyFrame:
         events, codes = to_events(df, config)
         binding, words = bind(Intake.of(codes, config), config, fitted, {})
         train = of_train(events, splits)
-        found = counts(count_words(train, config, binding, len(words)), words)
-        rows = [(*c.word, c.events, c.subjects, c.seconds) for c in found]
-        return pl.LazyFrame(rows, schema={**_WORD, **_TOTAL}, orient="row")
+        found = counts([count_words(train, config, binding, siblings(words, config))], words)
+        rows = [(*c.word, c.events, c.subjects, c.seconds, list(c.who)) for c in found]
+        return pl.LazyFrame(
+            rows, schema={**_WORD, **_TOTAL, "who": pl.List(pl.Int64)}, orient="row"
+        )
 
     return shard
 
 
-def reduce_words(*dfs: pl.LazyFrame, code_metadata: pl.DataFrame) -> pl.LazyFrame:
+def reduce_words(*dfs: pl.LazyFrame, cfg: DictConfig, code_metadata: pl.DataFrame) -> pl.LazyFrame:
     """The codes there are, and the row of what was fitted with the counts of all words."""
-    total = pl.concat(dfs).group_by(*_WORD).agg(pl.col(*_TOTAL).sum())
+    who = pl.col("who").explode().drop_nulls()
+    total = pl.concat(dfs).group_by(*_WORD).agg(pl.col(*_TOTAL).sum(), who)
     rows = total.sort(*_WORD, nulls_last=False).collect().rows()
+    found, fitted = fall_back(
+        [Count(Word(*row[:4]), row[4], row[5], row[6], who=row[7]) for row in rows],
+        read_fitted(code_metadata, _FITTED),
+        read_config(cfg),
+    )
+    told = [
+        (*c.word, c.events, c.subjects, c.seconds, c.common) for c in found
+    ]  # who is nobody's business
+    tree = json.dumps({"counts": told, **fitted_to_dict(fitted)})
     codes = code_metadata["code"].unique(maintain_order=True).to_list()
-    state = [json.dumps(rows) if c == _STATE else None for c in codes]
+    state = [tree if c == _STATE else None for c in codes]
     return pl.LazyFrame(
         {"code": codes, _COUNTS: state}, schema={"code": pl.String, _COUNTS: pl.String}
     )
@@ -255,17 +268,17 @@ def read_infos(code_metadata: pl.DataFrame) -> dict[str, CodeInfo]:
     return {c: CodeInfo(d, p) for c, d, p in zip(*columns, strict=True) if c is not None}
 
 
-def read_fitted(code_metadata: pl.DataFrame) -> Fitted:
-    """What `ehr_fit_bins` left in the metadata."""
-    return fitted_from_dict(json.loads(_state(code_metadata, _FITTED)))
+def read_fitted(code_metadata: pl.DataFrame, column: str) -> Fitted:
+    """What `ehr_fit_bins` or `ehr_fit_vocabulary` left in the metadata."""
+    return fitted_from_dict(json.loads(_state(code_metadata, column)))
 
 
 def read_tokenizer(code_metadata: pl.DataFrame, config: TokenizeConfig) -> Tokenizer:
     """The tokenizer that both fitting stages left in the metadata."""
-    rows = json.loads(_state(code_metadata, _COUNTS))
+    rows = json.loads(_state(code_metadata, _COUNTS))["counts"]
     found = [Count(Word(*row[: len(_WORD)]), *row[len(_WORD) :]) for row in rows]
     infos = read_infos(code_metadata)
-    return finish(found, read_fitted(code_metadata), infos, config)
+    return finish(found, read_fitted(code_metadata, _COUNTS), infos, config)
 
 
 def _state(code_metadata: pl.DataFrame, column: str) -> str:

@@ -23,6 +23,7 @@ from ehr_tracking.contracts import UNK_ID
 
 Identity = tuple[str, str, str | None, int]
 Ids = npt.NDArray[np.uint32]
+_PLAIN = 2
 _BIRTH = r"^MEDS_BIRTH(//|$)"
 
 
@@ -76,6 +77,10 @@ class Binding:
     family: npt.NDArray[np.uint32]
     """[C] index into `families`"""
     families: list[str]
+    step: npt.NDArray[np.uint8]
+    """[S] see `Speller.step`"""
+    valueless: npt.NDArray[np.bool_]
+    """[C] whose values are told by the plain code, since too few have any"""
 
     @property
     def single(self) -> bool:
@@ -86,6 +91,14 @@ class Binding:
         """[S] whether a slot has a word that is not in the vocabulary."""
         missing = np.concatenate([[0], np.cumsum(self.token == UNK_ID)])
         return missing[self.first[1:]] > missing[self.first[:-1]]
+
+    def steps(
+        self, code: Ids, value: npt.NDArray[np.float32], slot: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint8]:
+        """[E] how far each event falls back, see `Speller.step`."""
+        step = self.step[slot]
+        step[self.valueless[code] & ~np.isnan(value)] = _PLAIN
+        return step
 
     def spell(self, slot: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64] | None, Ids]:
         """The tokens of some events: the event that each belongs to (None: one each), and which."""
@@ -128,11 +141,13 @@ def bind(
     n_added = len(index)
     token: list[int] = []
     size: list[int] = []
+    step: list[int] = []
     for key, found in zip(keys, edges, strict=True):
         for number in range(len(found) + 2 if len(found) else 1):
             words = speller.words(key, number)
             token += [index.setdefault(w, len(index)) for w in words]
             size.append(len(words))
+            step.append(speller.step(key, number))
     words = list(index)
     family_of = [family(c) for c in codes]
     families = sorted(set(family_of))
@@ -147,6 +162,14 @@ def bind(
         start=matching(config.visits.start_codes, codes),
         family=np.array([number_of[name] for name in family_of], np.uint32),
         families=families,
+        step=np.array(step, np.uint8),
+        valueless=np.array(
+            [
+                not k.text and 0 in fitted.plain.get(c, ())
+                for k, c in zip(keys, intake.codes, strict=True)
+            ],
+            bool,
+        ),
     )
     return binding, words
 

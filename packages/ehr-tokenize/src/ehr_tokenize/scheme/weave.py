@@ -15,6 +15,8 @@ from ehr_tokenize.scheme.binding import Binding, Ids
 from ehr_tokenize.scheme.chronology import Chronology, Rows, chronology
 from ehr_tracking.arrow.meds import STATIC
 
+COUNTED = 6
+"""What is counted of a family of codes."""
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -37,7 +39,8 @@ class Sequences:
     segment: npt.NDArray[np.uint8] | None
     """[T] 0/1; None where the scheme has none"""
     families: npt.NDArray[np.int64]
-    """[N, F, 3] events of each subject by family: told, of these with an [UNK], and excluded."""
+    """[N, F, 6] events of each subject by family: told, of these with an [UNK], excluded, and of those
+    told by a wider bin, by the plain code, by a parent, since they are too rare."""
 
 
 def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequences:
@@ -76,7 +79,10 @@ def _families(
     excluded = np.zeros_like(total)
     if len(events) < len(raw):
         excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
-    return np.stack([total, unknown, excluded], axis=2)
+    step = binding.steps(events.code, events.value, slot)
+    fallen = [np.flatnonzero(step == n) for n in (1, 2, 3)]
+    told = [count(subject[row], events.code[row]) for row in fallen]
+    return np.stack([total, unknown, excluded, *told], axis=2)
 
 
 def weave(
@@ -139,7 +145,7 @@ def weave(
         age=age,
         visit=visit,
         segment=_segment(visit) if segments else None,
-        families=np.zeros((len(events.subject_id), 0, 3), np.int64),
+        families=np.zeros((len(events.subject_id), 0, COUNTED), np.int64),
     )
 
 

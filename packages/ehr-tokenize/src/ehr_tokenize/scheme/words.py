@@ -49,6 +49,10 @@ class Fitted:
     """A `tokenizer.json` of the library tokenizers."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     """Of train's codes, where a code is more than one token."""
+    wider: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Key -> its bins that were made of several, since too few subjects or events were in one."""
+    plain: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Key -> its bins that are told as the plain code for that reason; 0: its text, or all values."""
 
 
 class Speller:
@@ -75,12 +79,23 @@ class Speller:
         if key.code in self.fitted.rolled:
             parent = self.fitted.rolled[key.code]
             return [Word(parent, "code", parent)]
+        if number in self.fitted.plain.get(str(key), ()):
+            return self._code(key._replace(text=""))
         if number and self.scheme.values == "joint":
             return [self._joint(key, number)]
         if key.text and self.scheme.codes != "description":
             return [Word(f"{key.code} || {key.text}", "category", str(key))]
         words = self._code(key)
         return [*words, quantile(number)] if number and self.scheme.values == "shared" else words
+
+    def step(self, key: Key, number: int) -> int:
+        """How far an event falls back: 0 not, 1 to a wider bin, 2 to the plain code, 3 to a parent."""
+        if key.code in self.fitted.rolled:
+            return 3
+        name = str(key)
+        if number in self.fitted.plain.get(name, ()):
+            return 2 if number or key.text else 0
+        return int(number in self.fitted.wider.get(name, ()))
 
     def _joint(self, key: Key, number: int) -> Word:
         if not self.scheme.units:

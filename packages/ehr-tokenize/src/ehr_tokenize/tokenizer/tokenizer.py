@@ -207,6 +207,8 @@ def fitted_to_dict(fitted: Fitted) -> dict[str, Any]:
         "rolled": dict(sorted(fitted.rolled.items())),
         "subwords": fitted.subwords,
         "descriptions": dict(sorted(fitted.descriptions.items())),
+        "wider": {key: list(fitted.wider[key]) for key in sorted(fitted.wider)},
+        "plain": {key: list(fitted.plain[key]) for key in sorted(fitted.plain)},
     }
 
 
@@ -217,6 +219,8 @@ def fitted_from_dict(tree: Mapping[str, Any]) -> Fitted:
         rolled=tree.get("rolled", {}),
         subwords=tree.get("subwords"),
         descriptions=tree.get("descriptions", {}),
+        wider=tree.get("wider", {}),
+        plain=tree.get("plain", {}),
     )
 
 
