@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from scipy import sparse
 
@@ -226,6 +228,35 @@ def test_events_of_the_future_are_not_counted_in_train_either(cohort) -> None:
     assert (
         count_rows(frame, rows, things, config)[:1] != count_rows(frame, cut, things, config)
     ).nnz == 0
+
+
+TIED = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["A.1", "LAB"]), st.sampled_from([1.0, 2.0, 3.0, None])),
+    min_size=4,
+    max_size=20,
+)  # fmt: skip
+
+
+@given(TIED, st.randoms())
+def test_no_order_of_rows_changes_bins_or_counts(rows, random) -> None:
+    config = CountsConfig(bins=3, min_values=2)
+    asked = pl.DataFrame({"subject_id": [1, 1], "prediction_time": [day(1), day(3)]})
+    found = []
+    for order in (rows, random.sample(rows, len(rows))):
+        frame = pl.DataFrame(
+            [(1, day(d), code, value) for d, code, value in order],
+            schema={
+                "subject_id": pl.Int64,
+                "time": pl.Datetime("us"),
+                "code": pl.String,
+                "numeric_value": pl.Float32,
+            },
+            orient="row",
+        )
+        things = fit_things([frame], pl.Series([1]), CODES, config)
+        counts = count_rows(frame, asked, things, config).toarray()
+        found.append((things.names, things.edges, counts.tolist()))
+    assert found[0] == found[1]
 
 
 def _things(frame):

@@ -77,8 +77,63 @@ def test_labels_are_a_sealed_artifact_in_the_schema_of_meds(tmp_path) -> None:
         meds.LabelSchema.validate(pq.read_table(path))
     about = json.loads((tmp_path / "labels" / "tasks.json").read_text())
     assert about["long_stay"]["splits"]["tuning"] == {"rows": 2, "positives": 1}
+    assert about["long_stay"]["left_out"] == {}
     assert verify(tmp_path / "labels") == []
     assert load_manifest(tmp_path / "labels").inputs["meds"].contract == "meds/0.4"
+
+
+def test_what_is_left_out_is_counted_by_reason_sealed_and_printed(tmp_path) -> None:
+    story = [
+        *STORY,
+        (at(6, 1), "HOSPITAL_ADMISSION//EMERGENCY"),  # over within a day
+        (at(6, 1, 9), "HOSPITAL_DISCHARGE//HOME"),
+        (at(7, 1), "HOSPITAL_ADMISSION//EMERGENCY"),  # without an end
+        (at(11, 29), "HOSPITAL_ADMISSION//EMERGENCY"),
+        (at(11, 30), "HOSPITAL_DISCHARGE//HOME"),  # censored
+    ]
+    data = write_meds(
+        tmp_path / "meds", story=sorted(story, key=lambda r: (r[0] is not None, r[0]))
+    )
+    arguments = ["labels", "--meds", str(data), "--out", str(tmp_path / "labels")]
+    result = CliRunner().invoke(main, [*arguments, "-s", "rows_per_subject=2"])
+    assert result.exit_code == 0, result.output
+    about = json.loads((tmp_path / "labels" / "tasks.json").read_text())
+    assert about["long_stay"]["left_out"] == {
+        "over by the prediction time": 6,
+        "no end is recorded": 3,
+    }
+    assert about["readmission_30d"]["left_out"] == {
+        "censored": 3,
+        "no end is recorded": 3,
+        "beyond rows_per_subject": 3,
+    }
+    printed = [" ".join(line.split()) for line in result.output.splitlines()]
+    for task, told in about.items():
+        assert told["left_out"]
+        for reason, rows in told["left_out"].items():
+            assert f"{task} {reason} {rows}" in printed
+
+
+def test_every_stay_is_a_row_or_left_out_for_a_reason(tmp_path) -> None:
+    done = make_labels(write_meds(tmp_path / "meds"), tmp_path / "labels")
+    for task in ("long_stay", "readmission_30d"):
+        found = done.counts.filter(task=task)["rows"].sum()
+        left = done.left_out.filter(task=task)["rows"].sum()
+        assert found + left == 6  # two stays of three subjects
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float64(), pa.large_string()])
+def test_ids_of_stays_are_read_whatever_their_type(tmp_path, kind) -> None:
+    data = write_meds(tmp_path / "meds")
+    path = data / "data" / "0.parquet"
+    ids = {at(1, 1): 5, at(3, 1): 6, at(1, 10): 6, at(3, 3): 5}
+    column = [ids.get(t.as_py()) for t in pq.read_table(path)["time"]]
+    named = pa.array(column, pa.int64()).cast(kind)
+    pq.write_table(pq.read_table(path).append_column("hadm_id", named), path)
+    make_labels(data, tmp_path / "labels")
+    # the first stay lasts until March, the second ended before it began
+    assert read_labels(tmp_path / "labels")["long_stay"].rows()[0] == (1, at(1, 2), True)
+    assert read_labels(tmp_path / "labels")["long_stay"].height == 3
 
 
 def test_read_labels_returns_what_was_made(tmp_path) -> None:
@@ -147,7 +202,9 @@ def test_the_task_of_the_guide_is_added_and_labelled(tmp_path, monkeypatch) -> N
 
 def test_nothing_is_written_when_nothing_can_be(tmp_path) -> None:
     data = write_meds(tmp_path / "meds")
-    with pytest.raises(UserError, match="no row can be labelled for long_stay"):
+    with pytest.raises(
+        UserError, match=r"for long_stay, no row .* \(6 over by the prediction time\)"
+    ):
         make_labels(
             data, tmp_path / "out", LabelsConfig(tasks=("long_stay",), hours_after_admission=8000)
         )

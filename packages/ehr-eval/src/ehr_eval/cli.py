@@ -53,6 +53,8 @@ def labels(
     settings = load_config(LabelsConfig, config_file, [*overrides, *given])
     done = make_labels(meds, out, settings, overwrite=overwrite)
     click.echo(text_table(done.counts.to_dicts()))
+    if done.left_out.height:
+        click.echo(text_table(done.left_out.to_dicts()))
     for task, reason in done.skipped.items():
         click.echo(f"skipped {task}: {reason}")
     click.echo(f"{done.path}: {done.counts['rows'].sum():,} labels")

@@ -21,17 +21,20 @@ PRODUCER = f"ehr-eval {__version__}"
 """Who writes artifacts here, and who reads those of others."""
 
 
-def read_events(path: Path, delays: Delays | None = None) -> pl.DataFrame:
+def read_events(
+    path: Path, delays: Delays | None = None, *, more: Sequence[str] = ()
+) -> pl.DataFrame:
     """subject_id, time, code, numeric_value (float32) of one file of a MEDS data set.
 
     Args:
         path: The file.
         delays: Where given, `time` is when an event became known, and rows are in that order.
+        more: Further columns, as text; null where the file has none.
 
     Raises:
         ContractError: If the file is damaged, or its columns are not those of MEDS.
     """
-    events = meds_reader.read_events(path)
+    events = meds_reader.read_events(path, [*meds_reader.COLUMNS, *more])
     return _frame(delays.shift(events) if delays else events)
 
 

@@ -35,6 +35,11 @@ class LabelsConfig:
     death: Pattern = "^MEDS_DEATH"
     visit_start: Pattern = "^(HOSPITAL_ADMISSION|VISIT_START)"
     visit_end: Pattern = "^(HOSPITAL_DISCHARGE|VISIT_END)"
+    visit_ids: tuple[str, ...] = ("hadm_id", "visit_id", "visit_occurrence_id")
+    """Columns that name the stay or visit of an event, where the data has them; of one event the first
+    that is filled counts. Start and end of the same one are paired; all others by order of time."""
+    transfer_hours: Annotated[float, Field(ge=0, le=8766)] = 1.0
+    """Stays (visits) that follow each other within this gap are one."""
     hours_after_admission: Annotated[float, Field(ge=0, le=8766)] = 24.0
     """When in_hospital_mortality and long_stay are predicted."""
     long_stay_days: Days = 7.0
@@ -51,6 +56,7 @@ class LabelsConfig:
     """A row whose window ends after the subject's last event, with no outcome seen: left out, or
     taken as negative (as EHRSHOT does)."""
     rows_per_subject: Annotated[int, Field(ge=1)] | None = None
-    """Most rows of a subject in a task, drawn by hash; null: all."""
+    """Most rows of a subject in a task, drawn by hash: thins prediction times, so that features of
+    them take less time; null: all."""
     seed: int = 0
     """Of that draw, and of the split by hash where the data set names no splits."""

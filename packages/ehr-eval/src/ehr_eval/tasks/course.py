@@ -1,10 +1,12 @@
 """What labelers look at: stays, visits, deaths and the end of follow-up of some subjects."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.stays import CONTINUES, join_touching, pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +14,11 @@ class Course:
     """Whole subjects, cut up once for all labelers. All times are timestamps in microseconds."""
 
     admissions: pl.DataFrame
-    """subject_id, time of each admission."""
+    """subject_id, time of each admission that does not continue another stay."""
     stays: pl.DataFrame
-    """subject_id, start, end, died: admissions with their discharge, by subject and time."""
+    """subject_id, start, end, died, fault: whole stays where `fault` is null; else why it is none."""
     visits: pl.DataFrame
-    """subject_id, start, end: the same for every kind of visit."""
+    """subject_id, start, end, fault: the same for every kind of visit."""
     deaths: pl.DataFrame
     """subject_id, death: the first record of death."""
     last: pl.DataFrame
@@ -24,26 +26,26 @@ class Course:
     diagnoses: pl.DataFrame
     """subject_id, time of each diagnosis of `config.diagnosis`."""
     labs: pl.DataFrame
-    """subject_id, time, value of each measurement of `config.lab`."""
+    """subject_id, time, value of measurements of `config.lab`: of several at one time, the highest."""
 
 
 def read_course(events: pl.DataFrame, config: LabelsConfig) -> Course:
     """Cut the events of some whole subjects into what labelers look at.
 
     Args:
-        events: subject_id, time, code, numeric_value; in any order.
+        events: subject_id, time, code, numeric_value, and those of `config.visit_ids` that there are;
+            in any order, which nothing depends on.
         config: Which codes mean what.
     """
-    timed = events.filter(pl.col("time").is_not_null())
-    stays = pair(timed, config.admission, config.discharge)
+    timed = events.filter(pl.col("time").is_not_null()).with_columns(
+        id=_id(events, config.visit_ids)
+    )
+    stays = _spans(timed, config.admission, config.discharge, config)
+    started = pl.col("start").is_not_null() & pl.col("fault").ne_missing(CONTINUES)
     return Course(
-        admissions=timed.filter(pl.col("code").str.contains(config.admission)).select(
-            "subject_id", "time"
-        ),
-        stays=stays.with_columns(died=pl.col("end_code").str.contains(config.died)).drop(
-            "end_code"
-        ),
-        visits=pair(timed, config.visit_start, config.visit_end).drop("end_code"),
+        admissions=stays.filter(started).select("subject_id", time="start"),
+        stays=stays,
+        visits=_spans(timed, config.visit_start, config.visit_end, config).drop("died"),
         deaths=timed.filter(pl.col("code").str.contains(config.death))
         .group_by("subject_id")
         .agg(death=pl.col("time").min()),
@@ -55,37 +57,26 @@ def read_course(events: pl.DataFrame, config: LabelsConfig) -> Course:
             pl.col("code").str.contains(config.lab)
             & pl.col("numeric_value").is_not_null()
             & pl.col("numeric_value").is_not_nan()
-        ).select("subject_id", "time", value="numeric_value"),
-    )
-
-
-def pair(events: pl.DataFrame, start: str, end: str) -> pl.DataFrame:
-    """Match each start with the end that follows it, if no other start comes between.
-
-    A start whose end is not recorded is left out, and so is a stay of no length. At one time, ends
-    come before starts: a transfer ends one stay and begins the next.
-
-    Args:
-        events: subject_id, time (no nulls), code.
-        start: Regular expression of the codes that open.
-        end: Of those that close.
-
-    Returns:
-        subject_id, start, end, end_code; sorted by subject_id and start.
-    """
-    marks = (
-        events.with_columns(
-            opens=pl.col("code").str.contains(start), closes=pl.col("code").str.contains(end)
         )
-        .filter(pl.col("opens") | pl.col("closes"))
-        .sort("subject_id", "time", "opens", "code")
+        .group_by("subject_id", "time")
+        .agg(value=pl.col("numeric_value").max()),
     )
-    following = [
-        pl.col(c).shift(-1).over("subject_id").alias(f"next_{c}")
-        for c in ("time", "closes", "code")
-    ]
-    return (
-        marks.with_columns(following)
-        .filter(pl.col("opens") & pl.col("next_closes"))
-        .select("subject_id", start="time", end="next_time", end_code="next_code")
-    )
+
+
+def _id(events: pl.DataFrame, names: Sequence[str]) -> pl.Expr:
+    """What names the stay of an event: the first of some columns that is filled, with its name."""
+    ids = [pl.format(f"{name}={{}}", name) for name in names if name in events.columns]
+    return pl.coalesce(*ids, pl.lit(None, pl.String))
+
+
+def _spans(timed: pl.DataFrame, start: str, end: str, config: LabelsConfig) -> pl.DataFrame:
+    """Stays or visits by the codes that open and close them."""
+    marks = timed.select(
+        "subject_id",
+        "time",
+        "id",
+        opens=pl.col("code").str.contains(start),
+        closes=pl.col("code").str.contains(end),
+        died=pl.col("code").str.contains(config.died),
+    ).filter(pl.col("opens") | pl.col("closes"))
+    return join_touching(pair(marks), hours=config.transfer_hours)

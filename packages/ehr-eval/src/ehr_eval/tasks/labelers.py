@@ -1,7 +1,7 @@
 """The tasks themselves.
 
-Each labeler is a pure function from a `Course` to rows (subject_id, prediction_time,
-boolean_value). A prediction time is inclusive: what happened at that very time is visible, and the
+Each labeler is a pure function from a `Course` to rows: subject_id, prediction_time, boolean_value,
+and left_out: why a row is none, null where it is one. A prediction time is inclusive: what happened at that very time is visible, and the
 outcome is strictly later. A window of d days is (prediction time, prediction time + d days].
 """
 
@@ -11,23 +11,20 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course
 
 ROW = ["subject_id", "prediction_time", "boolean_value"]
+LEFT_OUT = "left_out"
+"""Column of a labeler's rows; may be missing where none is left out."""
 
 
 def in_hospital_mortality(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death in the stay, predicted some hours after admission."""
-    return _running_stays(course, config).select(
-        "subject_id",
-        "prediction_time",
-        boolean_value=pl.col("died") | (pl.col("death") <= pl.col("end")).fill_null(False),
-    )
+    died = pl.col("died") | (pl.col("death") <= pl.col("end")).fill_null(False)
+    return _running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=died)
 
 
 def long_stay(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A stay longer than some days, predicted some hours after admission."""
     longer = pl.col("end") - pl.col("start") > pl.duration(days=config.long_stay_days)
-    return _running_stays(course, config).select(
-        "subject_id", "prediction_time", boolean_value=longer
-    )
+    return _running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=longer)
 
 
 def readmission_30d(course: Course, config: LabelsConfig) -> pl.DataFrame:
@@ -45,10 +42,16 @@ def mortality_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
 def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A first diagnosis within a year after discharge, in subjects without one until then."""
     first = course.diagnoses.group_by("subject_id").agg(first=pl.col("time").min())
+    known = pl.col("first") <= pl.col("prediction_time")
     rows = (
         _discharges(course)
         .join(first, on="subject_id", how="left", maintain_order="left")
-        .filter(pl.col("first").is_null() | (pl.col("first") > pl.col("prediction_time")))
+        .with_columns(
+            _reasons(
+                (pl.col(LEFT_OUT).is_not_null(), pl.col(LEFT_OUT)),
+                (known, "the diagnosis is there already"),
+            )
+        )
         .drop("first")
     )
     return within(rows, course.diagnoses, config.horizon_days, course, config)
@@ -56,47 +59,110 @@ def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
 
 def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Whether the first value of a measurement in the next visit is abnormal."""
-    following = [
-        pl.col(c).shift(-1).over("subject_id").alias(f"next_{c}") for c in ("start", "end")
-    ]
-    rows = (
-        course.visits.with_columns(following, prediction_time="end")
-        .filter(pl.col("next_start") > pl.col("prediction_time"))
-        .sort("next_start")
+    whole = course.visits.filter(pl.col("fault").is_null())
+    starts = whole.group_by("subject_id", next_start="start").agg(next_end=pl.col("end").max())
+    following = _asof(whole, starts, "end", "next_start", strictly=True)
+    labs = course.labs.rename({"time": "measured"})
+    found = _asof(
+        following.filter(pl.col("next_start").is_not_null()),
+        labs,
+        "next_start",
+        "measured",
+        strictly=False,
     )
-    found = rows.join_asof(
-        course.labs.sort("time").rename({"time": "measured"}),
-        left_on="next_start",
-        right_on="measured",
+    unknown = pl.col("measured").is_null() | (pl.col("measured") > pl.col("next_end"))
+    rows = pl.concat(
+        [
+            found,
+            course.visits.filter(pl.col("fault").is_not_null()),
+            following.filter(pl.col("next_start").is_null()),
+        ],
+        how="diagonal",
+    )
+    return rows.with_columns(
+        _reasons(
+            (pl.col("fault").is_not_null(), pl.col("fault")),
+            (pl.col("next_start").is_null(), "no visit follows"),
+            (unknown, "not measured in the next visit"),
+        )
+    ).select(
+        "subject_id",
+        LEFT_OUT,
+        prediction_time="end",
+        boolean_value=pl.col("value") > config.lab_above,
+    )
+
+
+def _asof(
+    rows: pl.DataFrame, others: pl.DataFrame, left: str, right: str, *, strictly: bool
+) -> pl.DataFrame:
+    """Rows with the first of others of their subject that comes at or after them."""
+    return rows.sort(left).join_asof(
+        others.sort(right),
+        left_on=left,
+        right_on=right,
         by="subject_id",
         strategy="forward",
+        allow_exact_matches=not strictly,
         check_sortedness=False,
     )
-    return found.filter(pl.col("measured") <= pl.col("next_end")).select(
-        "subject_id", "prediction_time", boolean_value=pl.col("value") > config.lab_above
+
+
+def _reasons(*reasons: tuple[pl.Expr, str | pl.Expr]) -> pl.Expr:
+    """`left_out` by the first reason that holds."""
+    given = (
+        pl.when(holds).then(pl.lit(why) if isinstance(why, str) else why) for holds, why in reasons
     )
+    return pl.coalesce(*given).alias(LEFT_OUT)
 
 
 def _running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
-    """Stays that are still running, and subjects not known dead, some hours after admission."""
+    """Stays some hours after admission; left out where over, or the subject is known dead."""
+    at = pl.col("prediction_time")
+    hours = pl.duration(hours=config.hours_after_admission)
     return (
         course.stays.join(course.deaths, on="subject_id", how="left", maintain_order="left")
+        .with_columns(prediction_time=pl.col("start") + hours)
         .with_columns(
-            prediction_time=pl.col("start") + pl.duration(hours=config.hours_after_admission)
-        )
-        .filter(
-            (pl.col("end") > pl.col("prediction_time"))
-            & (pl.col("death").is_null() | (pl.col("death") > pl.col("prediction_time")))
+            _reasons(
+                (pl.col("fault").is_not_null(), pl.col("fault")),
+                (pl.col("end") <= at, "over by the prediction time"),
+                (pl.col("death") <= at, "dead by the prediction time"),
+            )
         )
     )
 
 
 def _discharges(course: Course) -> pl.DataFrame:
-    """subject_id, prediction_time: the end of each stay that the subject survived."""
+    """subject_id, prediction_time, left_out: the end of each stay that the subject survived."""
+    whole = course.stays.filter(pl.col("fault").is_null())
+    # the latest end of the stays that have begun by each start
+    begun = (
+        whole.sort("subject_id", "start", "end")
+        .select("subject_id", "start", latest=pl.col("end").cum_max().over("subject_id"))
+        .group_by("subject_id", "start")
+        .agg(pl.col("latest").max())
+    )
+    rows = whole.sort("end").join_asof(
+        begun.rename({"start": "begun"}).sort("begun"),
+        left_on="end",
+        right_on="begun",
+        by="subject_id",
+        check_sortedness=False,
+    )
+    faults = course.stays.filter(pl.col("fault").is_not_null())
     return (
-        course.stays.join(course.deaths, on="subject_id", how="left", maintain_order="left")
-        .filter(~pl.col("died") & (pl.col("death").is_null() | (pl.col("death") > pl.col("end"))))
-        .select("subject_id", prediction_time="end")
+        pl.concat([rows, faults], how="diagonal")
+        .join(course.deaths, on="subject_id", how="left", maintain_order="left")
+        .select(
+            "subject_id",
+            _reasons(
+                (pl.col("fault").is_not_null(), pl.col("fault")),
+                (pl.col("died") | (pl.col("death") <= pl.col("end")), "ended in death"),
+                (pl.col("latest") > pl.col("end"), "another stay runs on"),
+            ),
+            prediction_time="end",
+        )
     )
 
 
@@ -113,29 +179,26 @@ def within(
     it; else it is censored.
 
     Args:
-        rows: subject_id, prediction_time.
+        rows: subject_id, prediction_time, and left_out where some are.
         outcomes: subject_id, time.
         days: Length of the window.
         course: Of the same subjects.
         config: What becomes of censored rows.
     """
+    if LEFT_OUT not in rows.columns:
+        rows = rows.with_columns(pl.lit(None, pl.String).alias(LEFT_OUT))
     until = pl.col("prediction_time") + pl.duration(days=days)
+    times = outcomes.select("subject_id", outcome="time")
+    asked = rows.filter(pl.col(LEFT_OUT).is_null())
     found = (
-        rows.sort("prediction_time")
-        .join_asof(
-            outcomes.sort("time").rename({"time": "outcome"}),
-            left_on="prediction_time",
-            right_on="outcome",
-            by="subject_id",
-            strategy="forward",
-            allow_exact_matches=False,
-            check_sortedness=False,
-        )
+        _asof(asked, times, "prediction_time", "outcome", strictly=True)
         .join(course.deaths, on="subject_id", how="left")
         .join(course.last, on="subject_id", how="left")
         .with_columns(boolean_value=(pl.col("outcome") <= until).fill_null(False))
     )
-    followed = (pl.col("last") >= until) | pl.col("death").is_not_null()
     if config.censored == "exclude":
-        found = found.filter(pl.col("boolean_value") | followed)
-    return found.select(ROW)
+        followed = (pl.col("last") >= until) | pl.col("death").is_not_null()
+        censored = ~(pl.col("boolean_value") | followed)
+        found = found.with_columns(_reasons((censored, "censored")))
+    others = rows.filter(pl.col(LEFT_OUT).is_not_null())
+    return pl.concat([found.select(*ROW, LEFT_OUT), others], how="diagonal")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
-from ehr_eval.tasks.labelers import ROW
+from ehr_eval.tasks.labelers import LEFT_OUT, ROW
 from ehr_eval.tasks.registry import TASKS, choose
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
@@ -40,6 +40,8 @@ class LabelsSummary:
     """task, split, rows, positives."""
     skipped: Mapping[str, str]
     """Task -> why the data set cannot have it."""
+    left_out: pl.DataFrame
+    """task, left_out, rows: how many rows are none, by reason."""
 
 
 def make_labels(
@@ -65,16 +67,16 @@ def make_labels(
     chosen, skipped = choose(config, codes)
     parts: dict[str, list[pl.DataFrame]] = {name: [] for name in chosen}
     for path in tqdm(files, desc="labels", unit="file", disable=None):
-        course = read_course(read_events(path), config)
+        course = read_course(read_events(path, more=config.visit_ids), config)
         for name in chosen:
             parts[name].append(TASKS[name].labeler(course, config))
-    tables = {name: _sample(_sorted(pl.concat(p)), name, config) for name, p in parts.items()}
-    empty = [name for name, table in tables.items() if not table.height]
-    for name in empty:
-        skipped[name] = "no row can be labelled"
+    tables, reasons = _rows(parts, config)
+    for name in [name for name, table in tables.items() if not table.height]:
+        skipped[name] = f"no row can be labelled ({_told(reasons, name) or 'none was found'})"
         del tables[name]
     if not tables:
-        raise UserError(f"{meds}: no row can be labelled for {', '.join(empty)}")
+        why = "; ".join(f"for {name}, {skipped[name]}" for name in chosen)
+        raise UserError(f"{meds}: {why}")
     counts = _count(subjects, tables)
     with new_artifact(out, overwrite=overwrite) as partial:
         rows = {}
@@ -82,7 +84,7 @@ def make_labels(
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
             pq.write_table(table.to_arrow().cast(SCHEMA), partial / name / "labels.parquet")
-        _write_tasks(partial / "tasks.json", tables, counts, config)
+        _write_tasks(partial / "tasks.json", counts, reasons, config)
         seal(
             partial,
             LABELS,
@@ -92,11 +94,39 @@ def make_labels(
             inputs={"meds": raw_source(meds, contract=MEDS)},
             rows=rows,
         )
-    return LabelsSummary(out, counts, skipped)
+    return LabelsSummary(out, counts, skipped, reasons)
 
 
 def _distinct_codes(path: Path) -> pl.Series:
     return read_events(path)["code"].unique()
+
+
+def _rows(
+    parts: Mapping[str, list[pl.DataFrame]], config: LabelsConfig
+) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
+    """The rows of each task, and how many were left out: task, left_out, rows."""
+    tables, counts = {}, []
+    for name, made in parts.items():
+        every = pl.concat(made, how="diagonal")
+        if LEFT_OUT not in every.columns:
+            every = every.with_columns(pl.lit(None, pl.String).alias(LEFT_OUT))
+        kept = every.filter(pl.col(LEFT_OUT).is_null())
+        once = _sorted(kept)
+        tables[name] = _sample(once, name, config)
+        late = {
+            "at the time of another row": kept.height - once.height,
+            "beyond rows_per_subject": once.height - tables[name].height,
+        }
+        odd = every.drop_nulls(LEFT_OUT).group_by(LEFT_OUT).agg(rows=pl.len().cast(pl.Int64))
+        more = pl.DataFrame({LEFT_OUT: list(late), "rows": list(late.values())})
+        of_task = pl.concat([odd.sort("rows", LEFT_OUT, descending=[True, False]), more])
+        counts.append(of_task.select(pl.lit(name).alias("task"), LEFT_OUT, "rows"))
+    return tables, pl.concat(counts).filter(pl.col("rows") > 0)
+
+
+def _told(left_out: pl.DataFrame, task: str) -> str:
+    rows = left_out.filter(pl.col("task") == task)
+    return ", ".join(f"{n:,} {why}" for _, why, n in rows.iter_rows())
 
 
 def _sorted(table: pl.DataFrame) -> pl.DataFrame:
@@ -107,6 +137,8 @@ def _sorted(table: pl.DataFrame) -> pl.DataFrame:
 def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFrame:
     if config.rows_per_subject is None:
         return table
+    many = pl.len().over("subject_id") > config.rows_per_subject
+    few, table = table.filter(~many), table.filter(many)
 
     def draw(row: tuple[object, ...]) -> bytes:
         text = f"{config.seed}:{name}:{row[0]}:{row[1]}"
@@ -114,7 +146,7 @@ def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFram
 
     order = pl.Series("order", [draw(r) for r in table.select(KEY).iter_rows()], pl.Binary)
     kept = pl.col("order").rank("ordinal").over("subject_id") <= config.rows_per_subject
-    return table.with_columns(order).filter(kept).drop("order")
+    return pl.concat([few, table.with_columns(order).filter(kept).drop("order")]).sort(KEY)
 
 
 def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -130,13 +162,15 @@ def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.Dat
 
 
 def _write_tasks(
-    path: Path, tables: Mapping[str, pl.DataFrame], counts: pl.DataFrame, config: LabelsConfig
+    path: Path, counts: pl.DataFrame, left_out: pl.DataFrame, config: LabelsConfig
 ) -> None:
     about = {}
-    for name in tables:
+    for name in counts["task"].unique(maintain_order=True):
         of_task = counts.filter(pl.col("task") == name).drop("task")
+        reasons = left_out.filter(pl.col("task") == name)
         about[name] = {
             "definition": TASKS[name].define(config),
             "splits": {row.pop("split"): row for row in of_task.to_dicts()},
+            "left_out": dict(reasons.select(LEFT_OUT, "rows").iter_rows()),
         }
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

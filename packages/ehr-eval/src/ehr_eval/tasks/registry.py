@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import polars as pl
 
@@ -23,6 +24,8 @@ class Task:
     """Fields of `LabelsConfig` whose patterns must match a code of the data set, each."""
     definition: str
     """A paragraph, with fields of the config in braces."""
+    needs_one: tuple[str, ...] = ()
+    """Such fields, of which one must match."""
 
     def define(self, config: LabelsConfig) -> str:
         """The paragraph with the numbers of a config."""
@@ -38,20 +41,21 @@ _CENSORING = (
 TASKS: dict[str, Task] = {
     "in_hospital_mortality": Task(
         labelers.in_hospital_mortality,
-        ("admission", "discharge", "died"),
+        ("admission", "discharge"),
         "Does the subject die in this hospital stay? Predicted {config.hours_after_admission:g}"
         " hours after admission for every stay that is still running then. Positive: the "
         "discharge is a death, or a death is recorded no later than the discharge. Left out: "
-        "stays without a recorded discharge, and subjects whose death is already recorded at "
+        "stays without a recorded admission or discharge, and subjects whose death is already recorded at "
         "the prediction time (a date of death without a time of day lies before the event).",
+        needs_one=("died", "death"),
     ),
     "readmission_30d": Task(
         labelers.readmission_30d,
         ("admission", "discharge"),
         "Is the subject admitted again, for any cause, within {config.readmission_days:g} days?"
         " Predicted at discharge. Positive: an admission in the window, strictly after the "
-        "discharge (one at that very time is a transfer). Left out: stays that end in death. "
-        + _CENSORING,
+        "discharge (one within {config.transfer_hours:g} h is a transfer, and both stays are one)."
+        " Left out: stays that end in death, or while another one runs. " + _CENSORING,
     ),
     "long_stay": Task(
         labelers.long_stay,
@@ -80,8 +84,8 @@ TASKS: dict[str, Task] = {
         labelers.abnormal_lab_next_visit,
         ("visit_start", "visit_end", "lab"),
         "Is the first value matching {config.lab} (by default potassium in mmol/L) in the next "
-        "visit above {config.lab_above:g}? Predicted at the end of each visit that another one "
-        "follows, however late. Left out: rows whose next visit has no such measurement, and "
+        "visit above {config.lab_above:g}? Of several at one time, the highest counts. Predicted at"
+        " the end of each visit that another one follows, however late. Left out: rows whose next visit has no such measurement, and "
         "the last visit of a subject.",
     ),
 }
@@ -106,8 +110,16 @@ def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str,
         raise UserError(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
     wanted = [name for name in TASKS if config.tasks is None or name in config.tasks]
     skipped = {}
+
+    @cache
+    def there(name: str) -> bool:
+        return bool(matching(codes, getattr(config, name)).any())
+
     for name in wanted:
-        lacking = [n for n in TASKS[name].needs if not matching(codes, getattr(config, n)).any()]
+        lacking = [n for n in TASKS[name].needs if not there(n)]
+        one = TASKS[name].needs_one
+        if one and not any(map(there, one)):
+            lacking += one
         if lacking:
             skipped[name] = ", ".join(
                 f"no code matches {n} = {getattr(config, n)}" for n in lacking

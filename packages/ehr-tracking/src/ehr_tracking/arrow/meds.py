@@ -286,9 +286,27 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
     kind = COLUMNS.get(name, pa.string())
     if name not in table.column_names or pa.types.is_null(table[name].type):
         return pa.chunked_array([pa.nulls(len(table), kind)])
+    if name not in COLUMNS:
+        return _as_text(table[name], name, path)
     if pa.types.is_string(kind):
         return strings(table[name], name, path)
     return table[name].cast(kind)
+
+
+def _as_text(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """Strings, and whole numbers as they are written; pandas makes floats of numbers with nulls."""
+    if pa.types.is_floating(column.type):
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            raise ContractError(
+                f"{path}: column {name} is {column.type} (expected string)"
+            ) from None
+    return (
+        column.cast(pa.string())
+        if pa.types.is_integer(column.type)
+        else strings(column, name, path)
+    )
 
 
 def _faults(found: Mapping[str, pa.ChunkedArray]) -> Iterator[tuple[int, str]]:
