@@ -24,18 +24,18 @@ from ehr_tracking.manifest import load_manifest, new_artifact, seal, source, ver
 from ehr_tracking.report import html_page, text_table
 from ehr_tracking.runs import RunLog, environment, read_log
 
-with new_artifact(Path("sealed")) as partial:
+with new_artifact("sealed") as partial:
     (partial / "a.txt").write_text("a")
     seal(partial, LABELS, producer="me 1", config={"n": 1})
-assert verify(Path("sealed")) == []
-assert load_manifest(Path("sealed")).files["a.txt"].bytes == 1
-store = CheckpointStore(Path("run/checkpoints"))
+assert verify("sealed") == []
+assert load_manifest("sealed").files["a.txt"].bytes == 1
+store = CheckpointStore("run/checkpoints")
 with store.save(1, score=0.5) as partial:
-    seal(partial, CHECKPOINT, producer="me 1", config={}, inputs={"x": source(Path("sealed"))})
-assert resolve(Path("run")).name == "step-00000001"
-assert "labels/1" in lineage_lines(resolve(Path("run")), [Path()])[1]
-RunLog(Path("log.jsonl")).append({"step": 1})
-assert read_log(Path("log.jsonl")) == [{"step": 1}]
+    seal(partial, CHECKPOINT, producer="me 1", config={}, inputs={"x": source("sealed")})
+assert resolve("run").name == "step-00000001"
+assert "labels/1" in lineage_lines(resolve("run"), [Path()])[1]
+RunLog("log.jsonl").append({"step": 1})
+assert read_log("log.jsonl") == [{"step": 1}]
 assert environment()["packages"]["ehr-tracking"] == "0.1.0"
 assert "a" in html_page("t", [text_table([{"a": 1}])])
 """,
@@ -49,12 +49,12 @@ from ehr_tokenize.synthetic.cohort import synthesize
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 
-synthesize(Path("meds"), SynthConfig(num_patients=150))
-assert not check(Path("meds")).refused
-summary = tokenize(Path("meds"), Path("tokens"), TokenizeConfig(numeric=NumericConfig(n_bins=5)))
+synthesize("meds", SynthConfig(num_patients=150))
+assert not check("meds").refused
+summary = tokenize("meds", "tokens", TokenizeConfig(numeric=NumericConfig(n_bins=5)))
 assert summary.lines()
-assert Tokenizer.from_pretrained(Path("tokens")).tokens[0].text == "[PAD]"
-assert inspect(Path("tokens")) and record(Path("tokens"), 1)
+assert Tokenizer.from_pretrained("tokens").tokens[0].text == "[PAD]"
+assert inspect("tokens") and record("tokens", 1)
 """,
     "ehr-models": """
 from pathlib import Path
@@ -70,7 +70,7 @@ from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import newest
 
-data = open_tokens(Path("tokens"))
+data = open_tokens("tokens")
 train = open_split(data, "train")
 model = build(BehrtModelConfig(size="tiny"), data.vocab_size)
 lengths = train.offsets[1:4] - train.offsets[:3]
@@ -95,9 +95,9 @@ config = TrainConfig(
     data=DataConfig(context=64, batch_tokens=512, micro_tokens=512),
     optim=OptimConfig(steps=2),
 )
-run = train(Path("tokens"), Path("runs/behrt"), config, device="cpu")
-loaded = load_checkpoint(Path("runs/behrt"), head="token")
-require_same_vocabulary(loaded, open_tokens(Path("tokens")))
+run = train("tokens", "runs/behrt", config, device="cpu")
+loaded = load_checkpoint("runs/behrt", head="token")
+require_same_vocabulary(loaded, open_tokens("tokens"))
 """,
     "ehr-eval": """
 from pathlib import Path
@@ -111,16 +111,16 @@ from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_eval.tasks.make import make_labels
 from ehr_tracking.manifest import verify
 
-make_labels(Path("meds"), Path("labels"))
-assert read_labels(Path("labels"))
-extract_features(Path("runs/behrt"), Path("tokens"), Path("labels"), Path("features/behrt"))
-count_features(Path("meds"), Path("labels"), Path("features/counts"))
+make_labels("meds", "labels")
+assert read_labels("labels")
+extract_features("runs/behrt", "tokens", "labels", "features/behrt")
+count_features("meds", "labels", "features/counts")
 config = EhrshotConfig(
     ks=(1, -1), replicates=1, bootstraps=10, heads={"lr": LogisticRegressionConfig(c=(1.0,))}
 )
 features = {name: Path("features") / name for name in ("behrt", "counts")}
-run_ehrshot(Path("labels"), features, Path("results"), config)
-assert verify(Path("results")) == []
+run_ehrshot("labels", features, "results", config)
+assert verify("results") == []
 assert Path("results/report.html").stat().st_size > 10_000
 """,
 }

@@ -12,6 +12,7 @@ from ehr_tracking.arrow import meds as meds_reader
 from ehr_tracking.arrow import splits as split_reader
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.contracts import SPLITS, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.report import text_table
 from ehr_tracking.tree import note
 
@@ -38,7 +39,7 @@ def read_events(
     return _frame(delays.shift(events) if delays else events)
 
 
-def read_labels(path: Path) -> dict[str, pl.DataFrame]:
+def read_labels(path: PathLike) -> dict[str, pl.DataFrame]:
     """Task -> subject_id, prediction_time, boolean_value; sorted by the first two, without duplicates.
 
     Args:
@@ -47,6 +48,7 @@ def read_labels(path: Path) -> dict[str, pl.DataFrame]:
     Raises:
         ContractError: If it cannot be read, contradicts itself, or a value is not binary.
     """
+    path = Path(path)
     tables = label_reader.read_labels(path, reader=PRODUCER)
     return {task: _frame(label_reader.binary(table, task=task)) for task, table in tables.items()}
 

@@ -26,6 +26,7 @@ from ehr_models.layers.attention import NAME
 from ehr_models.registry import TOKEN_CLASSES, model_class, torch_half
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.contracts import CHECKPOINT, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, seal, source
 
 VOCABULARY = ("vocab.parquet", "tokenizer.json")
@@ -97,7 +98,7 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     seal(directory, CHECKPOINT, producer=producer, config=config, seed=seed, inputs=inputs)
 
 
-def load_checkpoint(path: Path, *, head: HeadName | None = None) -> LoadedCheckpoint:
+def load_checkpoint(path: PathLike, *, head: HeadName | None = None) -> LoadedCheckpoint:
     """Load a model that `save_checkpoint` wrote; no code of the directory is run.
 
     Args:
@@ -107,6 +108,7 @@ def load_checkpoint(path: Path, *, head: HeadName | None = None) -> LoadedCheckp
     Raises:
         ContractError: If it is unfinished, changed, or not such a checkpoint.
     """
+    path = Path(path)
     directory = resolve(path)
     manifest = read_manifest(directory, CHECKPOINT, reader=f"ehr-models {__version__}")
     for name in manifest.files:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CHECKPOINT, RUN, ContractError
-from ehr_tracking.files import sync, write_whole
+from ehr_tracking.files import PathLike, sync, write_whole
 from ehr_tracking.manifest import MANIFEST, damage, load_manifest
 
 _POINTERS = "pointers.json"
@@ -38,7 +38,7 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, directory: Path, *, keep: int = 2, mode: Literal["min", "max"] = "min"
+        self, directory: PathLike, *, keep: int = 2, mode: Literal["min", "max"] = "min"
     ) -> None:
         """Open or create the store.
 
@@ -49,7 +49,7 @@ class CheckpointStore:
         """
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least the latest checkpoint must be kept")
-        self.directory = directory
+        self.directory = Path(directory)
         self.keep = keep
         self.sign = 1.0 if mode == "min" else -1.0
 
@@ -176,7 +176,7 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def resolve(path: Path) -> Path:
+def resolve(path: PathLike) -> Path:
     """The checkpoint that a path means: itself, or a run's best, else its latest.
 
     Args:
@@ -185,6 +185,7 @@ def resolve(path: Path) -> Path:
     Raises:
         ContractError: If there is no checkpoint.
     """
+    path = Path(path)
     store = CheckpointStore(path / "checkpoints")
     found = store.best() or store.latest()
     if found is not None:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class ConfigError(UserError):
     """The configuration as written does not fit its schema."""
 
 
-def load_config(cls: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
+def load_config(cls: type[T], path: PathLike | None = None, overrides: Iterable[str] = ()) -> T:
     """Build a config: the defaults of `cls`, then the YAML file, then the overrides.
 
     Args:
@@ -32,6 +33,7 @@ def load_config(cls: type[T], path: Path | None = None, overrides: Iterable[str]
     Raises:
         ConfigError: With the dotted path of each wrong key or value.
     """
+    path = None if path is None else Path(path)
     tree = read_yaml(path) if path else {}
     for item in overrides:
         key, equals, value = item.partition("=")

@@ -6,18 +6,23 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
+
+PathLike: TypeAlias = str | os.PathLike[str]
+"""How every public function takes a path; within the packages a path is a `Path`."""
 
 _WAITING = 8
 """Files that are waited for at once: most of the time passes in the disk."""
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: PathLike, text: str) -> None:
     """Write a file beside `path`, rename it and wait for the disk: what was there stays until then.
 
     Args:
         path: In a folder that exists; a file there is replaced.
         text: Written as UTF-8.
     """
+    path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

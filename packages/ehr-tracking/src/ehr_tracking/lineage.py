@@ -6,16 +6,18 @@ from pathlib import Path
 
 from ehr_tracking.contracts import MEDS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, Source, raw_source, sha256, source, verify
 from ehr_tracking.tree import walk
 
 
-def find_artifacts(root: Path) -> list[Path]:
+def find_artifacts(root: PathLike) -> list[Path]:
     """Every artifact at or below a directory, in path order; not those inside another one.
 
     Raises:
         UserError: If there is no such directory.
     """
+    root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such directory")
     found = []
@@ -27,7 +29,7 @@ def find_artifacts(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def lineage_lines(artifact: Path, roots: Sequence[Path]) -> list[str]:
+def lineage_lines(artifact: PathLike, roots: Sequence[PathLike]) -> list[str]:
     """The tree of an artifact's inputs as text, one line each.
 
     Args:
@@ -38,7 +40,8 @@ def lineage_lines(artifact: Path, roots: Sequence[Path]) -> list[str]:
         Role, contract, producer, fingerprint, and where each directory with that very fingerprint
         lies, the one that was used among them; such a directory is verified file by file.
     """
-    here = _by_fingerprint(roots)
+    artifact = Path(artifact)
+    here = _by_fingerprint([Path(root) for root in roots])
     top = source(artifact)
     return [_line("", artifact.name, top, here), *_tree(top, here, "")]
 

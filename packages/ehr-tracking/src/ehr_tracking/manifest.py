@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
 from ehr_tracking.errors import UnfinishedError, UserError
-from ehr_tracking.files import sync, sync_all, write_whole
+from ehr_tracking.files import PathLike, sync, sync_all, write_whole
 from ehr_tracking.tree import files_below, walk
 
 MANIFEST = "manifest.json"
@@ -65,9 +65,9 @@ class Manifest:
     """Path below the directory -> file. An artifact inside is listed by its manifest alone."""
 
 
-def sha256(path: Path) -> str:
+def sha256(path: PathLike) -> str:
     """The hex SHA-256 of a file, read in blocks."""
-    with path.open("rb") as f:
+    with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
@@ -77,7 +77,9 @@ def _hashes(paths: Sequence[Path], workers: int) -> list[str]:
 
 
 @contextmanager
-def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) -> Iterator[Path]:
+def new_artifact(
+    out: PathLike, *, overwrite: bool = False, key: str | None = None
+) -> Iterator[Path]:
     """Yield a directory beside `out`; move it to `out` when the block ends without error.
 
     The block writes its files there and calls `seal` last. The directory is empty, unless `key` is
@@ -92,6 +94,7 @@ def new_artifact(out: Path, *, overwrite: bool = False, key: str | None = None) 
     Raises:
         UserError: If `out` exists and may not be replaced, or another run is writing it.
     """
+    out = Path(out)
     refuse_existing(out, overwrite=overwrite)
     partial = out.with_name(f".{out.name}.{key}.partial" if key else f".{out.name}.partial")
     for left in _unfinished(out):  # by runs that were killed
@@ -159,7 +162,7 @@ def swap_in(new: Path, out: Path) -> None:
 
 
 def seal(
-    directory: Path,
+    directory: PathLike,
     contract: Contract,
     *,
     producer: str,
@@ -181,6 +184,7 @@ def seal(
         rows: Path below `directory` -> rows, for tables.
         workers: Threads.
     """
+    directory = Path(directory)
     paths = [p for p in _listed(directory) if p != MANIFEST]
     hashes = _hashes([directory / p for p in paths], workers)
     folders = {above for p in paths for above in (directory / p).parents}
@@ -206,12 +210,13 @@ def seal(
     return manifest
 
 
-def load_manifest(directory: Path) -> Manifest:
+def load_manifest(directory: PathLike) -> Manifest:
     """Read the manifest of any artifact.
 
     Raises:
         ContractError: If there is none, or it is damaged, or a path in it leaves the directory.
     """
+    directory = Path(directory)
     path = directory / MANIFEST
     if not directory.is_dir():
         raise ContractError(f"{directory}: no such directory")
@@ -262,8 +267,9 @@ def check_file(directory: Path, manifest: Manifest, name: str) -> Path:
     return directory / name
 
 
-def source(directory: Path) -> Source:
+def source(directory: PathLike) -> Source:
     """An artifact as an input of another: what it is and its own lineage."""
+    directory = Path(directory)
     manifest = load_manifest(directory)
     return Source(
         contract=manifest.contract,
@@ -295,7 +301,7 @@ def raw_source(
     return Source(contract=contract, producer=producer, fingerprint=digest.hexdigest())
 
 
-def verify(directory: Path) -> list[str]:
+def verify(directory: PathLike) -> list[str]:
     """Compare every file of an artifact, and of artifacts inside it, with the manifest.
 
     Returns:
@@ -304,6 +310,7 @@ def verify(directory: Path) -> list[str]:
     Raises:
         ContractError: If the manifest itself cannot be read.
     """
+    directory = Path(directory)
     manifest = load_manifest(directory)
     name, _, version = manifest.contract.partition("/")
     damaged, problems = _damaged(directory, manifest), []

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ehr_tracking.files import write_whole
+from ehr_tracking.files import PathLike, write_whole
 
 _REPORTED = (
     "ehr-tokenize", "ehr-models", "ehr-train", "ehr-eval", "ehr-tracking",
@@ -19,9 +19,9 @@ _REPORTED = (
 class RunLog:
     """Appends records to one JSON-lines file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record and hand it to the operating system; floats keep every bit.
@@ -43,12 +43,13 @@ class RunLog:
         write_whole(self.path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in kept))
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: PathLike) -> list[dict[str, Any]]:
     """Every whole record of a log, oldest first; a torn last line is left out.
 
     Raises:
         ValueError: If a line other than the last is damaged.
     """
+    path = Path(path)
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.job import Job, count_steps, sampler
 from ehr_train.model import load_or_build
@@ -13,12 +14,12 @@ from ehr_train.speed import flops_per_token, matmul_peak, resolve_precision
 
 
 def plan(
-    tokens: Path,
+    tokens: PathLike,
     config: TrainConfig,
     *,
     nproc: int = 1,
-    init: Path | None = None,
-    labels: Path | None = None,
+    init: PathLike | None = None,
+    labels: PathLike | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """What `train` would do, from the data and the model but without a step.
@@ -31,6 +32,9 @@ def plan(
     Raises:
         UserError: As `train` does.
     """
+    tokens = Path(tokens)
+    init = None if init is None else Path(init)
+    labels = None if labels is None else Path(labels)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=Path(), init=init, labels=labels, device=device)
     job.check(config, nproc)

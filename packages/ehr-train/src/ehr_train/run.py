@@ -20,7 +20,7 @@ from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RUN
 from ehr_tracking.errors import UserError, is_disk_full
-from ehr_tracking.files import write_whole
+from ehr_tracking.files import PathLike, write_whole
 from ehr_tracking.manifest import MANIFEST, refuse_existing, seal
 from ehr_tracking.runs import environment, read_log
 from ehr_train import PRODUCER
@@ -32,13 +32,13 @@ from ehr_train.speed import resolve_precision
 
 
 def train(  # noqa: PLR0913 -- what the command's options say
-    tokens: Path,
-    out: Path,
+    tokens: PathLike,
+    out: PathLike,
     config: TrainConfig | None = None,
     *,
     nproc: int = 1,
-    init: Path | None = None,
-    labels: Path | None = None,
+    init: PathLike | None = None,
+    labels: PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
@@ -64,6 +64,9 @@ def train(  # noqa: PLR0913 -- what the command's options say
         UserError: For bad input; also `ConfigError` and `ContractError`, which are such. For a disk
             that fills after the first step.
     """
+    tokens, out = Path(tokens), Path(out)
+    init = None if init is None else Path(init)
+    labels = None if labels is None else Path(labels)
     config = config or TrainConfig()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)

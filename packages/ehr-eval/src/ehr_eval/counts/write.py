@@ -24,6 +24,7 @@ from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.arrow.meds import data_files, read_codes
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, MEDS, TOKENS, TRAIN, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
     new_artifact,
     raw_source,
@@ -45,12 +46,12 @@ class CountsSummary:
 
 
 def count_features(
-    meds: Path,
-    labels: Path,
-    out: Path,
+    meds: PathLike,
+    labels: PathLike,
+    out: PathLike,
     config: CountsConfig | None = None,
     *,
-    tokens: Path | None = None,
+    tokens: PathLike | None = None,
     overwrite: bool = False,
 ) -> CountsSummary:
     """Count the past of each labelled (subject, prediction time) and write `features/1` as CSR.
@@ -72,6 +73,8 @@ def count_features(
             labelled subject is in train.
         ConfigError: If config and tokens have different delays.
     """
+    meds, labels, out = Path(meds), Path(labels), Path(out)
+    tokens = None if tokens is None else Path(tokens)
     config = config or CountsConfig()
     refuse_existing(out, overwrite=overwrite)
     inputs = {"meds": raw_source(meds, contract=MEDS), "labels": label_source(labels)}

@@ -27,14 +27,15 @@ from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
 
 
 def extract_features(
-    checkpoint: Path,
-    tokens: Path,
-    labels: Path,
-    out: Path,
+    checkpoint: PathLike,
+    tokens: PathLike,
+    labels: PathLike,
+    out: PathLike,
     config: FeaturesConfig | None = None,
     *,
     device: str = "cpu",
@@ -63,6 +64,7 @@ def extract_features(
         ConfigError: If the context is longer than the model can take.
         UserError: If `out` exists.
     """
+    checkpoint, tokens, labels, out = Path(checkpoint), Path(tokens), Path(labels), Path(out)
     config = config or FeaturesConfig()
     refuse_existing(out, overwrite=overwrite)
     token_set = open_tokens(tokens)

@@ -24,6 +24,7 @@ from ehr_eval.protocol.shots import write_shots
 from ehr_eval.protocol.taskrows import write_task
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RESULTS
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
 
 _WORK = ".work"
@@ -31,13 +32,13 @@ _WORK = ".work"
 
 
 def run_ehrshot(
-    labels: Path,
-    features: Mapping[str, Path],
-    out: Path,
+    labels: PathLike,
+    features: Mapping[str, PathLike],
+    out: PathLike,
     config: EhrshotConfig | None = None,
     *,
-    predictions: Mapping[str, Path] | None = None,
-    shots: Path | None = None,
+    predictions: Mapping[str, PathLike] | None = None,
+    shots: PathLike | None = None,
     workers: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -65,9 +66,11 @@ def run_ehrshot(
         UserError: If `out` exists, a name cannot be a file name, or delays of features differ.
         UnfinishedError: If a cell fails; the others that are done are kept.
     """
+    labels, out = Path(labels), Path(out)
+    shots = None if shots is None else Path(shots)
     config = config or EhrshotConfig()
     refuse_existing(out, overwrite=overwrite)
-    inputs = open_inputs(labels, features, predictions or {}, config)
+    inputs = open_inputs(labels, _paths(features), _paths(predictions or {}), config)
     tell_tasks(labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
@@ -94,6 +97,10 @@ def run_ehrshot(
             rows=rows,
         )
     return out
+
+
+def _paths(named: Mapping[str, PathLike]) -> dict[str, Path]:
+    return {name: Path(path) for name, path in named.items()}
 
 
 def _key(config: EhrshotConfig, inputs: Mapping[str, Source]) -> str:

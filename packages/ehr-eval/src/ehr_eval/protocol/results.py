@@ -12,6 +12,7 @@ from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons
 from ehr_eval.protocol.tables import arrow_schema, write_rows
 from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_tracking.runs import RunLog
 
@@ -51,7 +52,7 @@ def write_results(
     return rows
 
 
-def summary(results: Path) -> list[dict[str, object]]:
+def summary(results: PathLike) -> list[dict[str, object]]:
     """AUROC on all training rows (or at the largest k there is): one row a task, for a terminal.
 
     Args:
@@ -63,6 +64,7 @@ def summary(results: Path) -> list[dict[str, object]]:
     Raises:
         ContractError: If it is not such a directory.
     """
+    results = Path(results)
     manifest = read_manifest(results, RESULTS, reader=PRODUCER)
     table = pl.read_parquet(check_file(results, manifest, "results.parquet"))
     ks = table["k"].unique().to_list()

@@ -20,6 +20,7 @@ from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import LABELS, MEDS, SPLITS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
 
 SCHEMA = pa.schema(
@@ -45,7 +46,7 @@ class LabelsSummary:
 
 
 def make_labels(
-    meds: Path, out: Path, config: LabelsConfig | None = None, *, overwrite: bool = False
+    meds: PathLike, out: PathLike, config: LabelsConfig | None = None, *, overwrite: bool = False
 ) -> LabelsSummary:
     """Label a MEDS data set and write `labels/1`.
 
@@ -59,6 +60,7 @@ def make_labels(
         UserError: If a task does not fit the data set, no row can be labelled, or `out` exists.
         ContractError: If `meds` is not a MEDS data set.
     """
+    meds, out = Path(meds), Path(out)
     config = config or LabelsConfig()
     refuse_existing(out, overwrite=overwrite)
     files = data_files(meds)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ehr_models import __version__
 from ehr_tracking.contracts import SPECIALS, TOKENS, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, Manifest, check_file, read_manifest, sha256
 
 STATIC = np.iinfo(np.int64).min
@@ -61,12 +62,13 @@ class TokenSet:
     """Of `vocab.parquet`: equal where two artifacts mean the same by a token id."""
 
 
-def open_tokens(directory: Path) -> TokenSet:
+def open_tokens(directory: PathLike) -> TokenSet:
     """Check the contract of a token data set and say what it holds.
 
     Raises:
         ContractError: If it is unfinished, changed, or of another contract or version.
     """
+    directory = Path(directory)
     import pyarrow.parquet as pq
 
     manifest = read_manifest(directory, TOKENS, reader=f"ehr-models {__version__}")

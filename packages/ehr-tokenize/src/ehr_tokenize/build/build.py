@@ -29,6 +29,7 @@ from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import MEDS, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
     MANIFEST,
     Source,
@@ -46,11 +47,11 @@ _STRETCH = 1 << 20
 
 
 def tokenize(
-    meds: Path,
-    out: Path,
+    meds: PathLike,
+    out: PathLike,
     config: TokenizeConfig | None = None,
     *,
-    tokenizer: Path | None = None,
+    tokenizer: PathLike | None = None,
     workers: int = 1,
     overwrite: bool = False,
 ) -> Summary:
@@ -72,10 +73,10 @@ def tokenize(
         UserError: If the data set cannot be read or breaks MEDS, or has no subject to fit on, or
             does not fit the given tokenizer, or `out` is taken.
     """
-    config = config or TokenizeConfig()
+    meds, out, config = Path(meds), Path(out), config or TokenizeConfig()
+    tokenizer = None if tokenizer is None else Path(tokenizer)
     names = [map_name(step) for step in config.maps]
-    if names:
-        config = replace(config, maps=resolve(config.maps))
+    config = replace(config, maps=resolve(config.maps))
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")

@@ -14,6 +14,7 @@ from ehr_tokenize.tokenizer.decode import say
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.contracts import SPECIALS, SPLITS, TOKENS, UNK_ID
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import read_manifest
 from ehr_tracking.report import bar_plot, html_page, table, text_table
 
@@ -67,12 +68,13 @@ class Inspection:
         return html_page(f"Tokens in {self.path.name}", body)
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: PathLike) -> Inspection:
     """Count what is in a token data set.
 
     Raises:
         ContractError: If it is none.
     """
+    path = Path(path)
     tokenizer = Tokenizer.from_pretrained(_opened(path))
     special = np.array(
         [t.kind == "special" and i != UNK_ID for i, t in enumerate(tokenizer.tokens)]
@@ -105,12 +107,13 @@ def inspect(path: Path) -> Inspection:
     )  # fmt: skip
 
 
-def record(path: Path, subject: int) -> Listing:
+def record(path: PathLike, subject: int) -> Listing:
     """One subject's tokens as text, oldest first.
 
     Raises:
         UserError: If no split holds the subject.
     """
+    path = Path(path)
     tokenizer = Tokenizer.from_pretrained(_opened(path))
     for split in SPLITS:
         for shard in sorted((path / split).glob("*.parquet")):

@@ -25,6 +25,7 @@ from ehr_tokenize.tokenizer.vocabulary import Token, with_time
 from ehr_tracking.arrow.meds import CodeInfo
 from ehr_tracking.contracts import SPECIALS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 
 _FEMR = {"code": "code", "numeric": "value", "text": "category", "unused": "", 0: "code", 1: "value",
          2: "category", 3: ""}  # fmt: skip
@@ -67,7 +68,7 @@ class FixedTokenizer:
         ]
 
 
-def from_dictionary(source: Path, out: Path, *, size: int | None = None) -> FixedTokenizer:
+def from_dictionary(source: PathLike, out: PathLike, *, size: int | None = None) -> FixedTokenizer:
     """Write the two files of a tokenizer, in the scheme `clmbr`, for `--tokenizer`.
 
     Args:
@@ -79,6 +80,7 @@ def from_dictionary(source: Path, out: Path, *, size: int | None = None) -> Fixe
         UserError: If the file is of neither form, two entries are the same token, ranges of a code
             overlap, or `out` exists.
     """
+    source, out = Path(source), Path(out)
     left_out: Counter[str] = Counter()
     entries = list(_kept(_entries(source, size), left_out))
     edges = _edges(entries)

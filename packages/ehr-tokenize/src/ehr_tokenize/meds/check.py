@@ -22,6 +22,7 @@ from ehr_tracking.arrow.parquet import is_text, line
 from ehr_tracking.arrow.splits import read_splits, splits_by_hash
 from ehr_tracking.contracts import SPLITS, TRAIN
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import files_below
 
 _IDENTITY = ("subject_id", "time", "code", "numeric_value", "text_value")
@@ -86,7 +87,7 @@ class Report:
             self.findings.append(Finding(check, refused, Problem(str(where), what, count)))
 
 
-def check(path: Path) -> Report:
+def check(path: PathLike) -> Report:
     """Check a MEDS data set: schema, nulls, order, subjects, codes, splits, births and deaths.
 
     Args:
@@ -95,6 +96,7 @@ def check(path: Path) -> Report:
     Raises:
         UserError: If there is no such directory.
     """
+    path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory")
     report = Report(path)

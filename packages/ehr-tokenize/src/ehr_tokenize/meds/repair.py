@@ -25,6 +25,7 @@ from ehr_tracking.arrow.meds import data_files, is_untyped
 from ehr_tracking.arrow.splits import splits_by_hash
 from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import files_below
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"
@@ -64,7 +65,7 @@ class Repaired:
         ]
 
 
-def repair(path: Path, out: Path, *, seed: int = 0) -> Repaired:
+def repair(path: PathLike, out: PathLike, *, seed: int = 0) -> Repaired:
     """Write a copy of a MEDS data set that `check` passes and the schemas of MEDS accept.
 
     Events without a code or a subject are left out; every other event stays, with all its columns. Of
@@ -78,6 +79,7 @@ def repair(path: Path, out: Path, *, seed: int = 0) -> Repaired:
     Raises:
         UserError: If something is wrong that needs a guess, or `out` exists.
     """
+    path, out = Path(path), Path(out)
     files = data_files(path)
     if out.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{out} lies inside the MEDS data set {path}; choose another path")

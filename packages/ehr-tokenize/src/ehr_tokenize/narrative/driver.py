@@ -30,6 +30,7 @@ from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import MEDS, NARRATIVES, SPLITS, TOKENS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
     new_artifact,
     raw_source,
@@ -100,12 +101,12 @@ class Summary:
 
 
 def narrate(
-    meds: Path,
-    labels: Path,
-    out: Path,
+    meds: PathLike,
+    labels: PathLike,
+    out: PathLike,
     config: NarrateConfig | None = None,
     *,
-    tokens: Path | None = None,
+    tokens: PathLike | None = None,
     overwrite: bool = False,
 ) -> Summary:
     """Write `narratives/1`: for each row of the labels, what was known then, as text.
@@ -126,6 +127,8 @@ def narrate(
             read, delays differ between config, tokens and bins, or `out` is taken.
         ContractError: If the labels cannot be read, or one has no prediction time.
     """
+    meds, labels, out = Path(meds), Path(labels), Path(out)
+    tokens = None if tokens is None else Path(tokens)
     config = config or NarrateConfig()
     refuse_existing(out, overwrite=overwrite)
     if out.resolve().is_relative_to(meds.resolve()):

@@ -12,13 +12,16 @@ from ehr_tokenize.sources.splits import add_splits
 from ehr_tokenize.sources.subjects import Subjects
 from ehr_tokenize.sources.tables import Dialect, Piece, parts, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
+from ehr_tracking.files import PathLike
 
 _TYPES: dict[str, type[pl.DataType]] = {
     "text": pl.String, "integer": pl.Int64, "number": pl.Float64,
 }  # fmt: skip
 
 
-def from_events(source: Path, out: Path, config: EventsConfig, *, overwrite: bool = False) -> Done:
+def from_events(
+    source: PathLike, out: PathLike, config: EventsConfig, *, overwrite: bool = False
+) -> Done:
     """Turn a flat table of events, or a folder of its parts, into a MEDS data set.
 
     Args:
@@ -30,6 +33,7 @@ def from_events(source: Path, out: Path, config: EventsConfig, *, overwrite: boo
     Raises:
         UserError: If a mapped column is missing, a cell cannot be read, or `out` is taken.
     """
+    source, out = Path(source), Path(out)
     reader = _Reader(config)
     about = Source(
         name="events",

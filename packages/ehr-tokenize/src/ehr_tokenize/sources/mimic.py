@@ -14,6 +14,7 @@ from ehr_tokenize.sources.mimic_codes import Dictionaries, Titles, describe
 from ehr_tokenize.sources.release import require_directory, require_tables, unmatched
 from ehr_tokenize.sources.tables import Piece, is_table, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import entries
 
 EXTRAS = {"hadm_id": pl.Int64, "stay_id": pl.Int64, "unit": pl.String}
@@ -22,7 +23,9 @@ _DICTIONARIES = (
 )  # fmt: skip
 
 
-def from_mimic(source: Path, out: Path, config: MimicConfig, *, overwrite: bool = False) -> Done:
+def from_mimic(
+    source: PathLike, out: PathLike, config: MimicConfig, *, overwrite: bool = False
+) -> Done:
     """Turn the released tables of MIMIC-IV into a MEDS data set.
 
     Laboratory results are stamped with the time at which they were known unless configured
@@ -38,6 +41,7 @@ def from_mimic(source: Path, out: Path, config: MimicConfig, *, overwrite: bool 
     Raises:
         UserError: If there is no table, a cell cannot be read, or `out` is taken.
     """
+    source, out = Path(source), Path(out)
     reader = _Reader(source, config)
     about = Source(name="MIMIC-IV", extras=EXTRAS, describe=reader.describe)
     written = write_events(

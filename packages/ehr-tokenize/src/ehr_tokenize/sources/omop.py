@@ -15,6 +15,7 @@ from ehr_tokenize.sources.release import require_directory, require_tables, unma
 from ehr_tokenize.sources.tables import Piece, column_names, is_table, kind, parts, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import entries
 
 EXTRAS = {"visit_id": pl.Int64, "unit": pl.String}
@@ -22,7 +23,9 @@ _PERSON = ("gender_concept_id", "race_concept_id", "ethnicity_concept_id")
 _BORN = ("month_of_birth", "day_of_birth", "birth_datetime")
 
 
-def from_omop(source: Path, out: Path, config: OmopConfig, *, overwrite: bool = False) -> Done:
+def from_omop(
+    source: PathLike, out: PathLike, config: OmopConfig, *, overwrite: bool = False
+) -> Done:
     """Turn an OMOP CDM into a MEDS data set.
 
     Codes are `vocabulary/code` of the concept; a concept that CONCEPT lacks stays `OMOP//<id>`, and
@@ -37,6 +40,7 @@ def from_omop(source: Path, out: Path, config: OmopConfig, *, overwrite: bool = 
     Raises:
         UserError: If there is no table, a cell cannot be read, or `out` is taken.
     """
+    source, out = Path(source), Path(out)
     reader = _Reader(source, config)
     about = Source(
         name="OMOP",

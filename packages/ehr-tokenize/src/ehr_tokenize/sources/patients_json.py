@@ -20,7 +20,7 @@ from ehr_tokenize.sources.subjects import Subjects, read_names
 from ehr_tokenize.sources.writer import Done, Source, write_events
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.errors import UserError
-from ehr_tracking.files import write_whole
+from ehr_tracking.files import PathLike, write_whole
 
 _LISTS = ("diagnoses", "prescriptions")
 _KNOWN = {"patient_id", "birth_date", "sex", *_LISTS}
@@ -29,7 +29,7 @@ _PATIENTS = 10_000
 
 
 def from_patients_json(
-    source: Path, out: Path, config: PatientsJsonConfig, *, overwrite: bool = False
+    source: PathLike, out: PathLike, config: PatientsJsonConfig, *, overwrite: bool = False
 ) -> Done:
     """Turn patients in JSON into a MEDS data set. The file is held in memory.
 
@@ -42,6 +42,7 @@ def from_patients_json(
     Raises:
         UserError: If the file is not of this format, saying where, or `out` is taken.
     """
+    source, out = Path(source), Path(out)
     reader = _Reader(source, config)
     about = Source(name="patients-json", extra_files=reader.subjects.write)
     written = write_events(
@@ -55,7 +56,9 @@ def from_patients_json(
     return Done(reader.tallies, written, notes)
 
 
-def to_patients_json(meds: Path, out: Path, config: PatientsJsonConfig | None = None) -> int:
+def to_patients_json(
+    meds: PathLike, out: PathLike, config: PatientsJsonConfig | None = None
+) -> int:
     """Write the diagnoses and prescriptions of a MEDS data set in the JSON format.
 
     What `from_patients_json` made comes back, but for the order within a list (by date, then code)
@@ -72,6 +75,7 @@ def to_patients_json(meds: Path, out: Path, config: PatientsJsonConfig | None = 
     Raises:
         UserError: If `out` exists, or `meds` is no MEDS data set.
     """
+    meds, out = Path(meds), Path(out)
     config = config or PatientsJsonConfig()
     if out.exists():
         raise UserError(f"{out} exists; choose another path")

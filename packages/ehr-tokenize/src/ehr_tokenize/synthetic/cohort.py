@@ -24,6 +24,7 @@ from ehr_tokenize.synthetic.risks import write_risks
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 
 NAME = "ehr-tokenize synthetic cohort"
 SCHEMA = pa.schema(
@@ -51,7 +52,7 @@ class Summary:
 
 
 def synthesize(
-    out: Path,
+    out: PathLike,
     config: SynthConfig,
     *,
     overwrite: bool = False,
@@ -74,6 +75,7 @@ def synthesize(
     Raises:
         UserError: If `out` exists and may not be replaced.
     """
+    out = Path(out)
     with new_dataset(out, overwrite=overwrite) as directory:
         write = partial(_write_block, directory, config)
         counts = list(over(write, [(b,) for b in _blocks(config)], workers, "subjects"))
@@ -85,7 +87,7 @@ def synthesize(
 
 
 def synthesize_json(
-    out: Path, config: SynthConfig, *, overwrite: bool = False, workers: int = 1
+    out: PathLike, config: SynthConfig, *, overwrite: bool = False, workers: int = 1
 ) -> Summary:
     """Draw a cohort and write its diagnoses and medication as one JSON file.
 
@@ -98,6 +100,7 @@ def synthesize_json(
     Raises:
         UserError: If `out` exists and may not be replaced.
     """
+    out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise UserError(f"{out} exists; choose another path or pass --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from ehr_tokenize.tokenizer.vocabulary import (
 from ehr_tracking.arrow.meds import CodeInfo
 from ehr_tracking.config import ConfigError, to_dict, validate
 from ehr_tracking.contracts import ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
 
 TOKENIZER = "tokenizer.json"
@@ -120,8 +121,9 @@ class Tokenizer:
         teller = Teller(fitted.edges, told, marked)
         return teller.tell([self.tokens[i] for i in ids], start)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: PathLike) -> None:
         """Write both files."""
+        directory = Path(directory)
         sha256 = write_vocabulary(self.tokens, directory)
         config = to_dict(self.config)
         tree = {
@@ -135,12 +137,13 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_pretrained(cls, directory: Path) -> Self:
+    def from_pretrained(cls, directory: PathLike) -> Self:
         """Read a tokenizer from a token data set, a checkpoint, or a folder with its two files.
 
         Raises:
             ContractError: If a file is missing, changed, of another format, or of another fit.
         """
+        directory = Path(directory)
         for name in (TOKENIZER, VOCAB):
             if not (directory / name).is_file():
                 raise ContractError(f"{directory} holds no tokenizer: it has no {name}")
