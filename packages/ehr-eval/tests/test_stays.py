@@ -92,6 +92,11 @@ def test_ids_of_two_columns_never_meet_and_the_first_filled_one_counts() -> None
     assert stays(table, visit_ids=[])[0] == [(2, 3, False)]
 
 
+def test_an_empty_id_is_none() -> None:
+    rows = [(0, ADMIT), (3, HOME), (9, ADMIT), (11, HOME)]
+    assert stays(events(rows, hadm_id=[""] * 4)) == ([(0, 3, False), (9, 11, False)], [])
+
+
 @pytest.mark.parametrize(
     ("rows", "ids", "expected"),
     [

@@ -65,7 +65,11 @@ def read_course(events: pl.DataFrame, config: LabelsConfig) -> Course:
 
 def _id(events: pl.DataFrame, names: Sequence[str]) -> pl.Expr:
     """What names the stay of an event: the first of some columns that is filled, with its name."""
-    ids = [pl.format(f"{name}={{}}", name) for name in names if name in events.columns]
+    ids = [
+        pl.when(pl.col(name) != "").then(pl.format(f"{name}={{}}", name))
+        for name in names
+        if name in events.columns
+    ]
     return pl.coalesce(*ids, pl.lit(None, pl.String))
 
 

@@ -135,7 +135,9 @@ def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str,
 
 def _unmatched(config: LabelsConfig, codes: pl.Series) -> str:
     """Which patterns match nothing, what codes look like, and what to do."""
-    patterns = dict.fromkeys(name for task in TASKS.values() for name in task.needs)
+    patterns = dict.fromkeys(
+        name for task in TASKS.values() for name in (*task.needs, *task.needs_one)
+    )
     lacking = [name for name in patterns if not matching(codes, getattr(config, name)).any()]
     some = ", ".join(f"{code[:40]}" for code in codes.drop_nulls().unique().sort()[:3])
     return (

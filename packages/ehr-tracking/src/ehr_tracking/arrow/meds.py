@@ -296,8 +296,9 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 def _as_text(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
     """Strings, and whole numbers as they are written; pandas makes floats of numbers with nulls."""
     if pa.types.is_floating(column.type):
+        known = pa.array(column.to_numpy(), from_pandas=True)  # NaN is null
         try:
-            column = column.cast(pa.int64())
+            column = pa.chunked_array([known.cast(pa.int64())])
         except pa.ArrowInvalid:
             raise ContractError(
                 f"{path}: column {name} is {column.type} (expected string)"
