@@ -218,7 +218,9 @@ def test_numbers_that_float32_cannot_hold_are_counted(tmp_path):
         "p,t,c,v",
     )
     done = from_events(
-        source, tmp_path / "out", EventsConfig(subject="p", code="c", time="t", value="v")
+        source,
+        tmp_path / "out",
+        EventsConfig(subject="p", code="c", time="t", value="v", missing=()),
     )
     assert done.written.not_finite == 2
     assert read(tmp_path / "out")["numeric_value"].to_list() == [None, None, 0.0]
@@ -371,3 +373,16 @@ def test_any_bytes_give_events_or_one_line(tmp_path_factory, content):
         assert not (folder / "out").exists()
     else:
         assert len(read(folder / "out"))
+
+
+def test_times_codes_and_values_that_stand_for_no_value(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "p,c,t,v\n1,A,2020-01-01,NA\n1,NULL,2020-01-01,1\n1,B,NaT,None\n<NA>,A,2020-01-01,2\n"
+    )
+    config = EventsConfig(subject="p", code="c", time="t", value="v", without_time="drop")
+    done = from_events(table, tmp_path / "out", config)
+    (path,) = (tmp_path / "out").glob("data/*/*.parquet")
+    assert pl.read_parquet(path)["code"].to_list() == ["A"]
+    assert done.tallies["t.csv"].missing == {("v", "NA"): 1, ("v", "None"): 1, ("c", "NULL"): 1,
+                                             ("t", "NaT"): 1, ("p", "<NA>"): 1}  # fmt: skip

@@ -392,3 +392,40 @@ def test_demo_small_shards_hold_the_same_events(demo, tmp_path):
     from_mimic(raw, tmp_path / "small", config)
     assert len(list((tmp_path / "small").glob("data/train/*.parquet"))) > 5
     assert read(tmp_path / "small").equals(read(out))
+
+
+def test_codes_as_mimic_iv_meds_has_them_are_all_of_its_own(mimic_raw, mimic_demo, tmp_path):
+    """In shares by family: of its codes, ours has all; ours has none more where it has the family."""
+    config = MimicConfig(codes="mimic_iv_meds", without=("hosp/services", "icu/datetimeevents"))
+    from_mimic(mimic_raw, tmp_path / "out", config)
+    codes = {}
+    for name, root in (("ours", tmp_path / "out"), ("theirs", mimic_demo)):
+        for path in root.glob("data/*/*.parquet"):
+            for code in pl.read_parquet(path, columns=["code"])["code"].unique():
+                codes.setdefault(code.split("//")[0], {}).setdefault(name, set()).add(code)
+    del codes["MICROBIOLOGY"]  # which the other does not read
+    share = {
+        family: len(c.get("ours", set()) & c.get("theirs", set())) / len(set().union(*c.values()))
+        for family, c in codes.items()
+    }
+    assert len(share) > 30
+    assert {f: s for f, s in share.items() if s < 1} == {}
+
+
+def test_codes_of_the_other_kind_keep_their_parents(release, tmp_path):
+    from_mimic(
+        release, tmp_path / "out", MimicConfig(codes="mimic_iv_meds", without=("hosp/hcpcsevents",))
+    )
+    codes = pl.read_parquet(tmp_path / "out/metadata/codes.parquet")
+    row = codes.row(
+        by_predicate=pl.col("code") == "MEDICATION//START//Insulin//2821501", named=True
+    )
+    assert row["parent_codes"] == ["NDC/00002821501"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_in_two_forms_is_refused(release, tmp_path, suffix):
+    (release / f"hosp/omr{suffix}").write_bytes(b"subject_id\n")
+    with pytest.raises(UserError, match=r"omr.*: table omr is there twice, also as .*omr\.csv"):
+        from_mimic(release, tmp_path / "out", MimicConfig())
+    assert not (tmp_path / "out").exists()

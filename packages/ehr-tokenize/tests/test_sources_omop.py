@@ -296,3 +296,49 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, change, message)
     result = CliRunner().invoke(main, ["from", "omop", str(cdm), "--out", str(tmp_path / "out")])
     assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"cdm"}
+
+
+@pytest.mark.parametrize("text", ["NA", "NULL", "None", r"\N", "NaN", "<NA>", "NaT"])
+def test_what_stands_for_no_value_is_none_and_counted(tmp_path, text):
+    cdm = tmp_path / "cdm"
+    cdm.mkdir()
+    (cdm / "person.csv").write_text(
+        f"person_id,gender_concept_id,year_of_birth,month_of_birth,birth_datetime\n1,8507,1980,{text},{text}\n"
+    )
+    (cdm / "condition_occurrence.csv").write_text(
+        "person_id,condition_concept_id,condition_start_date,condition_start_datetime,"
+        f"condition_source_value,visit_occurrence_id\n1,0,2020-01-01,{text},{text},{text}\n"
+    )
+    done = from_omop(cdm, tmp_path / "out", OmopConfig())
+    rows = pl.concat(pl.read_parquet(p) for p in (tmp_path / "out").glob("data/*/*.parquet"))
+    assert rows["code"].to_list() == ["OMOP//8507", "MEDS_BIRTH", "OMOP//0"]
+    assert rows["visit_id"].null_count() == 3
+    assert done.tallies["condition_occurrence"].missing == {
+        (column, text): 1
+        for column in ("condition_start_datetime", "condition_source_value", "visit_occurrence_id")
+    }
+    assert f"1 {text} in birth_datetime, 1 {text} in month_of_birth" in done.lines()[0]
+    line = "kept as OMOP//<id>: 1 static events (sex, race, ethnicity) whose concept CONCEPT lacks"
+    assert line in done.lines()
+
+
+def test_no_text_stands_for_no_value_where_none_is_named(tmp_path):
+    cdm = tmp_path / "cdm"
+    cdm.mkdir()
+    (cdm / "condition_occurrence.csv").write_text(
+        "person_id,condition_concept_id,condition_start_date,condition_source_value\n1,0,2020-01-01,NA\n"
+    )
+    from_omop(cdm, tmp_path / "out", OmopConfig(missing=()))
+    (path,) = (tmp_path / "out").glob("data/*/*.parquet")
+    assert pl.read_parquet(path)["code"].to_list() == ["OMOP_SOURCE//NA"]
+
+
+def test_a_part_in_two_forms_is_refused(tmp_path):
+    folder = tmp_path / "cdm" / "person"
+    folder.mkdir(parents=True)
+    for name in ("part.0.csv", "part.1.csv", "part.1.parquet"):
+        (folder / name).write_text("person_id,year_of_birth\n")
+    with pytest.raises(
+        UserError, match=r"part\.1\.parquet: this part is there twice, also as .*part\.1\.csv"
+    ):
+        from_omop(tmp_path / "cdm", tmp_path / "out", OmopConfig())

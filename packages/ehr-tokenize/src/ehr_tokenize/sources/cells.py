@@ -1,6 +1,7 @@
 """The cells of a piece as times, integers, numbers and text; what does not fit is named by its place."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from functools import partial
 
@@ -36,19 +37,49 @@ class Cells:
     """Columns that hold a day even where they show a time of day."""
     midnight_is_day: bool = False
     """Whether 00:00:00 means that only the day is known."""
+    missing: tuple[str, ...] = ()
+    """Texts that stand for no value."""
+    blanks: bool = False
+    """Whether blanks around a part of a code are kept."""
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Column and text -> cells in which it stood for no value; is added to."""
     _times: dict[str, pl.Series] = field(default_factory=dict)
+    _texts: dict[str, pl.Series] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Rows."""
         return len(self.piece.frame)
 
     def text(self, name: str) -> pl.Series:
-        """[R] String, stripped, null where empty."""
-        cells = self.piece.frame[name]
-        if cells.dtype in (pl.Categorical, pl.Enum) or cells.dtype != pl.String:
-            cells = cells.cast(pl.String)
-        cells = cells.str.strip_chars()
-        return cells.replace("", None) if (cells == "").any() else cells
+        """[R] String, stripped, null where empty or one of `missing`."""
+        if name not in self._texts:
+            cells = self.piece.frame[name]
+            if cells.dtype in (pl.Categorical, pl.Enum) or cells.dtype != pl.String:
+                cells = cells.cast(pl.String)
+            cells = cells.str.strip_chars()
+            cells = cells.replace("", None) if (cells == "").any() else cells
+            self._texts[name] = self._present(name, cells)
+        return self._texts[name]
+
+    def _present(self, name: str, cells: pl.Series) -> pl.Series:
+        gone = cells.is_in(self.missing)
+        if not gone.any():
+            return cells
+        for text, n in cells.filter(gone).value_counts().iter_rows():
+            self.found[name, text] += n
+        return cells.set(gone.fill_null(False), None)
+
+    def part(self, name: str) -> pl.Series:
+        """[R] String, a part of a code: as `text`, with the blanks around it where these are kept."""
+        text = self.text(name)
+        if not self.blanks:
+            return text
+        raw = self.piece.frame[name].cast(pl.String)
+        return raw.set(text.is_null() & (raw.str.strip_chars() != ""), None).replace("", None)
+
+    def on(self, piece: Piece) -> "Cells":
+        """The same of a piece with further columns; no cell is counted again."""
+        return replace(self, piece=piece)
 
     def integer(self, name: str) -> pl.Series:
         """[R] Int64.
@@ -101,6 +132,7 @@ class Cells:
         """
         if name not in self._times:
             raw = self.piece.frame[name]
+            raw = self.text(name) if raw.dtype == pl.String else raw
             time = self._from_text(name) if raw.dtype == pl.String else self._typed(name)
             years = time.dt.year().is_between(1, 9999) | time.is_null()
             self._refuse(name, raw, time.set(~years, None), "a time in the years 1 to 9999")

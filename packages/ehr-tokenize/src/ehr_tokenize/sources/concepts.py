@@ -74,7 +74,9 @@ class Concepts:
     def static(self, concept: pl.Series) -> pl.Series:
         """[R] code of each concept; null for 0 and null."""
         chosen = concept.replace(0, None)
-        frame = pl.DataFrame({"code": self._code.get(chosen), "id": chosen})
+        code = self._code.get(chosen)
+        self.missing["person"] += int((code.is_null() & chosen.is_not_null()).sum())
+        frame = pl.DataFrame({"code": code, "id": chosen})
         return frame.select(pl.coalesce("code", pl.concat_str(pl.lit("OMOP//"), "id"))).to_series()
 
     def units(self, concept: pl.Series, source: pl.Series) -> pl.Series:

@@ -35,6 +35,12 @@ Days = Literal["end", "start"]
 before it can have happened; at the start the day's own order is lost the other way round."""
 
 
+MISSING = (
+    "NA", "<NA>", "NULL", "Null", "null", "None", "\\N", "NaN", "nan", "NAN", "NaT", "#N/A", "#NULL!",
+)  # fmt: skip
+"""As R, databases, spreadsheets, pandas and Python write that there is no value."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LabsConfig:
     """Laboratory and microbiology."""
@@ -51,7 +57,12 @@ class MimicConfig:
     """`ehr-tokenize from mimic`."""
 
     labs: LabsConfig = Field(default_factory=LabsConfig)
+    codes: Literal["release", "mimic_iv_meds"] = "release"
+    """As the release writes them; or as MIMIC_IV_MEDS does: NDC and DRG without leading zeros, blanks
+    around a part kept, HCPCS by its short description."""
     days: Days = "end"
+    missing: tuple[str, ...] = MISSING
+    """Texts in cells that stand for no value; counted."""
     without: tuple[str, ...] = ()
     """Tables to leave out, e.g. `[icu/chartevents]`."""
     write: WriteConfig = Field(default_factory=WriteConfig)
@@ -68,6 +79,8 @@ class OmopConfig:
     days: Days = "end"
     midnight: Literal["day", "time"] = "day"
     """Whether 00:00:00 in a datetime means that only the day is known, as is custom in OMOP."""
+    missing: tuple[str, ...] = MISSING
+    """Texts in cells that stand for no value; counted. The vocabulary's own tables are read as they are."""
     without: tuple[str, ...] = ()
     """Tables to leave out, e.g. `[observation]`."""
     write: WriteConfig = Field(default_factory=WriteConfig)
@@ -113,6 +126,8 @@ class EventsConfig:
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """Null: a comma, or a tab in .tsv files."""
     encoding: str = "utf-8"
+    missing: tuple[str, ...] = MISSING
+    """Texts in cells that stand for no value; counted."""
     write: WriteConfig = Field(default_factory=WriteConfig)
 
     @model_validator(mode="after")

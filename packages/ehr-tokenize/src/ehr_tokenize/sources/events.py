@@ -101,7 +101,13 @@ class _Reader:
 
     def _events(self, piece: Piece, tally: Tally) -> pl.DataFrame:
         config = self.config
-        cells = Cells(piece, days=config.days, formats=config.time_formats or ISO)
+        cells = Cells(
+            piece,
+            days=config.days,
+            formats=config.time_formats or ISO,
+            missing=config.missing,
+            found=tally.missing,
+        )
         subject = self.subjects.number(cells, config.subject)
         if config.split:
             add_splits(self.splits, cells, subject, config.split)

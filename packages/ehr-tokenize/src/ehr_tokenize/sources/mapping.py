@@ -72,12 +72,19 @@ class Tally:
     events: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Why an event was left out -> how often."""
+    missing: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Column and text -> cells in which it stood for no value."""
 
     def line(self, table: str) -> str:
         """One line of a report."""
         why = "; ".join(f"{n:,} without {reason}" for reason, n in sorted(self.dropped.items()))
-        return f"{table}: {self.rows:,} rows, {self.events:,} events" + (
-            f"; left out: {why}" if why else ""
+        texts = ", ".join(
+            f"{n:,} {text} in {column}" for (column, text), n in sorted(self.missing.items())
+        )
+        return (
+            f"{table}: {self.rows:,} rows, {self.events:,} events"
+            + (f"; left out: {why}" if why else "")
+            + (f"; taken for no value: {texts}" if texts else "")
         )
 
 
@@ -180,7 +187,7 @@ def codes_of(code: str, cells: Cells) -> pl.Series:
     for i, (literal, column, default) in enumerate(template(code)):
         parts.append(pl.lit(literal))
         if column:
-            data[str(i)] = cells.text(column).fill_null(default)
+            data[str(i)] = cells.part(column).fill_null(default)
             parts.append(pl.col(str(i)))
     if not data:
         return _all(len(cells), code)

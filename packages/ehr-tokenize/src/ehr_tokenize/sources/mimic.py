@@ -12,7 +12,7 @@ from ehr_tokenize.sources.lookup import Lookup
 from ehr_tokenize.sources.mapping import CORE, Tally, add_descriptions, columns_of, make
 from ehr_tokenize.sources.mimic_codes import Dictionaries, Titles, describe
 from ehr_tokenize.sources.release import require_directory, require_tables, unmatched
-from ehr_tokenize.sources.tables import Piece, is_table, pieces
+from ehr_tokenize.sources.tables import Piece, by_name, pieces
 from ehr_tokenize.sources.writer import Done, Source, code_rows, write_events
 from ehr_tracking.files import PathLike
 from ehr_tracking.tree import entries
@@ -57,11 +57,10 @@ class _Reader:
         require_directory(source)
         self.config = config
         self.files = {
-            f"{folder}/{path.name.split('.')[0].lower()}": path
+            f"{folder}/{name}": path
             for folder in ("hosp", "icu")
             if (source / folder).is_dir()
-            for path in entries(source / folder)
-            if is_table(path)
+            for name, path in by_name(entries(source / folder)).items()
         }
         self.tables = known.tables(config)
         self.names = tuple(t.name for t in (*self.tables, known.PRESCRIPTIONS))
@@ -104,7 +103,15 @@ class _Reader:
         columns = [c for c in columns_of(table.events) if c not in table.joins]
         for piece in self._pieces(table.name, ["subject_id", *columns, *table.keys]):
             tally.rows += len(piece.frame)
-            cells = self._joined(Cells(piece, self.config.days, day_columns=table.days), table)
+            cells = Cells(
+                piece,
+                self.config.days,
+                day_columns=table.days,
+                missing=self.config.missing,
+                blanks=self._as_meds,
+                found=tally.missing,
+            )
+            cells = self._joined(cells, table)
             subject = cells.integer("subject_id")
             for event in table.events:
                 yield make(event, cells, subject, tally, EXTRAS)
@@ -114,7 +121,7 @@ class _Reader:
         """The same piece with its computed columns."""
         made = [_COMPUTED[name](self, cells).alias(name) for name in table.joins]
         piece = Piece(cells.piece.path, cells.piece.row, cells.piece.frame.with_columns(made))
-        return Cells(piece, cells.days, day_columns=cells.day_columns)
+        return cells.on(piece)
 
     def birth(self, cells: Cells) -> pl.Series:
         """1 January of the year in which the subject was as old as said (91 stands for over 89)."""
@@ -137,22 +144,34 @@ class _Reader:
     def ndc(self, cells: Cells) -> pl.Series:
         """The product that was dispensed as the main one of an order, as text; null for none."""
         if "ndc" in cells.piece.frame.columns:
-            return _product(cells)
+            return self._number(_product(cells))
         if "ndc" not in self.lookups:
             frames = [pl.DataFrame(schema={"key": pl.Int64, "value": pl.Categorical})]
             for piece in self._pieces("hosp/prescriptions", ["pharmacy_id", "drug_type", "ndc"]):
-                one = Cells(piece)
+                one = Cells(piece, missing=self.config.missing)
                 frame = pl.DataFrame({"key": one.integer("pharmacy_id"), "value": _product(one)})
                 main = frame.filter(one.text("drug_type") == "MAIN").drop_nulls()
                 frames.append(main.with_columns(pl.col("value").cast(pl.Categorical)))
             self.lookups["ndc"] = Lookup.build(pl.concat(frames))
-        return self.lookups["ndc"].get(cells.integer("pharmacy_id")).cast(pl.String)
+        return self._number(self.lookups["ndc"].get(cells.integer("pharmacy_id")).cast(pl.String))
+
+    def drg(self, cells: Cells) -> pl.Series:
+        """The code of a diagnosis-related group."""
+        return self._number(cells.text("drg_code"))
+
+    def _number(self, code: pl.Series) -> pl.Series:
+        """A code of digits, without its leading zeros where MIMIC_IV_MEDS is followed."""
+        return code.str.replace(r"^0+(\d)", "${1}") if self._as_meds else code
+
+    @property
+    def _as_meds(self) -> bool:
+        return self.config.codes == "mimic_iv_meds"
 
     def _lookup(self, name: str, key: str, time: str) -> Lookup:
         """Key -> earliest time."""
         frames = [pl.DataFrame(schema={"key": pl.Int64, "value": CORE["time"]})]
         for piece in self._pieces(name, [key, time]):
-            cells = Cells(piece, self.config.days)
+            cells = Cells(piece, self.config.days, missing=self.config.missing)
             frames.append(pl.DataFrame({"key": cells.integer(key), "value": cells.time(time)}))
         return Lookup.build(pl.concat(frames).drop_nulls().sort("key", "value"))
 
@@ -184,4 +203,5 @@ _COMPUTED: dict[str, Callable[[_Reader, Cells], pl.Series]] = {
     known.DEATH: _Reader.death,
     known.DISCHARGE: _Reader.discharge,
     known.NDC: _Reader.ndc,
+    known.DRG: _Reader.drg,
 }

@@ -87,7 +87,8 @@ def _item(code: str, parts: tuple[str, ...], known: Dictionaries) -> Iterator[Ro
 
 
 def _hcpcs(code: str, parts: tuple[str, ...], known: Dictionaries) -> Iterator[Row]:
-    yield code, known.hcpcs.get(parts), [f"HCPCS/{parts[0]}"]
+    coded = re.fullmatch(r"[A-Z\d]\d{3}[A-Z\d]", parts[0])  # else a short description
+    yield code, known.hcpcs.get(parts), [f"HCPCS/{parts[0]}"] if coded else None
 
 
 def _drg(code: str, parts: tuple[str, ...], known: Dictionaries) -> Iterator[Row]:
@@ -96,7 +97,7 @@ def _drg(code: str, parts: tuple[str, ...], known: Dictionaries) -> Iterator[Row
 
 
 def _ndc(code: str, parts: tuple[str, ...], known: Dictionaries) -> Iterator[Row]:  # noqa: ARG001
-    yield code, None, [f"NDC/{parts[0]}"]
+    yield code, None, [f"NDC/{parts[0].zfill(11)}"]
 
 
 _RULES: tuple[tuple[str, Callable[[str, tuple[str, ...], Dictionaries], Iterator[Row]]], ...] = (
@@ -106,5 +107,5 @@ _RULES: tuple[tuple[str, Callable[[str, tuple[str, ...], Dictionaries], Iterator
     (r"(?:INFUSION_START|INFUSION_END|SUBJECT_FLUID_OUTPUT)//(\d+)", _item),
     (r"HCPCS//(.+)$", _hcpcs),
     (r"DRG//(\w+)//(.+)$", _drg),
-    (r"MEDICATION//.*//(\d{11})$", _ndc),
+    (r"MEDICATION//.*//(\d{1,11})$", _ndc),
 )

@@ -1,7 +1,8 @@
 """What the tables of MIMIC-IV say: one entry a table, one `Event` for each thing a row tells.
 
-Codes are those of MIMIC_IV_MEDS wherever it has one, so that labels and vocabularies carry over;
-HCPCS alone has its code here instead of its short description. `docs/sources/mimic.md` is the user's
+Codes are built as those of MIMIC_IV_MEDS wherever it has one; where that loses something (leading zeros
+of NDC and DRG, which it reads as integers; HCPCS, of which it takes the short description) they are as
+the release writes them, unless the config says otherwise. `docs/sources/mimic.md` is the user's
 view of this table.
 """
 
@@ -12,7 +13,7 @@ from ehr_tokenize.sources.mapping import BILLING, END, START, Event
 
 _ADMISSION = {"hadm_id": "hadm_id"}
 _STAY = {"hadm_id": "hadm_id", "stay_id": "stay_id"}
-DISCHARGE, NDC, BIRTH, DEATH = "discharge", "product", "birth", "death"
+DISCHARGE, NDC, DRG, BIRTH, DEATH = "discharge", "product", "group", "birth", "death"
 """Columns that `mimic` computes from other tables or columns."""
 
 
@@ -33,7 +34,7 @@ class Table:
 
 def tables(config: MimicConfig) -> tuple[Table, ...]:
     """Every table that is read, in the order in which they are reported."""
-    return (*_PEOPLE, *_BILLING, *_laboratory(config), *_MEDICATION, *_OTHER, *_ICU)
+    return (*_PEOPLE, *_BILLING, _hcpcs(config), *_laboratory(config), *_MEDICATION, *_OTHER, *_ICU)
 
 
 def _at(code: str, time: str, **more: object) -> Event:
@@ -114,7 +115,7 @@ _BILLING = (
         name="hosp/drgcodes",
         events=(
             _at(
-                "DRG//{drg_type}//{drg_code}",
+                f"DRG//{{drg_type}}//{{{DRG}}}",
                 DISCHARGE,
                 needs=("drg_code",),
                 text="description",
@@ -122,15 +123,19 @@ _BILLING = (
                 description="{description}",
             ),
         ),
-        joins=(DISCHARGE,),
-        keys=("hadm_id",),
-    ),
-    Table(
-        name="hosp/hcpcsevents",
-        events=(_at("HCPCS//{hcpcs_cd}", "chartdate", needs=("hcpcs_cd",), rank=BILLING),),
-        days=frozenset({"chartdate"}),
+        joins=(DISCHARGE, DRG),
+        keys=("hadm_id", "drg_code"),
     ),
 )
+
+
+def _hcpcs(config: MimicConfig) -> Table:
+    column = "short_description" if config.codes == "mimic_iv_meds" else "hcpcs_cd"
+    return Table(
+        name="hosp/hcpcsevents",
+        events=(_at(f"HCPCS//{{{column}}}", "chartdate", needs=(column,), rank=BILLING),),
+        days=frozenset({"chartdate"}),
+    )
 
 
 def _laboratory(config: MimicConfig) -> tuple[Table, ...]:

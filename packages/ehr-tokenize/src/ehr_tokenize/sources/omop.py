@@ -76,6 +76,11 @@ class _Reader:
             lines.append(
                 f"kept as OMOP//<id>: {counts['unlisted']:,} events whose concept CONCEPT lacks"
             )
+        if counts["person"]:
+            lines.append(
+                f"kept as OMOP//<id>: {counts['person']:,} static events (sex, race, ethnicity) whose "
+                "concept CONCEPT lacks"
+            )
         if counts["none"]:
             lines.append(f"kept by source value: {counts['none']:,} events without concept")
         return lines
@@ -106,10 +111,17 @@ class _Reader:
             tally = self.tallies.setdefault(name, Tally())
             for piece in pieces(path, columns, optional):
                 tally.rows += len(piece.frame)
-                yield self._wrap(piece), tally
-
-    def _wrap(self, piece: Piece) -> Cells:
-        return Cells(piece, self.config.days, midnight_is_day=self.config.midnight == "day")
+                config = self.config
+                yield (
+                    Cells(
+                        piece,
+                        config.days,
+                        midnight_is_day=config.midnight == "day",
+                        missing=config.missing,
+                        found=tally.missing,
+                    ),
+                    tally,
+                )
 
     def _made(
         self, cells: Cells, events: tuple[Event, ...], tally: Tally
@@ -132,11 +144,15 @@ class _Reader:
                  "d": cells.integer("day_of_birth")}  # fmt: skip
         date = pl.datetime("y", pl.col("m").fill_null(1), pl.col("d").fill_null(1))
         day = pl.DataFrame(parts).select(date.cast(CORE["time"])).to_series()
-        exact = Cells(cells.piece, "start").time("birth_datetime")
+        exact = Cells(cells.piece, "start", missing=cells.missing, found=cells.found).time(
+            "birth_datetime"
+        )
         made = {known.BIRTH: exact.fill_null(day)}
         for column in _PERSON:
             made[column.removesuffix("_concept_id")] = self.concepts.static(cells.integer(column))
-        return Cells(_with(cells.piece, made), self.config.days)
+        return Cells(
+            _with(cells.piece, made), self.config.days, missing=cells.missing, found=cells.found
+        )
 
     def _computed(self, cells: Cells, table: known.Table) -> Cells:
         """Code, unit and text of each row."""
@@ -152,7 +168,7 @@ class _Reader:
                 cells.integer("unit_concept_id"), cells.text("unit_source_value")
             )
             made[known.TEXT] = self._text(cells)
-        return self._wrap(_with(cells.piece, made))
+        return cells.on(_with(cells.piece, made))
 
     def _text(self, cells: Cells) -> pl.Series:
         """The value as text: as written, else the name of its concept, else the source's own."""

@@ -74,17 +74,46 @@ def is_table(path: Path) -> bool:
     return path.is_file() and kind(path) in (*DELIMITED, *JSON_LINES, ".parquet")
 
 
+def by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """The tables among some files by their names: lower case, to the first dot.
+
+    Raises:
+        UserError: If one is there twice, as `labs.csv` and `labs.csv.gz` are.
+    """
+    found: dict[str, Path] = {}
+    for path in filter(is_table, files):
+        name = path.name.split(".")[0].lower()
+        if name in found:
+            raise UserError(f"{path}: table {name} is there twice, also as {found[name]}; keep one")
+        found[name] = path
+    return found
+
+
+def _refuse_twins(files: Sequence[Path]) -> None:
+    """Raise where a part is there in two forms, as `1.csv` and `1.csv.gz` are."""
+    found: dict[str, Path] = {}
+    for path in files:
+        name = path.name.lower()
+        for suffix in COMPRESSED:
+            name = name.removesuffix(suffix)
+        other = found.setdefault(Path(name).stem, path)
+        if other != path:
+            raise UserError(f"{path}: this part is there twice, also as {other}; keep one")
+
+
 def parts(path: Path) -> list[Path]:
     """A file as it is, or the files of a folder in the order of their names.
 
     Raises:
-        UserError: If there is nothing to read, or it is no kind of table that we know.
+        UserError: If there is nothing to read, a part is there in two forms, or it is no kind of table
+            that we know.
     """
     if path.is_dir():
         files = entries(path)
         found = [p for p in files if is_table(p)] or [p for p in files if kind(p) == JSON]
         if not found:
             raise UserError(f"{path}: no CSV, TSV, JSON or Parquet file in it")
+        _refuse_twins(found)
         return found
     if not path.is_file():
         raise UserError(f"{path}: no such file or directory")
