@@ -331,7 +331,7 @@ def test_changed_features_unknown_tasks_bad_names_and_existing_outputs_are_refus
     out = tmp_path / "results"
     with pytest.raises(ConfigError, match="no task nope; it has told, untold"):
         run_ehrshot(labels, features, out, EhrshotConfig(tasks=("nope",)))
-    with pytest.raises(UserError, match="letters, digits"):
+    with pytest.raises(UserError, match=r"model .a/b. cannot be the name of a file"):
         run_ehrshot(labels, {"a/b": features["model"]}, out, SMALL)
     path = features["model"] / "features.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
@@ -459,7 +459,9 @@ def test_a_key_that_the_schema_lacks_is_not_written(tmp_path):
     assert not (tmp_path / "t.parquet").exists()
 
 
-@pytest.mark.parametrize("name", ["given", "a/b", ".."])
+@pytest.mark.parametrize("name", ["given", "a/b", "..", "../../../../x"])
 def test_names_of_heads_that_cannot_be_are_refused(name):
-    with pytest.raises(ConfigError, match="heads holds"):
+    with pytest.raises(
+        ConfigError, match=r"no head may be called given|cannot be the name of a file"
+    ):
         load_config(EhrshotConfig, None, [f"heads={{{name}: {{kind: lr}}}}"])

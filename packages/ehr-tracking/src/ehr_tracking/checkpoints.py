@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -18,15 +18,17 @@ from ehr_tracking.files import PathLike, sync, write_whole
 from ehr_tracking.manifest import MANIFEST, damage, load_manifest
 
 _POINTERS = "pointers.json"
+_Step = Annotated[str, Field(pattern=r"^step-\d{8,}$")]
+"""Name of a checkpoint, which becomes a path."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Pointers:
     """What `pointers.json` holds."""
 
-    latest: str | None = None
-    best: str | None = None
-    scores: dict[str, float | None] = Field(default_factory=dict)
+    latest: _Step | None = None
+    best: _Step | None = None
+    scores: dict[_Step, float | None] = Field(default_factory=dict)
 
 
 class CheckpointStore:

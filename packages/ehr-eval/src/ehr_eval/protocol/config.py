@@ -1,6 +1,5 @@
 """What a user may set about the protocol."""
 
-import re
 from typing import TYPE_CHECKING, Annotated, Self, TypeAlias, Union
 
 from pydantic import Field, model_validator
@@ -9,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from ehr_eval.heads import HEADS
 from ehr_eval.heads.grid import HeadConfig
 from ehr_tracking.config import STRICT
+from ehr_tracking.names import require_name
 
 if TYPE_CHECKING:
     AnyHead: TypeAlias = HeadConfig
@@ -18,8 +18,6 @@ else:  # mypy cannot read a union off a table
         Field(discriminator="kind"),
     ]
 
-NAME = re.compile(r"[\w-][\w.-]*")
-"""Of models and heads: they become names of files."""
 GIVEN = "given"
 """In place of a head's name: predictions that were made elsewhere."""
 
@@ -60,12 +58,12 @@ class EhrshotConfig:
             raise ValueError(f"ks holds {wrong[0]}: a k is -1 or in 1..max_k = {self.max_k}")
         if len(set(self.ks)) < len(self.ks):
             raise ValueError("ks holds a number twice")
-        odd = [name for name in self.heads if name == GIVEN or not NAME.fullmatch(name)]
-        if odd:
+        if GIVEN in self.heads:
             raise ValueError(
-                f"heads holds {odd[0]!r}: use letters, digits, _, . and -, and not {GIVEN!r}, which "
-                "stands for predictions made elsewhere"
+                f"no head may be called {GIVEN}: it stands for predictions made elsewhere"
             )
+        for name in self.heads:
+            require_name(name, "head")
         return self
 
     def draws(self, k: int) -> int:

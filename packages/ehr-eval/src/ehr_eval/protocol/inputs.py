@@ -14,13 +14,14 @@ from ehr_eval.frames import KEY, read_labels
 from ehr_eval.judge.bootstrap import patient_draws
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.predictions import predictions_source, read_predictions
-from ehr_eval.protocol.config import NAME, EhrshotConfig
+from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import HELD_OUT, SPLITS, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import Source, source
+from ehr_tracking.names import require_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +76,8 @@ def open_inputs(
 
 
 def _refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path]) -> None:
-    for kind, named in (("features", features), ("predictions", predictions)):
-        for name in named:
-            if not NAME.fullmatch(name):
-                raise UserError(f"{kind} name {name!r}: use letters, digits, _, . and - only")
+    for name in (*features, *predictions):
+        require_name(name, "model")
     if not features:
         raise UserError("no features were given; name some with NAME=PATH")
     both = sorted(features.keys() & predictions.keys())

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ehr_tracking.contracts import SPLITS, ContractError
+from ehr_tracking.names import require_name
 
 _FOLDER = re.compile(rf"{'|'.join(SPLITS)}|\d+|[^=]+=.*")
 """What a folder of pieces is called."""
@@ -43,14 +44,14 @@ def name_tasks(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
         ['died', 'icu/los']
     """
     if files and files[0] == root:
-        return {_printable(_own_name(root)): list(files)}
+        return {_checked(_own_name(root)): list(files)}
     tasks: dict[Name, list[Path]] = {}
     for path in sorted(files):
         tasks.setdefault(_name(root, path.relative_to(root)), []).append(path)
     for name, of_task in tasks.items():
         _refuse_two_forms(root, name, of_task)
     _refuse_nested(root, tasks)
-    return {_printable("/".join(name) or _own_name(root)): tasks[name] for name in sorted(tasks)}
+    return {_checked("/".join(name) or _own_name(root)): tasks[name] for name in sorted(tasks)}
 
 
 def _own_name(path: Path) -> str:
@@ -122,7 +123,7 @@ def _ambiguous(path: Path, one: str, other: str, do: str) -> ContractError:
     return ContractError(f"{path} is either {one}, or {other}; {do}")
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable():
-        raise ContractError(f"{name!a} cannot be the name of a task; rename the file or folder")
+def _checked(name: str) -> str:
+    for part in name.split("/"):
+        require_name(part, "task")
     return name
