@@ -1,7 +1,10 @@
 """Tokens back to what a clinician reads, and to dated events, over a whole synthetic cohort."""
 
 import math
+import shutil
 from bisect import bisect
+from collections import Counter
+from datetime import datetime
 from itertools import pairwise
 
 import polars as pl
@@ -133,3 +136,29 @@ def test_every_event_comes_back_at_its_interval_from_the_one_before(told):
                 steps = math.floor(true / (180 * DAY) + 0.5)
                 assert abs(found - true) <= (90 + 10 * steps) * DAY
     assert long > 100
+
+
+@pytest.mark.parametrize("kind", ["joint", "timeline", "visits"])
+def test_no_order_of_rows_at_one_time_shows_in_what_is_fitted_or_told(cohort, tmp_path, kind):
+    """What is told of one time is the same; in which order, the rows say."""
+    other = tmp_path / "meds"
+    shutil.copytree(cohort, other)
+    for path in other.glob("data/*/*.parquet"):
+        frame = pl.read_parquet(path)
+        mixed = frame.sample(fraction=1, shuffle=True, seed=1).sort(
+            "subject_id", "time", nulls_last=False, maintain_order=True
+        )
+        assert not mixed.equals(frame.sort("subject_id", "time", maintain_order=True))
+        mixed.write_parquet(path)
+    one, two = (made(x, tmp_path / n, kind) for x, n in ((cohort, "one"), (other, "two")))
+    for name in ("tokenizer.json", "vocab.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    again = rows(tmp_path / "two")
+    start = datetime(2024, 1, 1)  # noqa: DTZ001
+    for subject, tokens in rows(tmp_path / "one").items():
+        assert sorted(tokens) == sorted(again[subject])
+        told = [
+            Counter((e.time, e.code, e.lower, e.upper) for e in t.decode_timeline(ids, start))
+            for t, ids in ((one, tokens), (two, again[subject]))
+        ]
+        assert told[0] == told[1]

@@ -342,3 +342,28 @@ def test_a_part_in_two_forms_is_refused(tmp_path):
         UserError, match=r"part\.1\.parquet: this part is there twice, also as .*part\.1\.csv"
     ):
         from_omop(tmp_path / "cdm", tmp_path / "out", OmopConfig())
+
+
+def test_visits_that_cross_keep_their_ids_and_one_that_ends_before_it_begins_is_counted(tmp_path):
+    cdm = tmp_path / "cdm"
+    cdm.mkdir()
+    head = "visit_occurrence_id,person_id,visit_concept_id,visit_start_date,visit_end_date"
+    visits = [
+        "7,1,0,2020-01-01,2020-01-05",
+        "8,1,0,2020-01-03,2020-01-09",
+        "9,1,0,2020-02-09,2020-02-01",
+    ]
+    (cdm / "visit_occurrence.csv").write_text("\n".join([head, *visits]) + "\n")
+    done = from_omop(cdm, tmp_path / "out", OmopConfig())
+    (path,) = (tmp_path / "out").glob("data/*/*.parquet")
+    found = {
+        (code.split("//")[0], visit): time.date().isoformat()
+        for time, code, visit in pl.read_parquet(path)
+        .select("time", "code", "visit_id")
+        .iter_rows()
+    }
+    assert found["VISIT_END", 7] == "2020-01-05"
+    assert found["VISIT_END", 8] == "2020-01-09"
+    assert len(found) == 6
+    line = "kept as they are: 1 with visit_end_datetime or visit_end_date before the beginning"
+    assert line in done.lines()[0]

@@ -57,6 +57,8 @@ class Event:
     counted as left out."""
     static: str | None = None
     """Column that flags static events among those with a time."""
+    after: tuple[str, ...] = ()
+    """Columns of when what it ends began; the first that is not null counts."""
     no_time: Literal["drop", "static", "error"] = "drop"
     """What becomes of an event whose time is null."""
     rank: int = INSIDE
@@ -74,6 +76,8 @@ class Tally:
     """Why an event was left out -> how often."""
     missing: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Column and text -> cells in which it stood for no value."""
+    reversed: Counter[str] = field(default_factory=Counter)
+    """Column of an end -> rows in which it lies before the beginning."""
 
     def line(self, table: str) -> str:
         """One line of a report."""
@@ -84,6 +88,10 @@ class Tally:
         return (
             f"{table}: {self.rows:,} rows, {self.events:,} events"
             + (f"; left out: {why}" if why else "")
+            + "".join(
+                f"; kept as they are: {n:,} with {column} before the beginning"
+                for column, n in sorted(self.reversed.items())
+            )
             + (f"; taken for no value: {texts}" if texts else "")
         )
 
@@ -100,6 +108,7 @@ def columns_of(events: Iterable[Event]) -> list[str]:
         texts = (event.code, event.description or "")
         parts = [name for text in texts for _, name, _ in template(text) if name]
         names |= dict.fromkeys(parts) | dict.fromkeys(event.time) | dict.fromkeys(event.needs)
+        names |= dict.fromkeys(event.after)
         names |= dict.fromkeys(x for x in (event.value, event.text, event.static) if x)
         names |= dict.fromkeys(event.extra.values())
     return list(names)
@@ -157,7 +166,7 @@ def make(
     frame = pl.DataFrame(
         {
             "subject_id": subject,
-            "time": _time(event, cells).set(static, None),
+            "time": _first(event.time, cells).set(static, None),
             "rank": _all(rows, event.rank, pl.Int8),
             "code": codes_of(event.code, cells),
             "numeric_value": value,
@@ -165,6 +174,10 @@ def make(
             **{name: _READ[types[name]](cells, c) for name, c in event.extra.items()},
         }
     )
+    if event.after:
+        begun = _first(event.after, cells)
+        if n := int((frame["time"] < begun).sum()):
+            tally.reversed[" or ".join(event.time)] += n
     return _whole(event, cells, frame, static, tally)
 
 
@@ -172,9 +185,10 @@ def _all(rows: int, value: object, dtype: type[pl.DataType] | None = None) -> pl
     return pl.Series([value], dtype=dtype).new_from_index(0, rows)
 
 
-def _time(event: Event, cells: Cells) -> pl.Series:
+def _first(columns: tuple[str, ...], cells: Cells) -> pl.Series:
+    """[R] the first of some times that is not null."""
     time = _all(len(cells), None, pl.Datetime).cast(CORE["time"])
-    for column in event.time:
+    for column in columns:
         if time.null_count():
             time = time.fill_null(cells.time(column))
     return time

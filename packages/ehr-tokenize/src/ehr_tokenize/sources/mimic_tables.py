@@ -72,7 +72,12 @@ _PEOPLE = (
                 optional=True,
             ),
             _at("RACE//{race}", "admittime", needs=("race",), optional=True),
-            _at("HOSPITAL_DISCHARGE//{discharge_location}", "dischtime", rank=END),
+            _at(
+                "HOSPITAL_DISCHARGE//{discharge_location}",
+                "dischtime",
+                rank=END,
+                after=("admittime",),
+            ),
         ),
     ),
     Table(
@@ -240,7 +245,13 @@ _ICU = (
             Event(
                 code="ICU_ADMISSION//{first_careunit}", time=("intime",), extra=_STAY, rank=START
             ),
-            Event(code="ICU_DISCHARGE//{last_careunit}", time=("outtime",), extra=_STAY, rank=END),
+            Event(
+                code="ICU_DISCHARGE//{last_careunit}",
+                time=("outtime",),
+                extra=_STAY,
+                rank=END,
+                after=("intime",),
+            ),
         ),
     ),
     Table(

@@ -54,6 +54,7 @@ def _visits(name: str, stem: str) -> Table:
         events=(
             Event(code=f"{stem.upper()}_START//{{{CODE}}}", time=_times(f"{stem}_start"), rank=START, extra=VISIT),
             Event(code=f"{stem.upper()}_END//{{{CODE}}}", time=_times(f"{stem}_end"), rank=END, extra=VISIT,
+                  after=_times(f"{stem}_start"),
                   optional=True),
         ),
     )  # fmt: skip
