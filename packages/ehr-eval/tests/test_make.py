@@ -293,7 +293,7 @@ def test_mimic_demo(mimic_demo, tmp_path) -> None:
     assert labels.keys() >= {"in_hospital_mortality", "readmission_30d", "long_stay"}
     frames = [pl.read_parquet(f) for f in sorted(mimic_demo.glob("data/*/*.parquet"))]
     raw = pl.concat(f.select("subject_id", "time", "code", "hadm_id") for f in frames)
-    # by hand, through the admission number that the labeler does not know of
+    # by a join of its own, through the admission number alone
     admitted = raw.filter(pl.col("code").str.starts_with("HOSPITAL_ADMISSION")).select(
         "subject_id", "hadm_id", start="time"
     )

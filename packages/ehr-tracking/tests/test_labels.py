@@ -204,6 +204,8 @@ def test_a_task_is_named_by_its_whole_path_and_pieces_are_none(tmp_path, files, 
         (["died/0", "died/late"], "a piece of task died, as is", "of task died/late"),
         (["died", "died/0"], "a piece of the same task as .*died/0", "of another task of that name"),
         (["died/train/a"], "a piece of task died", "of task died/a"),
+        (["died/train/0", "died/val/0"], "a piece of task died, val being a split", "of task died/val"),
+        (["train/0", "test/0"], "a piece of task root, test being a split", "of task test"),
         (["train/died/0", "tuning/died/0"], "of task died, of which train is", "that train is a split"),
     ],
 )  # fmt: skip

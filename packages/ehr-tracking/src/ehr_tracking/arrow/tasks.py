@@ -16,6 +16,8 @@ from ehr_tracking.names import require_name
 
 _FOLDER = re.compile(rf"{'|'.join(SPLITS)}|\d+|[^=]+=.*")
 """What a folder of pieces is called."""
+_LIKE_SPLIT = frozenset({"val", "valid", "validation", "dev", "test", "tune"})
+"""What others call splits."""
 _WORD = rf"(?:labels?|data|part|shard|chunk|batch|file|{'|'.join(SPLITS)})"
 _NUMBER = r"\d+(?:[-_.](?:of[-_.])?\d+)*"
 _SPARK = r"part-\d+-[0-9a-f-]{36}(?:[-.]c\d+)?(?:\.\w+)*"
@@ -68,6 +70,13 @@ def _name(root: Path, below: Path) -> Name:
     folders = list(below.parts[:-1])
     while folders and _FOLDER.fullmatch(folders[-1]):
         folders.pop()
+    if folders and folders[-1].lower() in _LIKE_SPLIT:
+        raise _ambiguous(
+            root / below,
+            f"a piece of task {'/'.join(folders[:-1]) or _own_name(root)}, {folders[-1]} being a split",
+            f"of task {'/'.join(folders)}",
+            f"call folders of splits {', '.join(SPLITS)}, and tasks otherwise",
+        )
     split = next((name for name in folders if name in SPLITS), None)
     if split is not None:
         task = "/".join(name for name in folders if name != split)
