@@ -1,6 +1,7 @@
 """What every command that reads a kind of input says of it, with one small world for all."""
 
 import re
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -125,22 +126,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 Command = Callable[..., tuple[int, str]]
 OF_LABELS: dict[str, Command] = {
-    "counts": lambda w, labels, out: run(
-        "ehr-eval", "counts", "--meds", w.meds, "--labels", labels, "--out", out, "-s", "min_rows=1"
+    "counts": lambda w, labels, out, *more: run(
+        "ehr-eval", "counts", "--meds", w.meds, "--labels", labels, "--out", out, "-s", "min_rows=1", *more
     ),
-    "features": lambda w, labels, out: run(
+    "features": lambda w, labels, out, *more: run(
         "ehr-eval", "features", "--checkpoint", w.run, "--tokens", w.tokens, "--labels", labels,
-        "--out", out,
+        "--out", out, *more,
     ),
-    "narrate": lambda w, labels, out: run(
-        "ehr-tokenize", "narrate", "--meds", w.meds, "--labels", labels, "--out", out
+    "narrate": lambda w, labels, out, *more: run(
+        "ehr-tokenize", "narrate", "--meds", w.meds, "--labels", labels, "--out", out, *more
     ),
-    "ehr-train": lambda w, labels, out: train(
-        w.tokens, out, "--labels", labels, "-s", "objective.kind=classification"
+    "ehr-train": lambda w, labels, out, *more: train(
+        w.tokens, out, "--labels", labels, "-s", "objective.kind=classification", *more
     ),
-    "ehrshot": lambda w, labels, out: run(
+    "ehrshot": lambda w, labels, out, *more: run(
         "ehr-eval", "ehrshot", "--labels", labels, "--features", f"counts={w.features}", "--out", out,
-        "-s", "ks=[1]", "-s", "replicates=1", "-s", "bootstraps=2",
+        "-s", "ks=[1]", "-s", "replicates=1", "-s", "bootstraps=2", *more,
     ),
 }  # fmt: skip
 """Every command that reads labels."""
@@ -189,15 +190,27 @@ def test_predictions_of_another_zone_are_refused_with_what_to_do(
 # MEDS data sets: the same files give the same to every command, or the same refusal
 
 OF_MEDS: dict[str, Command] = {
-    "tokenize": lambda _, meds, out: run("ehr-tokenize", "--meds", meds, "--out", out),
-    "labels": lambda _, meds, out: run(
-        "ehr-eval", "labels", "--meds", meds, "--out", out, "--task", "mortality_1y"
+    "tokenize": lambda _, meds, out, *more: run(
+        "ehr-tokenize", "--meds", meds, "--out", out, *more
     ),
-    "counts": lambda w, meds, out: run(
-        "ehr-eval", "counts", "--meds", meds, "--labels", w.labels, "--out", out, "-s", "min_rows=1"
+    "labels": lambda _, meds, out, *more: run(
+        "ehr-eval", "labels", "--meds", meds, "--out", out, "--task", "mortality_1y", *more
     ),
-    "narrate": lambda w, meds, out: run(
-        "ehr-tokenize", "narrate", "--meds", meds, "--labels", w.labels, "--out", out
+    "counts": lambda w, meds, out, *more: run(
+        "ehr-eval",
+        "counts",
+        "--meds",
+        meds,
+        "--labels",
+        w.labels,
+        "--out",
+        out,
+        "-s",
+        "min_rows=1",
+        *more,
+    ),
+    "narrate": lambda w, meds, out, *more: run(
+        "ehr-tokenize", "narrate", "--meds", meds, "--labels", w.labels, "--out", out, *more
     ),
 }
 """Every command that reads events."""
@@ -330,3 +343,27 @@ def test_empty_files_without_types_are_refused_with_a_hint_and_mended(
     )
     assert run("ehr-tokenize", "check", meds, "--repair", tmp_path / "mended")[0] == 0
     made_of(plain, tmp_path / "mended", tmp_path)
+
+
+# what is there: only an artifact of the same contract goes, never what the command reads
+
+
+@pytest.mark.parametrize("command", [*OF_LABELS, *OF_MEDS])
+def test_no_command_replaces_what_it_reads_nor_another_kind(
+    world: World, tmp_path: Path, command: str
+) -> None:
+    read = world.labels if command in OF_LABELS else world.meds
+    written = shutil.copytree(read, tmp_path / "read")
+    other = shutil.copytree(world.run, tmp_path / "other")
+    if command == "ehr-train":
+        other = shutil.copytree(world.tokens, tmp_path / "tokens")
+    write = (OF_LABELS | OF_MEDS)[command]
+    for out, message in (
+        (written, "is an input of this very command; choose another path"),
+        (written / "new", "lies inside the input"),
+        (other, "shall not replace; choose another path"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        code, said = write(world, written, out, "--overwrite")
+        assert (code, message in said) == (2, True), said
+        assert sorted(tmp_path.rglob("*")) == before

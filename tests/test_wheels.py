@@ -24,7 +24,7 @@ from ehr_tracking.manifest import load_manifest, new_artifact, seal, source, ver
 from ehr_tracking.report import html_page, text_table
 from ehr_tracking.runs import RunLog, environment, read_log
 
-with new_artifact("sealed") as partial:
+with new_artifact("sealed", LABELS) as partial:
     (partial / "a.txt").write_text("a")
     seal(partial, LABELS, producer="me 1", config={"n": 1})
 assert verify("sealed") == []

@@ -73,7 +73,7 @@ TOKEN_SCHEMA = pa.schema(
 
 
 def write_tokens(out, records, *, vocabulary="code", config=None):
-    with new_artifact(out, overwrite=True) as partial:
+    with new_artifact(out, TOKENS, overwrite=True) as partial:
         names = SPECIALS + [f"{vocabulary}{i}" for i in range(len(SPECIALS), VOCAB)]
         pq.write_table(
             pa.table({"id": pa.array(range(VOCAB), pa.int32()), "token": names}),
@@ -124,7 +124,7 @@ def write_feature_artifact(out, rows, matrix, *, config=None):
             "split": [r[2] for r in rows],
         }
     )
-    with new_artifact(out, overwrite=True) as partial:
+    with new_artifact(out, FEATURES, overwrite=True) as partial:
         written = write_features(partial, np.asarray(matrix, np.float32), index.to_arrow())
         seal(partial, FEATURES, producer="test 0", config=config or {}, seed=0, rows=written)
     return out

@@ -416,7 +416,7 @@ def test_a_key_twice_in_the_index_of_features_is_one_clear_line(tmp_path, toys):
     labels, features = toys.tasks(tmp_path, subjects=12)
     index = pq.read_table(features["model"] / "index.parquet")
     rows = pl.from_arrow(index).select("subject_id", "prediction_time", "split").rows()
-    with new_artifact(tmp_path / "twice") as unfinished:
+    with new_artifact(tmp_path / "twice", FEATURES) as unfinished:
         write_features(unfinished, np.zeros((len(rows), 2), np.float32), index.drop(["row"]))
         twice = pl.from_arrow(index).with_columns(
             pl.when(pl.col("row") == 5)

@@ -20,7 +20,7 @@ from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.registry import build
 from ehr_tracking.config import ConfigError
-from ehr_tracking.contracts import ContractError
+from ehr_tracking.contracts import CHECKPOINT, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
 
@@ -47,7 +47,7 @@ def write_checkpoint(out, kind, tokens, vocab_size, *, context=None):
     config = MODELS[kind]
     torch.manual_seed(0)
     model = build(config, vocab_size)
-    with new_artifact(out) as partial:
+    with new_artifact(out, CHECKPOINT) as partial:
         save_checkpoint(
             partial,
             model,

@@ -210,8 +210,9 @@ def test_nothing_is_written_when_nothing_can_be(tmp_path) -> None:
         make_labels(
             data, tmp_path / "out", LabelsConfig(tasks=("long_stay",), hours_after_admission=8000)
         )
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ContractError, match="is no MEDS data set"):
-        make_labels(tmp_path, tmp_path / "out")
+        make_labels(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     make_labels(data, tmp_path / "out")
     with pytest.raises(UserError, match="--overwrite"):

@@ -173,7 +173,7 @@ def test_folders_without_predictions_are_refused(toys, labels, tmp_path):
 
 def test_sealed_predictions_are_checked_and_name_their_artifact(toys, labels, tmp_path):
     out = tmp_path / "theirs"
-    with new_artifact(out) as partial:
+    with new_artifact(out, PREDICTIONS) as partial:
         write(partial / "died" / "0.parquet", table(toys))
         seal(partial, PREDICTIONS, producer="theirs 1", config={})
     assert read_predictions(out, {"died": labels})["died"][ALL].shape == (4,)

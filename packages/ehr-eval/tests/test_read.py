@@ -19,7 +19,7 @@ def write(out, index, tensors, **columns):
     """Features as anybody may write them: nothing is checked."""
     frame = pl.DataFrame(index, schema=["subject_id", "prediction_time", "row"], orient="row")
     frame = frame.with_columns(pl.lit(SPLIT).alias("split"), **columns)
-    with new_artifact(out, overwrite=True) as partial:
+    with new_artifact(out, FEATURES, overwrite=True) as partial:
         save_file(tensors, partial / "features.safetensors")
         pq.write_table(frame.to_arrow().cast(INDEX), partial / "index.parquet")
         seal(partial, FEATURES, producer="theirs 1", config={})

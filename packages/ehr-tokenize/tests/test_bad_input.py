@@ -238,7 +238,9 @@ def test_the_vocabulary_of_another_data_set(run, write_meds, tmp_path):
 
 
 def test_tokenizers_that_are_none(run, good, tmp_path):
-    assert "holds no tokenizer: it has no tokenizer.json" in run(good, "--tokenizer", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    none = run(good, "--tokenizer", str(tmp_path / "empty"))
+    assert "holds no tokenizer: it has no tokenizer.json" in none
     first = fitted(good, tmp_path / "first")
     message = run(good, "--tokenizer", str(first), "-s", "scheme.kind=visits")
     assert "scheme cannot be changed with --tokenizer" in message
@@ -272,7 +274,7 @@ def test_outputs_that_are_taken(good, tmp_path):
     assert (out / "manifest.json").read_bytes() != sealed
     inside = again(str(good / "tokens"))
     assert inside.exit_code == 2
-    assert "lies inside the MEDS data set" in inside.output
+    assert "lies inside the input" in inside.output
 
 
 LIMITED = """

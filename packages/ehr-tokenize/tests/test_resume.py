@@ -24,7 +24,7 @@ def meds(write_meds: Callable, cohort: Callable) -> Path:
 
 
 def unfinished(out: Path) -> list[Path]:
-    return [p for p in out.parent.iterdir() if p.name.startswith(f".{out.name}.")]
+    return [p for p in out.parent.iterdir() if p.match(f".{out.name}.*.partial")]
 
 
 def interrupt(meds: Path, out: Path, how: signal.Signals, after: int = 20) -> Path:

@@ -18,7 +18,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
         overwrite: bool = False,
     ) -> Path:
         out = tmp_path / name
-        with new_artifact(out, overwrite=overwrite) as partial:
+        with new_artifact(out, contract, overwrite=overwrite) as partial:
             (partial / "train").mkdir()
             (partial / "train" / "0.parquet").write_text(text)
             (partial / "vocab.parquet").write_text("v")

@@ -1,12 +1,13 @@
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ehr_tracking.checkpoints import CheckpointStore, resolve
+from ehr_tracking.checkpoints import CheckpointStore, reading, resolve
 from ehr_tracking.contracts import CHECKPOINT, RUN, TOKENS, ContractError
-from ehr_tracking.manifest import seal
+from ehr_tracking.manifest import seal, verify
 
 
 def save(store: CheckpointStore, step: int, score: float | None) -> None:
@@ -172,3 +173,42 @@ def test_a_checkpoint_after_the_latest_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "d" / "step-00000001").mkdir(parents=True)  # the same, of the very first one
     (tmp_path / "d" / "pointers.json").write_text('{"latest": null, "best": null, "scores": {}}')
     assert CheckpointStore(tmp_path / "d").fall_back() is None
+
+
+def test_a_checkpoint_that_is_read_stays_until_the_first_save_after(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+
+    save(store, 1, None)
+    with reading(tmp_path) as found:
+        save(store, 2, None)
+        save(store, 3, None)
+        assert verify(found) == []
+        assert sorted(p.name[-1] for p in store.directory.glob("step-*")) == ["1", "3"]
+    save(store, 4, None)
+    assert [p.name[-1] for p in store.directory.glob("step-*")] == ["4"]
+
+
+def test_whoever_reads_a_run_that_still_trains_finds_a_whole_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+
+    save(store, 1, None)
+    seen = set()
+    with ThreadPoolExecutor(1) as pool:
+        trains = pool.submit(lambda: [save(store, step, None) for step in range(2, 60)])
+        while not trains.done():
+            with reading(tmp_path) as found:
+                assert verify(found) == []
+                seen.add(int((found / "model").read_text()))
+        trains.result()
+    assert len(seen) > 3
+
+
+def test_pointers_to_a_checkpoint_that_is_gone_are_one_line(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+    save(store, 1, None)
+    shutil.rmtree(store.directory / "step-00000001")
+    with (
+        pytest.raises(ContractError, match="step-00000001 is gone; name another"),
+        reading(tmp_path),
+    ):
+        raise AssertionError

@@ -98,7 +98,7 @@ def main(): ...
 
 @main.command()
 def write():
-    with new_artifact(Path(sys.argv[2])) as partial:
+    with new_artifact(Path(sys.argv[2]), TOKENS) as partial:
         (partial / "big").write_bytes(bytes(1_000_000))
         seal(partial, TOKENS, producer="p", config={})
 

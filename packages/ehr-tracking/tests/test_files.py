@@ -84,7 +84,7 @@ def test_an_artifact_is_on_the_disk_before_its_manifest_and_that_before_its_name
 ) -> None:
     disk = Disk(monkeypatch)
     out = tmp_path / "out"
-    with new_artifact(out) as partial:
+    with new_artifact(out, CHECKPOINT) as partial:
         (partial / "deep" / "er").mkdir(parents=True)
         (partial / "deep" / "er" / "x").write_text("x")
         (partial / "y").write_text("y")

@@ -9,7 +9,7 @@ from ehr_tracking.manifest import new_artifact, raw_source, seal, source
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
-    with new_artifact(tmp_path / "labels") as partial:
+    with new_artifact(tmp_path / "labels", LABELS) as partial:
         for task in ("a", "b"):
             (partial / task).mkdir()
             (partial / task / "labels.parquet").write_text(task)

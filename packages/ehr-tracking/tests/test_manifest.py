@@ -99,7 +99,7 @@ def test_an_unfinished_directory_is_no_artifact(tmp_path: Path) -> None:
 
 
 def test_an_error_within_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_artifact(tmp_path / "out") as partial:
+    with pytest.raises(ZeroDivisionError), new_artifact(tmp_path / "out", TOKENS) as partial:
         (partial / "a").write_text("a")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_directory_of_the_user_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
     with (
         pytest.raises(UserError, match="not an artifact"),
-        new_artifact(tmp_path / "thesis", overwrite=True),
+        new_artifact(tmp_path / "thesis", TOKENS, overwrite=True),
     ):
         raise AssertionError
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
@@ -168,11 +168,11 @@ def test_a_source_carries_its_own_inputs(make, tmp_path: Path) -> None:
 )
 def test_what_is_unfinished_is_kept_for_a_run_with_the_same_key(tmp_path, error, key, kept) -> None:
     out = tmp_path / "out"
-    with pytest.raises(type(error)), new_artifact(out, key=key) as mine:
+    with pytest.raises(type(error)), new_artifact(out, TOKENS, key=key) as mine:
         (mine / "a").write_text("a")
         raise error
     assert not out.exists()
-    with new_artifact(out, key=key) as again:
+    with new_artifact(out, TOKENS, key=key) as again:
         assert (again / "a").exists() == kept
         seal(again, TOKENS, producer="test 1", config={})
 
@@ -181,11 +181,11 @@ def test_what_is_unfinished_is_kept_for_a_run_with_the_same_key(tmp_path, error,
 @pytest.mark.parametrize("other", [None, "0123abcd", "fedc"])
 def test_two_runs_do_not_write_one_artifact(tmp_path, key: str | None, other: str | None) -> None:
     out = tmp_path / "out"
-    with new_artifact(out, key=key) as mine:
+    with new_artifact(out, TOKENS, key=key) as mine:
         (mine / "a").write_text("a")
         with (
             pytest.raises(UserError, match=r"another run is writing .*out; wait for it or stop it"),
-            new_artifact(out, key=other),
+            new_artifact(out, TOKENS, key=other),
         ):
             pass
         seal(mine, TOKENS, producer="test 1", config={})

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from ehr_tracking.config import load_config
 from ehr_tracking.contracts import SPECIALS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, sha256, verify
+from ehr_tracking.outputs import held
 from ehr_tracking.runs import read_log
 from ehr_train.config import (
     CheckpointConfig,
@@ -305,6 +307,32 @@ def test_an_existing_run_is_kept_unless_overwriting_succeeds(tokens, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="not an artifact of ours"):
+        train(tokens, tmp_path / "mine", tiny_config(), overwrite=True)
+
+
+def test_one_process_at_a_time_writes_a_run(tokens, tmp_path):
+    run = tmp_path / "run"
+    with held(run):
+        for how in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(UserError, match=r"another run is writing .*run; wait for it"):
+                train(tokens, run, tiny_config(), **how)
+    assert not run.exists()
+
+
+def test_a_run_replaces_neither_what_it_reads_nor_what_is_no_run(tokens, tmp_path):
+    base = train(tokens, tmp_path / "base", tiny_config())
+    for init in (base, base / "checkpoints" / "step-00000012"):
+        with pytest.raises(UserError, match=r"is an input of this very|holds the input"):
+            train(tokens, base, tiny_config(), init=init, overwrite=True)
+    copy = tmp_path / "tokens"
+    shutil.copytree(tokens, copy)
+    with pytest.raises(UserError, match="tokens is an input of this very command"):
+        train(copy, copy, tiny_config(), overwrite=True)
+    with pytest.raises(UserError, match=r"holds tokens/1 .*, which run shall not replace"):
+        train(tokens, copy, tiny_config(), overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("years: of work")
     with pytest.raises(UserError, match="not an artifact of ours"):
         train(tokens, tmp_path / "mine", tiny_config(), overwrite=True)
 

@@ -24,7 +24,7 @@ from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import HeadName, Kind
 from ehr_models.layers.attention import NAME
 from ehr_models.registry import TOKEN_CLASSES, model_class, torch_half
-from ehr_tracking.checkpoints import resolve
+from ehr_tracking.checkpoints import reading
 from ehr_tracking.contracts import CHECKPOINT, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, seal, source
@@ -108,8 +108,11 @@ def load_checkpoint(path: PathLike, *, head: HeadName | None = None) -> LoadedCh
     Raises:
         ContractError: If it is unfinished, changed, or not such a checkpoint.
     """
-    path = Path(path)
-    directory = resolve(path)
+    with reading(path) as directory:
+        return _load(directory, head)
+
+
+def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
     manifest = read_manifest(directory, CHECKPOINT, reader=f"ehr-models {__version__}")
     for name in manifest.files:
         if not name.startswith(f"{TRAINING_STATE}/"):

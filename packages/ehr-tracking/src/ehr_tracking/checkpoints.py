@@ -1,10 +1,12 @@
 """Checkpoints of a run: swapped in atomically, named by step, pruned, with `latest` and `best`."""
 
+import fcntl
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -84,7 +86,7 @@ class CheckpointStore:
         kept = self._point({**before, name: score})
         for path in self.directory.glob("step-*"):
             if path.name not in kept:
-                shutil.rmtree(path)
+                _remove_unread(path)
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None before the first."""
@@ -176,6 +178,57 @@ class CheckpointStore:
     def _remove_partials(self) -> None:
         for path in self.directory.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def reading(path: PathLike) -> Iterator[Path]:
+    """Yield the checkpoint that a path means, and keep its run from removing it until the block ends.
+
+    Args:
+        path: As of `resolve`: of a run that still trains, the best or newest whole one.
+
+    Raises:
+        ContractError: If there is no checkpoint.
+    """
+    found, before = resolve(path), None
+    while (descriptor := _shared(found)) is None:  # removed since the pointers were read
+        found, before = resolve(path), found
+        if found == before:
+            raise ContractError(f"{found} is gone; name another checkpoint")
+    try:
+        yield found
+    finally:
+        os.close(descriptor)
+
+
+def _shared(checkpoint: Path) -> int | None:
+    """A descriptor that keeps a checkpoint from being removed; None where it is gone."""
+    try:
+        descriptor = os.open(checkpoint, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for one who is removing it
+    if (checkpoint / MANIFEST).is_file():
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove_unread(checkpoint: Path) -> None:
+    """Remove a checkpoint, unless somebody reads it: then the next time."""
+    descriptor = os.open(checkpoint, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        # first, so that what is left is never taken for whole
+        (checkpoint / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint)
+    finally:
+        os.close(descriptor)
 
 
 def resolve(path: PathLike) -> Path:

@@ -8,12 +8,10 @@ with their fingerprints (the SHA-256 of their manifests), so that a result can b
 data without the directories in between, and checked by hash where they are at hand.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -25,7 +23,8 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
 from ehr_tracking.errors import UnfinishedError, UserError
-from ehr_tracking.files import PathLike, sync, sync_all, write_whole
+from ehr_tracking.files import PathLike, sync_all, write_whole
+from ehr_tracking.outputs import held, refuse_inputs, swap_in
 from ehr_tracking.tree import files_below, walk
 
 MANIFEST = "manifest.json"
@@ -78,56 +77,49 @@ def _hashes(paths: Sequence[Path], workers: int) -> list[str]:
 
 @contextmanager
 def new_artifact(
-    out: PathLike, *, overwrite: bool = False, key: str | None = None
+    out: PathLike,
+    contract: Contract,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[PathLike] = (),
+    key: str | None = None,
 ) -> Iterator[Path]:
     """Yield a directory beside `out`; move it to `out` when the block ends without error.
 
     The block writes its files there and calls `seal` last. The directory is empty, unless `key` is
     given and a run with the same key was killed, interrupted or `UnfinishedError`: then it holds what that
-    run wrote.
+    run wrote. No other process can write `out` meanwhile.
 
     Args:
         out: Where the artifact shall be.
-        overwrite: Replace an artifact that is there; never anything that is not an artifact.
+        contract: What it will be.
+        overwrite: Replace an artifact of this contract that is there; never anything else.
+        inputs: What the command reads.
         key: Lower-case hexadecimal digits, the same for runs that can go on from each other.
 
     Raises:
         UserError: If `out` exists and may not be replaced, or another run is writing it.
     """
     out = Path(out)
-    refuse_existing(out, overwrite=overwrite)
-    partial = out.with_name(f".{out.name}.{key}.partial" if key else f".{out.name}.partial")
-    for left in _unfinished(out):  # by runs that were killed
-        os.close(_lock(left, out))
-        if not key or left != partial:
-            shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    lock, keep = _lock(partial, out), False
-    try:
-        yield partial
-        if not (partial / MANIFEST).is_file():
-            raise AssertionError(f"{out} was not sealed")
-        swap_in(partial, out)
-    except (KeyboardInterrupt, UnfinishedError):
-        keep = key is not None
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
-
-
-def _lock(partial: Path, out: Path) -> int:
-    """A descriptor that holds the directory until it is closed, or its process ends however it does."""
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"another run is writing {out}; wait for it or stop it") from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor
+    with held(out):
+        refuse_existing(out, contract, overwrite=overwrite, inputs=inputs)
+        partial = out.with_name(f".{out.name}.{key}.partial" if key else f".{out.name}.partial")
+        for left in _unfinished(out):  # by runs that were killed
+            if not key or left != partial:
+                shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        keep = False
+        try:
+            yield partial
+            if not (partial / MANIFEST).is_file():
+                raise AssertionError(f"{out} was not sealed")
+            swap_in(partial, out)
+        except (KeyboardInterrupt, UnfinishedError):
+            keep = key is not None
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unfinished(out: Path) -> list[Path]:
@@ -136,29 +128,34 @@ def _unfinished(out: Path) -> list[Path]:
     return [p for p in beside if pattern.fullmatch(p.name)]
 
 
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise unless `out` is free, empty, or an artifact that may be overwritten.
+def refuse_existing(
+    out: PathLike, contract: Contract, *, overwrite: bool, inputs: Iterable[PathLike] = ()
+) -> None:
+    """Raise unless `out` is free, empty, or an artifact of a contract that may be overwritten.
+
+    Args:
+        out: Where an artifact shall be.
+        contract: What it will be.
+        overwrite: Whether one that is there may go.
+        inputs: What the command reads: never replaced, nor what holds it or lies inside of it.
 
     Raises:
         UserError: Saying which of these it is.
     """
+    out = Path(out)
+    refuse_inputs(out, inputs)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out} exists and is not an artifact of ours; choose another path")
+    found = load_manifest(out)
+    if found.contract.partition("/")[0] != contract.name:
+        raise UserError(
+            f"{out} holds {found.contract} (written by {found.producer}), which {contract.name} "
+            "shall not replace; choose another path"
+        )
     if not overwrite:
         raise UserError(f"{out} exists; choose another path or pass --overwrite")
-
-
-def swap_in(new: Path, out: Path) -> None:
-    """Move a finished directory to `out`, in place of what is there, by renames alone."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def seal(

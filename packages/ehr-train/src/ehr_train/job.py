@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import TokenSet, open_tokens
-from ehr_tracking.checkpoints import CheckpointStore, resolve
+from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import STRICT, ConfigError, load_config, to_dict, validate
 from ehr_tracking.contracts import TRAIN, TUNING, ContractError
 from ehr_tracking.files import write_whole
@@ -114,15 +114,17 @@ class Job:
         """What the run was begun with."""
         return Inputs.read(self.out)
 
-    def resolved(self) -> tuple[Self, Inputs]:
+    def resolved(self, checkpoint: Path | None) -> tuple[Self, Inputs]:
         """The job with `init` as the checkpoint that it means now, and the inputs as they are now.
 
+        Args:
+            checkpoint: That `init` means, if it is given; nobody removes it meanwhile.
+
         Raises:
-            ContractError: If there is no such checkpoint, or labels are not to be read.
+            ContractError: If labels are not to be read.
         """
-        sources, checkpoint = self._data(), None
-        if self.init is not None:
-            checkpoint = resolve(self.init)
+        sources = self._data()
+        if checkpoint is not None:
             sources["init"] = source(checkpoint)
         inputs = Inputs(
             sources=sources,

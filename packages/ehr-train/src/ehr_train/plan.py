@@ -1,10 +1,12 @@
 """`plan`: what a run would do and cost, without a step (`--dry-run`)."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.job import Job, count_steps, sampler
@@ -38,10 +40,11 @@ def plan(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=Path(), init=init, labels=labels, device=device)
     job.check(config, nproc)
-    job, _ = job.resolved()
     token_set = job.open_tokens()
     order = sampler(config, job.train_examples(token_set))
-    model = load_or_build(job.init, config, token_set, None)
+    with reading(init) if init else nullcontext() as checkpoint:
+        job, _ = job.resolved(checkpoint)
+        model = load_or_build(job.init, config, token_set, None)
     steps, per_epoch = count_steps(order, config), order.steps_of(1)
     mean_tokens = float(order.lengths.sum()) / per_epoch
     precision = resolve_precision(config.precision, device)

@@ -7,7 +7,7 @@ not wait for it.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ import click
 import torch
 import yaml
 
-from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.checkpoints import CheckpointStore, reading
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RUN
 from ehr_tracking.errors import UserError, is_disk_full
 from ehr_tracking.files import PathLike, write_whole
 from ehr_tracking.manifest import MANIFEST, refuse_existing, seal
+from ehr_tracking.outputs import held, refuse_inputs
 from ehr_tracking.runs import environment, read_log
 from ehr_train import PRODUCER
 from ehr_train.config import TrainConfig
-from ehr_train.job import Inputs, Job, count_steps, sampler
+from ehr_train.job import INPUTS, Inputs, Job, count_steps, sampler
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.speed import resolve_precision
@@ -71,37 +72,47 @@ def train(  # noqa: PLR0913 -- what the command's options say
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
     job.check(config, nproc)
-    begun = resume and (out / "config.yaml").is_file()
-    if begun:
-        job = _as_begun(job, config)
-        if (out / MANIFEST).is_file():
+    with held(out):
+        if resume and (out / "config.yaml").is_file():
+            job = _as_begun(job, config)
+            if (out / MANIFEST).is_file():
+                return out
+            if passed_over := job.checkpoints().fall_back():
+                click.echo(passed_over, err=True)
+            with _directory(out, begun=True):
+                _run(job, nproc)
             return out
-        if passed_over := job.checkpoints().fall_back():
-            click.echo(passed_over, err=True)
-    else:
-        _refuse_existing(out, overwrite=overwrite)
-        job, inputs = job.resolved()
-    with _directory(out, begun=begun):
-        if not begun:
-            resolved = replace(config, precision=resolve_precision(config.precision, device))
-            write_start(out, resolved, inputs)
-        job = _prepare(job)
-        if nproc == 1:
-            from ehr_train.worker import work
-
-            work(job)
-        else:
-            launch.launch("ehr_train.worker", job.spec(), nproc, device)
-        _finish(job)
+        _refuse_existing(job, overwrite=overwrite)
+        with reading(init) if init else nullcontext() as checkpoint:
+            job, inputs = job.resolved(checkpoint)
+            with _directory(out, begun=False):
+                resolved = replace(config, precision=resolve_precision(config.precision, device))
+                write_start(out, resolved, inputs)
+                _run(job, nproc)
     return out
 
 
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    unfinished = (out / "config.yaml").is_file() and not (out / MANIFEST).is_file()
-    if not unfinished:
-        refuse_existing(out, overwrite=overwrite)
-    elif not overwrite:
-        raise UserError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
+def _run(job: Job, nproc: int) -> None:
+    job = _prepare(job)
+    if nproc == 1:
+        from ehr_train.worker import work
+
+        work(job)
+    else:
+        launch.launch("ehr_train.worker", job.spec(), nproc, job.device)
+    _finish(job)
+
+
+def _refuse_existing(job: Job, *, overwrite: bool) -> None:
+    """Raise unless there is nothing, or a run of ours that may go and that nothing is read from."""
+    out, read = job.out, [path for path in (job.tokens, job.labels, job.init) if path]
+    ours = all((out / name).is_file() for name in ("config.yaml", INPUTS))
+    if not ours or (out / MANIFEST).is_file():
+        refuse_existing(out, RUN, overwrite=overwrite, inputs=read)
+    else:
+        refuse_inputs(out, read)
+        if not overwrite:
+            raise UserError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
 
 
 def _as_begun(job: Job, config: TrainConfig) -> Job:

@@ -76,7 +76,8 @@ def count_features(
     meds, labels, out = Path(meds), Path(labels), Path(out)
     tokens = None if tokens is None else Path(tokens)
     config = config or CountsConfig()
-    refuse_existing(out, overwrite=overwrite)
+    read = [meds, labels, *([tokens] if tokens else [])]
+    refuse_existing(out, FEATURES, overwrite=overwrite, inputs=read)
     inputs = {"meds": raw_source(meds, contract=MEDS), "labels": label_source(labels)}
     if tokens is not None:
         inputs["tokens"] = source(tokens)
@@ -99,7 +100,7 @@ def count_features(
     matrix = matrix[:, kept]
     matrix.sort_indices()
     index = rows.select("subject_id", "prediction_time", "split").to_arrow()
-    with new_artifact(out, overwrite=overwrite) as partial:
+    with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read) as partial:
         written = write_features(partial, matrix, index)
         _write_columns(partial / "columns.json", [names[i] for i in kept], things)
         seal(

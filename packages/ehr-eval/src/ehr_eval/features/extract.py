@@ -66,7 +66,8 @@ def extract_features(
     """
     checkpoint, tokens, labels, out = Path(checkpoint), Path(tokens), Path(labels), Path(out)
     config = config or FeaturesConfig()
-    refuse_existing(out, overwrite=overwrite)
+    read = [checkpoint, tokens, labels]
+    refuse_existing(out, FEATURES, overwrite=overwrite, inputs=read)
     token_set = open_tokens(tokens)
     loaded = load_checkpoint(checkpoint)
     require_same_vocabulary(loaded, token_set)
@@ -77,7 +78,7 @@ def extract_features(
     features, blind = _read_all(reader, splits, rows)
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
     resolved["delay"] = token_set.manifest.config.get("delay") or {}
-    with new_artifact(out, overwrite=overwrite) as partial:
+    with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read) as partial:
         index = rows.select("subject_id", "prediction_time", "split").to_arrow()
         written = write_features(partial, features, index)
         seal(

@@ -26,6 +26,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RESULTS
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
+from ehr_tracking.outputs import refuse_inputs
 
 _WORK = ".work"
 """In the unfinished artifact: rows of the tasks, and outcomes of the cells that are done."""
@@ -69,12 +70,18 @@ def run_ehrshot(
     labels, out = Path(labels), Path(out)
     shots = None if shots is None else Path(shots)
     config = config or EhrshotConfig()
-    refuse_existing(out, overwrite=overwrite)
-    inputs = open_inputs(labels, _paths(features), _paths(predictions or {}), config)
+    named, given = _paths(features), _paths(predictions or {})
+    read = [labels, *named.values(), *given.values()]
+    refuse_existing(out, RESULTS, overwrite=overwrite, inputs=read)
+    if shots:
+        refuse_inputs(shots, [*read, out])
+    inputs = open_inputs(labels, named, given, config)
     tell_tasks(labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
-    with new_artifact(out, overwrite=overwrite, key=_key(config, inputs.sources)) as unfinished:
+    with new_artifact(
+        out, RESULTS, overwrite=overwrite, inputs=read, key=_key(config, inputs.sources)
+    ) as unfinished:
         for left in unfinished.iterdir():  # by a run that was killed while it wrote its results
             if left.name != _WORK:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -113,9 +113,9 @@ def write_shots(
     about = {name: to_dict(config)[name] for name in _DRAWING}
     if _are_these(out, about, inputs):
         return out
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, SHOTS, overwrite=overwrite)
     schema, rows = arrow_schema(SHOTS.columns), 0
-    with new_artifact(out, overwrite=overwrite) as unfinished:
+    with new_artifact(out, SHOTS, overwrite=overwrite) as unfinished:
         with pq.ParquetWriter(unfinished / "shots.parquet", schema) as writer:
             for task in tasks:
                 if task.problem is None:

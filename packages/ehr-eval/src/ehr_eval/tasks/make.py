@@ -62,7 +62,7 @@ def make_labels(
     """
     meds, out = Path(meds), Path(out)
     config = config or LabelsConfig()
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, LABELS, overwrite=overwrite, inputs=[meds])
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
     codes = pl.concat([_distinct_codes(f) for f in files]).unique()
@@ -80,7 +80,7 @@ def make_labels(
         why = "; ".join(f"for {name}, {skipped[name]}" for name in chosen)
         raise UserError(f"{meds}: {why}")
     counts = _count(subjects, tables)
-    with new_artifact(out, overwrite=overwrite) as partial:
+    with new_artifact(out, LABELS, overwrite=overwrite, inputs=[meds]) as partial:
         rows = {}
         for name, table in tables.items():
             (partial / name).mkdir()

@@ -77,9 +77,8 @@ def tokenize(
     tokenizer = None if tokenizer is None else Path(tokenizer)
     names = [map_name(step) for step in config.maps]
     config = replace(config, maps=resolve(config.maps))
-    refuse_existing(out, overwrite=overwrite)
-    if out.resolve().is_relative_to(meds.resolve()):
-        raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
+    paths = [meds, *([tokenizer] if tokenizer else [])]
+    refuse_existing(out, TOKENS, overwrite=overwrite, inputs=paths)
     dataset = open_dataset(meds)
     splits, infos = read_splits(meds, seed=config.seed), code_infos(meds)
     given = Tokenizer.from_pretrained(tokenizer) if tokenizer else None
@@ -87,7 +86,7 @@ def tokenize(
         config = adopt(config, given, str(tokenizer))
     inputs = _inputs(meds, tokenizer, workers)
     key = run_key(PRODUCER, config, inputs)
-    with new_artifact(out, overwrite=overwrite, key=key) as directory:
+    with new_artifact(out, TOKENS, overwrite=overwrite, inputs=paths, key=key) as directory:
         finished, scratch = Finished(directory), directory / _SCRATCH
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()

@@ -26,6 +26,7 @@ from ehr_tracking.arrow.splits import splits_by_hash
 from ehr_tracking.contracts import SPLITS
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
+from ehr_tracking.outputs import refuse_inputs
 from ehr_tracking.tree import files_below
 
 _CODES, _SPLITS = "codes.parquet", "subject_splits.parquet"
@@ -81,8 +82,7 @@ def repair(path: PathLike, out: PathLike, *, seed: int = 0) -> Repaired:
     """
     path, out = Path(path), Path(out)
     files = data_files(path)
-    if out.resolve().is_relative_to(path.resolve()):
-        raise UserError(f"{out} lies inside the MEDS data set {path}; choose another path")
+    refuse_inputs(out, [path])
     done = Repaired(path, out)
     with new_dataset(out, overwrite=False) as directory:
         _write_data(directory, files, done)

@@ -96,7 +96,7 @@ def seal_shards(
     if not files:
         raise UserError(f"{shards} holds no token shards")
     config, schema = tokenizer.config, _schema(tokenizer)
-    with new_artifact(out, overwrite=overwrite) as directory:
+    with new_artifact(out, TOKENS, overwrite=overwrite, inputs=[meds]) as directory:
         tokenizer.save(directory)
         plan = _plan(files, read_splits(meds, seed=config.seed), config, stretch_events)
         scratch = directory / _SCRATCH

@@ -130,9 +130,8 @@ def narrate(
     meds, labels, out = Path(meds), Path(labels), Path(out)
     tokens = None if tokens is None else Path(tokens)
     config = config or NarrateConfig()
-    refuse_existing(out, overwrite=overwrite)
-    if out.resolve().is_relative_to(meds.resolve()):
-        raise UserError(f"{out} lies inside the MEDS data set; choose a path outside of {meds}")
+    given_paths = [meds, labels, *filter(None, (tokens, config.bins))]
+    refuse_existing(out, NARRATIVES, overwrite=overwrite, inputs=given_paths)
     read = read_labels(labels, reader=_PRODUCER)
     tasks = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in read.items()}
     dataset, terms = open_dataset(meds), Terms(code_infos(meds), config)
@@ -151,7 +150,7 @@ def narrate(
         inputs["bins"] = raw_source(config.bins, contract="tokenizer")
     if tokens:
         inputs["tokens"] = source(tokens)
-    with new_artifact(out, overwrite=overwrite) as directory:
+    with new_artifact(out, NARRATIVES, overwrite=overwrite, inputs=given_paths) as directory:
         scratch = directory / _SCRATCH
         scratch.mkdir()
         buckets = Buckets(dataset, _last_seen(keys, config), scratch, delays)

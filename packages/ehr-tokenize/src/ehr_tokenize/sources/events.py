@@ -43,7 +43,9 @@ def from_events(
         extra_files=reader.subjects.write,
     )
     frames = reader.frames(parts(source))
-    written = write_events(out, frames, config=config.write, about=about, overwrite=overwrite)
+    written = write_events(
+        out, frames, config=config.write, about=about, read=source, overwrite=overwrite
+    )
     return Done(reader.tallies, written)
 
 

@@ -45,7 +45,7 @@ def from_mimic(
     reader = _Reader(source, config)
     about = Source(name="MIMIC-IV", extras=EXTRAS, describe=reader.describe)
     written = write_events(
-        out, reader.frames(), config=config.write, about=about, overwrite=overwrite
+        out, reader.frames(), config=config.write, about=about, read=source, overwrite=overwrite
     )
     return Done(reader.tallies, written, reader.notes())
 

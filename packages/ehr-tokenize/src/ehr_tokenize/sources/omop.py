@@ -48,7 +48,7 @@ def from_omop(
         describe=lambda codes: code_rows(reader.concepts.describe(codes)),
     )
     written = write_events(
-        out, reader.frames(), config=config.write, about=about, overwrite=overwrite
+        out, reader.frames(), config=config.write, about=about, read=source, overwrite=overwrite
     )
     return Done(reader.tallies, written, reader.notes())
 

@@ -46,7 +46,7 @@ def from_patients_json(
     reader = _Reader(source, config)
     about = Source(name="patients-json", extra_files=reader.subjects.write)
     written = write_events(
-        out, reader.frames(), config=config.write, about=about, overwrite=overwrite
+        out, reader.frames(), config=config.write, about=about, read=source, overwrite=overwrite
     )
     unread = ", ".join(sorted(reader.unread))
     notes = [f"not read: {unread}"] if unread else []

@@ -115,6 +115,7 @@ def write_events(
     *,
     config: WriteConfig,
     about: Source,
+    read: Path,
     overwrite: bool = False,
 ) -> Written:
     """Write a MEDS data set from frames of events.
@@ -124,13 +125,14 @@ def write_events(
         frames: Columns of `CORE`, and any of the extras; drawn one at a time.
         config: Layout, names and splits.
         about: The source.
+        read: Where it lies, which is not replaced.
         overwrite: Replace a data set that we wrote.
 
     Raises:
         UserError: If `out` may not be written, there is no event, or a subject has no split.
     """
     named = read_split_file(config.splits) if config.splits else None
-    with new_dataset(out, overwrite=overwrite) as directory:
+    with new_dataset(out, overwrite=overwrite, inputs=[read]) as directory:
         spill = Spill(directory / ".spill", {**CORE, **about.extras})
         for frame in frames:
             spill.add(frame)
