@@ -159,7 +159,7 @@ LABELS = Contract(
     "labels",
     1,
     "`{task}/labels.parquet`: MEDS labels, one row a (subject, prediction time); `tasks.json` says "
-    "how each was made.",
+    "how each was made, and how many rows were left out for which reason.",
     (
         _SUBJECT,
         _PREDICTION_TIME,
