@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ehr_tracking.contracts import TOKENS, ContractError
+from ehr_tracking.files import PathLike
 
 VOCABULARY = "vocab.parquet"
 """Its file, in `tokens/1` and in `checkpoint/1`."""
@@ -42,7 +43,7 @@ class Word:
     """A visit begins with it."""
 
 
-def read_vocabulary(directory: Path) -> list[Word]:
+def read_vocabulary(directory: PathLike) -> list[Word]:
     """The words of a token data set or a checkpoint, in the order of their ids.
 
     Args:
@@ -51,6 +52,7 @@ def read_vocabulary(directory: Path) -> list[Word]:
     Raises:
         ContractError: If the file is missing, breaks its contract, or its ids are not 0, 1, 2...
     """
+    directory = Path(directory)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -232,7 +232,7 @@ def load_manifest(directory: PathLike) -> Manifest:
     return manifest
 
 
-def read_manifest(directory: Path, contract: Contract, *, reader: str) -> Manifest:
+def read_manifest(directory: PathLike, contract: Contract, *, reader: str) -> Manifest:
     """Open an artifact that another package wrote.
 
     Args:
@@ -243,6 +243,7 @@ def read_manifest(directory: Path, contract: Contract, *, reader: str) -> Manife
     Raises:
         ContractError: If it is unfinished, damaged, or holds another contract.
     """
+    directory = Path(directory)
     manifest = load_manifest(directory)
     if manifest.contract != contract.tag:
         raise ContractError(

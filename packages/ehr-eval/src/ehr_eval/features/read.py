@@ -13,6 +13,7 @@ from ehr_eval.features.mapped import MappedMatrix, Matrix, map_matrix
 from ehr_eval.frames import KEY, PRODUCER
 from ehr_tracking.arrow.features import read_index
 from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, check_file, read_manifest
 
 
@@ -33,13 +34,14 @@ class FeatureSet:
         return self.mapped.take(np.arange(self.mapped.shape[0]))
 
 
-def read_features(directory: Path) -> FeatureSet:
+def read_features(directory: PathLike) -> FeatureSet:
     """Open the features of one model.
 
     Raises:
         ContractError: If they are unfinished, changed, of another contract, contradict themselves, name
             a subject and time twice, or hold a value that is no finite number.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory, FEATURES, reader=PRODUCER)
     mapped = map_matrix(check_file(directory, manifest, "features.safetensors"))
     path = check_file(directory, manifest, "index.parquet")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
 from ehr_tracking.arrow.parquet import is_text, read_table
 from ehr_tracking.contracts import FEATURES, SPLITS, ContractError
+from ehr_tracking.files import PathLike
 
 INDEX = pa.schema(
     [
@@ -41,7 +42,7 @@ class Csr(Protocol):
 Matrix: TypeAlias = "npt.NDArray[Any] | Csr"
 
 
-def write_features(directory: Path, matrix: Matrix, index: pa.Table) -> dict[str, int]:
+def write_features(directory: PathLike, matrix: Matrix, index: pa.Table) -> dict[str, int]:
     """Write a matrix and its index; the caller seals.
 
     Args:
@@ -55,6 +56,7 @@ def write_features(directory: Path, matrix: Matrix, index: pa.Table) -> dict[str
     Raises:
         ContractError: If the index names a subject and time twice.
     """
+    directory = Path(directory)
     table = index.append_column("row", pa.array(np.arange(len(index)))).select(INDEX.names)
     _refuse_twice(table, directory / "index.parquet")
     write_tensors(directory / "features.safetensors", _tensors(matrix))
@@ -62,7 +64,7 @@ def write_features(directory: Path, matrix: Matrix, index: pa.Table) -> dict[str
     return {"index.parquet": len(index)}
 
 
-def read_index(path: Path, *, rows: int) -> pa.Table:
+def read_index(path: PathLike, *, rows: int) -> pa.Table:
     """Read which row of a matrix is whose, in the order of the file.
 
     Args:
@@ -76,6 +78,7 @@ def read_index(path: Path, *, rows: int) -> pa.Table:
         ContractError: If it is damaged, names a subject and time twice, or other rows than the
             matrix has.
     """
+    path = Path(path)
     found = read_table(path, INDEX.names)
     FEATURES.check(_kinds(found), where=str(path))
     columns = {}

@@ -11,6 +11,7 @@ from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings,
 from ehr_tracking.arrow.parquet import count_rows, read_table
 from ehr_tracking.arrow.tasks import name_tasks
 from ehr_tracking.contracts import LABELS, MEDS_LABELS, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
     MANIFEST,
     Source,
@@ -32,7 +33,7 @@ VALUES = {
 """Column of an outcome -> the type it is read as."""
 
 
-def read_labels(path: Path, *, reader: str) -> dict[str, pa.Table]:
+def read_labels(path: PathLike, *, reader: str) -> dict[str, pa.Table]:
     """Read the labels of each task.
 
     Args:
@@ -49,10 +50,11 @@ def read_labels(path: Path, *, reader: str) -> dict[str, pa.Table]:
             read or a column of it is not what MEDS has, a key is null, a sealed file was changed, or
             two rows contradict each other.
     """
+    path = Path(path)
     return {task: _read_task(task, files) for task, files in _tasks(path, reader).items()}
 
 
-def read_task(path: Path, *, reader: str) -> tuple[str, pa.Table]:
+def read_task(path: PathLike, *, reader: str) -> tuple[str, pa.Table]:
     """Read the labels of the one task that a path holds, and its name.
 
     Args:
@@ -62,6 +64,7 @@ def read_task(path: Path, *, reader: str) -> tuple[str, pa.Table]:
     Raises:
         ContractError: As of `read_labels`, or naming the tasks where there are several.
     """
+    path = Path(path)
     tasks = _tasks(path, reader)
     if len(tasks) > 1:
         first, files = next(iter(tasks.items()))

@@ -21,6 +21,7 @@ from ehr_tracking.arrow.parquet import (
     read_table,
 )
 from ehr_tracking.contracts import ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import files_below
 
 COLUMNS = {
@@ -52,12 +53,13 @@ class CodeInfo(NamedTuple):
 NO_INFO = CodeInfo()
 
 
-def data_files(meds: Path) -> list[Path]:
+def data_files(meds: PathLike) -> list[Path]:
     """The files of events of a data set, in the order of their paths.
 
     Raises:
         ContractError: If there are none.
     """
+    meds = Path(meds)
     if not meds.is_dir():
         raise ContractError(f"{meds}: no such directory")
     data = meds / "data"
@@ -179,7 +181,7 @@ def spread(subject: int, first: Path, path: Path, row: int) -> str:
     )
 
 
-def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table:
+def read_events(path: PathLike, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table:
     """The events of one file, in its order.
 
     Args:
@@ -194,6 +196,7 @@ def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table
             is null, a code empty, or a time senseless or before that of the row above, of the same
             subject; naming the first such row.
     """
+    path = Path(path)
     fault = schema_fault(path)
     if fault is not None:
         raise ContractError(fault)
@@ -204,7 +207,7 @@ def read_events(path: Path, columns: Sequence[str] = tuple(COLUMNS)) -> pa.Table
     return pa.table(found)
 
 
-def read_codes(meds: Path) -> pa.Table:
+def read_codes(meds: PathLike) -> pa.Table:
     """`code_infos` as a table.
 
     Returns:
@@ -214,6 +217,7 @@ def read_codes(meds: Path) -> pa.Table:
     Raises:
         ContractError: If the file is damaged.
     """
+    meds = Path(meds)
     infos = code_infos(meds)
     columns = [list(infos), *([info[i] for info in infos.values()] for i in range(2))]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, _CODES, strict=True)], _CODES)

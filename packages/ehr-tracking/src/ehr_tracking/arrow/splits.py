@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ehr_tracking.arrow.parquet import SUBJECT, TEXT, read_columns
 from ehr_tracking.contracts import SPLITS, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import note
 
 
@@ -90,7 +91,7 @@ class Splits:
             note(f"{self.where or 'splits'}: subjects without any events: {', '.join(told)}")
 
 
-def read_splits(meds: Path, *, seed: int = 0) -> Splits:
+def read_splits(meds: PathLike, *, seed: int = 0) -> Splits:
     """Read how a data set splits its subjects.
 
     Args:
@@ -100,6 +101,7 @@ def read_splits(meds: Path, *, seed: int = 0) -> Splits:
     Raises:
         ContractError: If the file is damaged, or a subject is in two splits or in an unknown one.
     """
+    meds = Path(meds)
     path = meds / "metadata" / "subject_splits.parquet"
     if not path.is_file():
         return Splits(seed)
