@@ -17,6 +17,7 @@ from ehr_tokenize.sources.patients_json import from_patients_json, to_patients_j
 from ehr_tokenize.sources.subjects import hashed
 from ehr_tokenize.synthetic.cohort import synthesize, synthesize_json
 from ehr_tokenize.synthetic.config import SynthConfig
+from ehr_tracking.errors import UserError
 
 PATIENTS = [
     {
@@ -184,3 +185,24 @@ def test_a_synthetic_cohort_in_json_is_that_in_meds(tmp_path):
     assert (
         back.select(expected.columns).sort(expected.columns).equals(expected.sort(expected.columns))
     )
+
+
+def test_texts_that_stand_for_no_value_are_none_and_counted(tmp_path):
+    patient = {
+        "patient_id": "P1",
+        "sex": "NA",
+        "birth_date": "NaT",
+        "diagnoses": [{"code": "I10", "date": "2020-01-01"}],
+    }
+    source = tmp_path / "p.json"
+    source.write_text(json.dumps({"patients": [patient]}))
+    done = from_patients_json(source, tmp_path / "out", PatientsJsonConfig())
+    (path,) = (tmp_path / "out").glob("data/*/*.parquet")
+    assert pl.read_parquet(path)["code"].to_list() == ["DIAGNOSIS//ICD10CM//I10"]
+    assert done.tallies["patients"].missing == {("sex", "NA"): 1, ("birth_date", "NaT"): 1}
+    patient["diagnoses"][0]["code"] = "NULL"
+    source.write_text(json.dumps({"patients": [patient]}))
+    with pytest.raises(
+        UserError, match=r"patients\[0\]\.diagnoses\[0\]: code is None, expected text"
+    ):
+        from_patients_json(source, tmp_path / "again", PatientsJsonConfig())

@@ -108,12 +108,30 @@ class Binding:
         row = np.repeat(np.arange(len(slot)), length)
         return row, self.token[gather_index(self.first[slot], length)]
 
-    def to_vocabulary(self, words: Sequence[Word], ids: Mapping[Identity, int]) -> "Binding":
-        """The same with rows of a vocabulary in place of words; [UNK] for what is not in it."""
+    def to_vocabulary(
+        self, words: Sequence[Word], ids: Mapping[Identity, int], *, falls_back: bool
+    ) -> "Binding":
+        """The same with rows of a vocabulary in place of words; [UNK] for what is not in it.
+
+        Args:
+            words: Which the tokens index.
+            ids: Row of each word that is kept.
+            falls_back: Whether a text that is not kept is told as its plain code, as rare ones are.
+        """
         lookup = np.array([ids.get(identity(w), UNK_ID) for w in words], np.uint32)
+        step = self.step
+        if falls_back:
+            unseen = np.zeros(len(words), bool)
+            for i in np.flatnonzero(lookup == UNK_ID).tolist():
+                if words[i].kind == "category" and (code := code_of(words[i].key or "")):
+                    lookup[i] = ids.get((code, "code", code, 0), UNK_ID)
+                    unseen[i] = lookup[i] != UNK_ID
+            before = np.concatenate([[0], np.cumsum(unseen[self.token])])
+            step = np.where(before[self.first[1:]] > before[self.first[:-1]], _PLAIN, step)
         s = self.added
         moved = AddedIds(*(lookup[x] for x in (s.lead, s.sep, s.time, s.age, s.visit)))
-        return replace(self, token=lookup[self.token], added=moved)
+        step = step.astype(np.uint8)
+        return replace(self, token=lookup[self.token], added=moved, step=step)
 
 
 def bind(

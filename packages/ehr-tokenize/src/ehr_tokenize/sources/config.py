@@ -147,6 +147,8 @@ class PatientsJsonConfig:
     diagnosis: str = "DIAGNOSIS//ICD10CM//"
     prescription: str = "MEDICATION//ATC//"
     sex: str = "GENDER//"
+    missing: tuple[str, ...] = MISSING
+    """Texts that stand for no value; counted."""
     days: Days = "start"
     """Start: the format knows days only, so a day's events stay in one place, at midnight."""
     write: WriteConfig = Field(default_factory=WriteConfig)

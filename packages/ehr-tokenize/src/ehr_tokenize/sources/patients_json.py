@@ -140,6 +140,7 @@ class _Reader:
             raise UserError(f"{where}: patient_id {name!r} is there twice")
         self.seen.add(name)
         self.unread |= patient.keys() - _KNOWN
+        patient = self._present(patient, "patients")
         subject = self.subjects.id(name)
         tally = self.tallies["patients"]
         tally.rows += 1
@@ -168,10 +169,17 @@ class _Reader:
                 if not isinstance(entry, dict):
                     raise UserError(f"{place}: not an object with code and date")
                 self.unread |= {f"{kind}.{key}" for key in entry.keys() - {"code", "date"}}
-                day = _date(place, entry, "date")
-                yield subject, at_day(day, self.config.days), prefix + _text(place, entry, "code")
+                known = self._present(entry, kind)
+                day = _date(place, known, "date")
+                yield subject, at_day(day, self.config.days), prefix + _text(place, known, "code")
             self.tallies[kind].rows += len(entries)
             self.tallies[kind].events += len(entries)
+
+    def _present(self, record: dict[str, Any], table: str) -> dict[str, Any]:
+        """The record without the texts that stand for no value, which are counted."""
+        gone = {k: v for k, v in record.items() if isinstance(v, str) and v in self.config.missing}
+        self.tallies[table].missing.update((k, v) for k, v in gone.items())
+        return {k: v for k, v in record.items() if k not in gone}
 
 
 def _load(path: Path) -> list[object]:

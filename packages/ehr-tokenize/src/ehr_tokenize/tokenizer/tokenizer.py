@@ -70,7 +70,9 @@ class Tokenizer:
 
     def bind_words(self, binding: Binding, words: Sequence[Word]) -> Binding:
         """A binding whose tokens index words, with rows of the vocabulary in their place."""
-        return binding.to_vocabulary(words, self._ids)
+        limit = self.config.vocabulary
+        falls_back = limit.min_count > 1 or limit.min_subjects > 1
+        return binding.to_vocabulary(words, self._ids, falls_back=falls_back)
 
     def __call__(self, events: object) -> Encoded:
         """Tokens of events in memory, the same as a data set of them would get.
