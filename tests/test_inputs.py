@@ -345,6 +345,24 @@ def test_empty_files_without_types_are_refused_with_a_hint_and_mended(
     made_of(plain, tmp_path / "mended", tmp_path)
 
 
+def test_splits_of_other_names_are_refused_with_the_mapping_and_mapped(plain, tmp_path) -> None:
+    meds = write_meds(tmp_path / "meds")
+    path = meds / "metadata" / "subject_splits.parquet"
+    named = pq.read_table(path)
+    other = {"tuning": "val", "held_out": "test", "train": "train"}
+    split = pa.array([other[s] for s in named["split"].to_pylist()])
+    pq.write_table(named.set_column(1, "split", split), path)
+    message = (
+        r"split is '(val|test)', MEDS has train, tuning, held_out; map it with ehr-tokenize check"
+    )
+    refused(plain, meds, tmp_path, message)
+    mapping = ("--split", "val=tuning", "--split", "test=held_out")
+    code, said = run("ehr-tokenize", "check", meds, "--repair", tmp_path / "mended", *mapping)
+    assert code == 0, said
+    assert "subjects of split val are of split tuning (6)" in said
+    made_of(plain, tmp_path / "mended", tmp_path)
+
+
 # what is there: only an artifact of the same contract goes, never what the command reads
 
 

@@ -124,3 +124,13 @@ def test_the_mimic_demo_can_be_tokenised(mimic_demo):
     assert not report.refused
     assert (report.events, report.subjects, report.numeric) == (356_063, 100, 147_855)
     assert {f.check for f in report.findings} == {"death", "duplicates"}
+
+
+def test_nothing_is_said_of_the_whole_where_a_file_cannot_be_read(write_meds):
+    meds = write_meds(GOOD, splits={1: "train"})
+    (meds / "data/0.parquet").write_bytes(b"PAR1 torn")
+    report = check(meds)
+    assert [(f.check, f.refused) for f in report.findings] == [("schema", True)]
+    lines = "\n".join(report.lines())
+    assert "1 files (1 cannot be read; of the others:)" in lines
+    assert "train" not in lines

@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -101,3 +102,15 @@ def test_both_paths_are_needed(tmp_path):
 
 def test_the_defaults_are_a_config():
     assert load_config(TokenizeConfig) == TokenizeConfig()
+
+
+@pytest.mark.parametrize("name", ["coverage.json", "train/0.parquet", "vocab.parquet"])
+def test_inspect_opens_nothing_that_was_changed(tokens, tmp_path, name):
+    copy = shutil.copytree(tokens, tmp_path / "copy")
+    shard = next(copy.glob("train/*.parquet")) if "/" in name else copy / name
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    done = CliRunner().invoke(main, ["inspect", str(copy)])
+    assert done.exit_code == 2
+    assert f"{shard} was changed: its SHA-256 differs" in done.output

@@ -65,7 +65,14 @@ def main(
 @main.command()
 @click.argument("path", type=PATH)
 @click.option("--repair", type=PATH, metavar="OUT", help="Write a copy with what is safe mended.")
-def check(path: Path, repair: Path | None) -> None:
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="NAME=SPLIT",
+    help="With --repair: what a split of another name is, e.g. val=tuning; may be repeated.",
+)
+def check(path: Path, repair: Path | None, splits: tuple[str, ...]) -> None:
     """Report what is wrong with the MEDS data set at PATH; exit code 2 if it would be refused.
 
     --repair mends types, order, rows without code and missing metadata in a copy; it refuses what
@@ -75,12 +82,15 @@ def check(path: Path, repair: Path | None) -> None:
     """
     from ehr_tokenize.meds.check import check as check_meds
 
+    if splits and not repair:
+        raise Failure("--split says how --repair names splits; give both")
     report = check_meds(path)
     click.echo("\n".join(report.lines()))
     if repair:
         from ehr_tokenize.meds.repair import repair as mend
 
-        click.echo("\n".join(mend(path, repair).lines()))
+        named = dict(item.partition("=")[::2] for item in splits)
+        click.echo("\n".join(mend(path, repair, splits=named).lines()))
     elif report.refused:
         raise Failure(f"{path} would be refused")
 

@@ -15,7 +15,7 @@ from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.contracts import SPECIALS, SPLITS, TOKENS, UNK_ID
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import read_manifest
+from ehr_tracking.manifest import check_file, load_manifest, read_manifest
 from ehr_tracking.report import bar_plot, html_page, table, text_table
 
 Listing = list[dict[str, object]]
@@ -116,7 +116,7 @@ def record(path: PathLike, subject: int) -> Listing:
     path = Path(path)
     tokenizer = Tokenizer.from_pretrained(_opened(path))
     for split in SPLITS:
-        for shard in sorted((path / split).glob("*.parquet")):
+        for shard in _shards(path, split):
             rows = pq.read_table(shard, filters=[("subject_id", "=", subject)]).to_pylist()
             if rows:
                 return [
@@ -139,10 +139,17 @@ def _opened(path: Path) -> Path:
     return path
 
 
+def _shards(path: Path, split: str) -> list[Path]:
+    """The files of a split, each as it was sealed."""
+    manifest = load_manifest(path)
+    names = sorted(n for n in manifest.files if n.startswith(f"{split}/"))
+    return [check_file(path, manifest, name) for name in names]
+
+
 def _groups(
     path: Path, split: str
 ) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]]:
-    for shard in sorted((path / split).glob("*.parquet")):
+    for shard in _shards(path, split):
         with pq.ParquetFile(shard) as file:
             for i in range(file.num_row_groups):
                 lists = file.read_row_group(i, ["token"])["token"].combine_chunks()

@@ -16,6 +16,7 @@ from ehr_tokenize.build.resume import WrittenShard
 from ehr_tokenize.codes.keys import shown
 from ehr_tokenize.codes.maps import MapReport
 from ehr_tokenize.scheme.weave import COUNTED
+from ehr_tracking.manifest import check_file, load_manifest
 
 COVERAGE = "coverage.json"
 _NAMED = 3
@@ -183,7 +184,13 @@ def write_coverage(directory: Path, coverage: Coverage) -> None:
 
 
 def read_coverage(directory: Path) -> Coverage:
-    """Read `coverage.json`; nothing where an older version wrote none."""
-    path = directory / COVERAGE
-    tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Read `coverage.json`; nothing where an older version wrote none.
+
+    Raises:
+        ContractError: If it is not as it was sealed.
+    """
+    manifest = load_manifest(directory)
+    if COVERAGE not in manifest.files:
+        return {}
+    tree = json.loads(check_file(directory, manifest, COVERAGE).read_text(encoding="utf-8"))
     return {s: [Family(name, *row) for name, row in found.items()] for s, found in tree.items()}

@@ -69,12 +69,16 @@ class Report:
         """The report as text."""
         splits = ", ".join(f"{name} {n:,}" for name, n in self.splits.items())
         return [
-            f"{self.path}: {self.files:,} files, {self.subjects:,} subjects, {self.events:,} events"
+            f"{self.path}: {self.files:,} files{self._read()}, {self.subjects:,} subjects, {self.events:,} events"
             f" ({self.static:,} static, {self.numeric:,} with a value), {self.codes:,} codes",
             f"splits: {splits or 'none named; tokenize makes them by hash (80/10/10)'}",
             *map(str, sorted(self.findings, key=lambda f: (not f.refused, f.check))),
             "refused: mend the errors" if self.refused else "can be tokenised",
         ]
+
+    def _read(self) -> str:
+        bad = {f.problem.where.split(" row ")[0] for f in self.findings if f.check == "schema"}
+        return f" ({len(bad):,} cannot be read; of the others:)" if bad else ""
 
     def add(self, check: str, where: object, what: str, count: int, *, refused: bool) -> None:
         """Note a fault; the same fault in another place adds to its count."""
@@ -123,6 +127,8 @@ def check(path: PathLike) -> Report:
     report.subjects, report.codes = len(owner), len(codes)
     if not owner and not report.refused:
         report.add("subjects", path, "there is no event", 1, refused=True)
+    if any(f.check == "schema" and f.refused for f in report.findings):
+        return report  # what is in the other files is not all there is: nothing follows from it
     _check_codes(report, codes)
     _check_splits(report, owner)
     return report

@@ -66,7 +66,9 @@ class Repaired:
         ]
 
 
-def repair(path: PathLike, out: PathLike, *, seed: int = 0) -> Repaired:
+def repair(
+    path: PathLike, out: PathLike, *, seed: int = 0, splits: Mapping[str, str] | None = None
+) -> Repaired:
     """Write a copy of a MEDS data set that `check` passes and the schemas of MEDS accept.
 
     Events without a code or a subject are left out; every other event stays, with all its columns. Of
@@ -76,6 +78,7 @@ def repair(path: PathLike, out: PathLike, *, seed: int = 0) -> Repaired:
         path: The data set; it is not changed.
         out: Where the copy goes; nothing is written if there is nothing to mend.
         seed: Of the split by hash, where the data set names no splits; that of `tokenize`.
+        splits: Name of a split in the data set -> the one of MEDS that it is.
 
     Raises:
         UserError: If something is wrong that needs a guess, or `out` exists.
@@ -83,10 +86,13 @@ def repair(path: PathLike, out: PathLike, *, seed: int = 0) -> Repaired:
     path, out = Path(path), Path(out)
     files = data_files(path)
     refuse_inputs(out, [path])
+    for name, split in (splits or {}).items():
+        if split not in SPLITS:
+            raise UserError(f"split {name}={split}: MEDS has {', '.join(SPLITS)}")
     done = Repaired(path, out)
     with new_dataset(out, overwrite=False) as directory:
         _write_data(directory, files, done)
-        _write_metadata(directory, done, seed)
+        _write_metadata(directory, done, seed, splits or {})
         _refuse_what_is_left(directory, done)
     if not done.mended:
         shutil.rmtree(out)
@@ -186,7 +192,7 @@ def _typed(frame: pl.DataFrame, types: Mapping[str, pa.DataType]) -> pa.Table:
     return table.cast(pa.schema(fields))
 
 
-def _write_metadata(directory: Path, done: Repaired, seed: int) -> None:
+def _write_metadata(directory: Path, done: Repaired, seed: int, named: Mapping[str, str]) -> None:
     metadata, new = done.path / "metadata", directory / "metadata"
     if metadata.is_dir():
         shutil.copytree(metadata, new)
@@ -197,7 +203,7 @@ def _write_metadata(directory: Path, done: Repaired, seed: int) -> None:
     codes = _codes(metadata / _CODES, files, done.mended)
     CodeMetadataSchema.validate(codes)
     pq.write_table(codes, new / _CODES)
-    splits = _splits(metadata / _SPLITS, files, done.mended, seed)
+    splits = _splits(metadata / _SPLITS, files, done.mended, seed, named)
     SubjectSplitSchema.validate(splits)
     pq.write_table(splits, new / _SPLITS)
 
@@ -221,11 +227,17 @@ def _codes(path: Path, files: list[Path], mended: Counter[str]) -> pa.Table:
     return _typed(pl.concat([known, absent.to_frame()], how="diagonal"), _CODE_TYPES)
 
 
-def _splits(path: Path, files: list[Path], mended: Counter[str], seed: int) -> pa.Table:
+def _splits(
+    path: Path, files: list[Path], mended: Counter[str], seed: int, other: Mapping[str, str]
+) -> pa.Table:
     if path.is_file():
         with _readable(path):
             named = mended_splits(pl.read_parquet(path, glob=False), path, mended)
             _note_types(pq.read_schema(path), _SPLIT_TYPES, " of subject_splits.parquet", mended)
+            for name, split in other.items():
+                found = named["split"] == name
+                mended[f"subjects of split {name} are of split {split}"] += int(found.sum())
+            named = named.with_columns(pl.col("split").replace(dict(other)))
     else:
         subjects = _distinct(files, "subject_id").to_numpy()
         index = splits_by_hash(subjects, seed)

@@ -112,7 +112,10 @@ def read_splits(meds: PathLike, *, seed: int = 0) -> Splits:
             raise ContractError(f"{path} row {row}: subject_id is null")
         if split not in SPLITS:
             known = ", ".join(SPLITS)
-            raise ContractError(f"{path} row {row}: split is {split!r}, MEDS has {known}")
+            raise ContractError(
+                f"{path} row {row}: split is {split!r}, MEDS has {known}; map it with ehr-tokenize "
+                f"check {meds} --repair OUT --split {split}=held_out, or tuning, or train"
+            )
         if named.setdefault(subject, split) != split:
             raise ContractError(f"{path} row {row}: subject {subject} is in two splits")
     return Splits.by_name(named, path)
