@@ -1,6 +1,10 @@
 """The whole wire: MEDS to report, each arrow one command, each artifact sealed and traceable."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,12 @@ import pytest
 from ehr_tracking.manifest import load_manifest
 
 Run = Callable[..., str]
+ROOT = Path(__file__).parents[1]
+SMALLER = {
+    "steps=200": "steps=2",
+    "ks=(8, 64, -1), replicates=3": "ks=(8,), replicates=1, bootstraps=20, tasks=('long_stay',)",
+}
+"""What makes an example quick, and nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +110,20 @@ def test_new_subjects_are_tokenised_with_the_vocabulary_of_a_checkpoint(
     )  # fmt: skip
     files = [load_manifest(d).files for d in (work / "tokens", tmp_path / "again")]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ehr-eval", "ehr-models", "ehr-tracking", "ehr-train"])
+def test_the_examples_of_a_guide_run_after_its_commands(
+    work: Path, tmp_path: Path, name: str
+) -> None:
+    guide = (ROOT / "packages" / name / "README.md").read_text()
+    example = "\n".join(re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL))
+    for long, short in SMALLER.items():
+        example = example.replace(long, short)
+    shutil.copytree(work, tmp_path / "demo")
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "example.py"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
