@@ -9,7 +9,7 @@ from ehr_tracking.config import load_config
 from ehr_tracking.runs import read_log
 from ehr_train.config import OptimConfig, TrainConfig
 from ehr_train.data.examples import whole_records
-from ehr_train.objectives.learner import Asker
+from ehr_train.objectives.asker import Asker
 from ehr_train.run import train
 
 from .conftest import tiny_config

@@ -10,7 +10,8 @@ from ehr_tracking.contracts import SPECIALS
 from ehr_train.data.examples import whole_records
 from ehr_train.objectives import CLM, MLM
 from ehr_train.objectives import tokens as token_objectives
-from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.mlm import mask_tokens
 
 from .conftest import CODES, tiny_config

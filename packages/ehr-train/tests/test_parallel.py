@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ehr_train.objectives import CLM
 from ehr_train.run import train
 
 from .conftest import tiny_config
-from .test_resume import children, fill_disk, lines, outcome
+from .test_resume import children, command, fill_disk, lines, outcome, stop
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -103,11 +104,28 @@ def test_workers_end_with_their_launcher(tokens, tmp_path, by):
     launcher.send_signal(by)
     _, error = launcher.communicate()
     if by == signal.SIGTERM:
-        assert error.strip().endswith("UserError: stopped by SIGTERM; go on with --resume")
+        assert re.search(r"UserError: stopped by SIGTERM after step \d+ of 100000; .*\n$", error)
     deadline = time.monotonic() + 20
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "workers outlive their launcher"
         time.sleep(0.05)
+
+
+def test_two_processes_told_to_stop_save_their_state_and_resume_bit_identical(
+    tokens, tmp_path, config, two
+):
+    run = tmp_path / "run"
+    code, _, said = stop(command(tokens, run, config, "--nproc", 2), run, 7, signal.SIGTERM)
+    assert code == 2
+    stopped = re.fullmatch(
+        r"Error: stopped by SIGTERM after step (\d+) of 20; the state is saved, "
+        r"go on with --resume\n",
+        said,
+    )
+    assert stopped, said
+    assert lines(run) == int(stopped[1])
+    train(tokens, run, config, nproc=2, resume=True)
+    assert outcome(run) == outcome(two)
 
 
 def test_a_disk_that_fills_under_two_processes_is_one_line(tokens, tmp_path):

@@ -1,9 +1,11 @@
 import json
 import multiprocessing
+import os
 import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +19,9 @@ from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import sha256, verify
-from ehr_train.config import OptimConfig
+from ehr_train.config import CheckpointConfig, OptimConfig
 from ehr_train.run import train
+from ehr_train.scale.stop import Stop
 
 from .conftest import tiny_config, write_tokens
 
@@ -186,6 +189,89 @@ def test_resuming_nothing_begins(tokens, tmp_path):
     assert lines(run) == 12
 
 
+def command(tokens, run, config, *options):
+    """`ehr-train` in a process of its own."""
+    recipe = run.with_suffix(".yaml")
+    recipe.write_text(yaml.safe_dump(to_dict(config)))
+    code = [sys.executable, "-c", "from ehr_train.cli import main; main()"]
+    given = ["--tokens", tokens, "--out", run, "-c", recipe, *options]
+    return subprocess.Popen(
+        [*code, *map(str, given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+PROGRESS = re.compile(r"step [\d,]+ of [\d,]+ \(\d+%\): loss .* tokens/s .* left\n")
+
+
+def stop(process, run, step, by):
+    """Send a signal once so many steps are logged; the exit code, the lines of progress, the rest."""
+    while lines(run) < step and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(by)
+    error = process.communicate()[1]
+    return process.returncode, PROGRESS.findall(error), PROGRESS.sub("", error)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_run_that_is_told_to_stop_saves_its_state_and_is_resumed_bit_identical(
+    tokens, tmp_path, config, whole, by
+):
+    run = tmp_path / "run"
+    code, _, said = stop(command(tokens, run, config), run, 7, getattr(signal, by))
+    assert code == 2
+    stopped = re.fullmatch(
+        rf"Error: stopped by {by} after step (\d+) of 40; the state is saved, "
+        r"go on with --resume\n",
+        said,
+    )
+    assert stopped, said
+    assert lines(run) == int(stopped[1])
+    latest = CheckpointStore(run / "checkpoints").latest()
+    assert latest.name == f"step-{int(stopped[1]):08d}"
+    assert verify(latest) == []
+    train(tokens, run, config, resume=True)
+    assert outcome(run) == outcome(whole)
+
+
+def test_a_signal_while_no_step_is_taken_is_one_line_at_once():
+    message = r"^stopped by SIGTERM; go on with --resume$"
+    with pytest.raises(UserError, match=message), Stop().listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_is_ignored_stays_ignored_and_a_second_signal_is_not_held_back():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    heard = []
+    old = signal.signal(signal.SIGTERM, lambda *_: heard.append("mine"))
+    try:
+        asked = Stop()
+        with asked.listening(), asked.heeded(heard.append):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGTERM, old)
+    assert (asked.by, heard) == ("SIGTERM", ["SIGTERM", "mine"])
+
+
+def test_progress_is_said_where_no_terminal_shows_it(tokens, tmp_path, capfd):
+    train(tokens, tmp_path / "run", tiny_config(checkpoint=CheckpointConfig(every=50)))
+    error = capfd.readouterr().err
+    assert [line.split(":")[0] for line in error.splitlines()] == [
+        "step 5 of 12 (42%)",
+        "step 10 of 12 (83%)",
+        "step 12 of 12 (100%)",
+    ]
+    assert re.fullmatch(
+        r"(step .*: loss \d\.\d{4}, tokens/s [\d,]+, val \d\.\d{4}, \d\d:\d\d left\n){3}", error
+    )
+
+
 def children(pid):
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -196,20 +282,14 @@ def fill_disk(tokens, run, config, step, *options):
     Returns:
         The exit code and what was printed to stderr.
     """
-    recipe = run.with_suffix(".yaml")
-    recipe.write_text(yaml.safe_dump(to_dict(config)))
-    command = [sys.executable, "-c", "from ehr_train.cli import main; main()"]
-    given = ["--tokens", tokens, "--out", run, "-c", recipe, *options]
-    process = subprocess.Popen(
-        [*command, *map(str, given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = command(tokens, run, config, *options)
     while lines(run) < step and process.poll() is None:
         time.sleep(0.001)
     for pid in (process.pid, *children(process.pid)):
         _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
     error = process.communicate()[1]
-    return process.returncode, error
+    return process.returncode, PROGRESS.sub("", error)
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from ehr_train.data.examples import whole_records
 from ehr_train.data.loader import Share
 from ehr_train.data.sampler import Position, Sampler
 from ehr_train.objectives import CLM, Classification
-from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.total import Part, Sum
 from ehr_train.step import Stepper
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from ehr_train.data.examples import (
     refuse_unknown,
     whole_records,
 )
-from ehr_train.data.sampler import Sampler
+from ehr_train.data.sampler import Position, Sampler
 
 INPUTS = "inputs.json"
 _EPOCHS = 10
@@ -238,6 +239,31 @@ def sampler(config: TrainConfig, examples: Examples) -> Sampler:
         batch_tokens=config.data.batch_tokens,
         seed=config.seed,
     )
+
+
+def require_targets(config: TrainConfig, order: Sampler, tokens: TokenSet) -> None:
+    """Refuse a train split of which an objective can ask nothing.
+
+    Args:
+        config: Of the run.
+        order: Of its steps.
+        tokens: What they are of.
+
+    Raises:
+        ContractError: Naming the objective.
+    """
+    from ehr_train.objectives.asker import Asker
+
+    objective = config.objective.fitted(order.examples)
+    asker = Asker(objective, order.examples, tokens.vocab_size, config.seed)
+    epoch = islice(order.steps(Position()), order.steps_of(1))
+    missing = asker.without_target(windows for _, windows in epoch)
+    if missing:
+        kinds = ", ".join(name.rpartition("/")[0] or objective.kind for name in missing)
+        raise ContractError(
+            f"{tokens.directory}: nothing in the train split that objective {kinds} could predict "
+            f"({len(order.examples):,} records); check the tokens, or take another objective"
+        )
 
 
 def count_steps(order: Sampler, config: TrainConfig) -> int:

@@ -1,9 +1,11 @@
 """What a run writes down of its steps: figures that can be reproduced apart from those that cannot."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from tqdm import tqdm
 
@@ -12,6 +14,9 @@ from ehr_tracking.errors import UserError
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
 from ehr_train.step import Done
+
+_SILENCE = 30
+"""Seconds after which a line is said at the latest where no terminal shows the bar."""
 
 
 class Log:
@@ -35,7 +40,10 @@ class Log:
         self.names = names
         self.watch = watch
         self.bar = bar
+        self.stopping = False
+        """Whether a process has been asked to stop, by the end of a step that has been read."""
         self.tracker = open_tracker("jsonl", out)
+        self._step, self._began, self._said = step, time.monotonic(), time.monotonic()
         self._pending: list[tuple[dict[str, Any], Done, float]] = []
         self._read: list[tuple[dict[str, Any], Done, float]] = []
         if group.rank() == 0:
@@ -64,6 +72,7 @@ class Log:
         if not self._pending:
             return
         figures = torch.stack([done.figures for _, done, _ in self._pending]).tolist()
+        self.stopping = self.stopping or any(row[-1] > 0 for row in figures)
         for (record, done, waited), (loss, norm, *each) in zip(self._pending, figures, strict=True):
             if not math.isfinite(loss) or not math.isfinite(norm):
                 if self._read:
@@ -72,11 +81,11 @@ class Log:
                     f"step {record['step']}: the loss is {loss}, the norm of its gradient {norm}; "
                     "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
                 )
-            means, counts = each[: len(self.names)], each[len(self.names) :]
+            means, counts = each[: len(self.names)], each[len(self.names) : -1]
             filled = {
                 "step": record["step"],
                 "epoch": record["epoch"],
-                "loss": loss,
+                **({"loss": loss} if sum(counts) else {}),
                 "lr": record["lr"],
                 "grad_norm": norm,
                 "targets": int(sum(counts)),
@@ -85,22 +94,23 @@ class Log:
             if len(self.names) > 1:
                 filled |= {
                     f"loss_{name.removesuffix('/loss')}": mean
-                    for name, mean in zip(self.names, means, strict=True)
+                    for name, mean, count in zip(self.names, means, counts, strict=True)
+                    if count
                 }
             self._read.append((filled, done, waited))
         self._pending.clear()
 
-    def write(self, metrics: dict[str, float]) -> float:
+    def write(self, metrics: dict[str, float]) -> dict[str, float]:
         """A line of each step that has been read.
 
         Args:
             metrics: Of the validation behind the last one.
 
         Returns:
-            The loss of the last one.
+            `loss` of the last one, where it had a target.
         """
         steps, self._read = self._read, []
-        loss = float(steps[-1][0]["loss"])
+        loss = {k: v for k, v in steps[-1][0].items() if k == "loss"}
         if group.rank():
             return loss
         steps[-1][0].update(metrics)
@@ -110,9 +120,24 @@ class Log:
                 record, {"step": record["step"], **timing, "waited": round(waited, 4)}
             )
         record, timing = steps[-1][0], timings[-1]
-        shown = {"loss": f"{record['loss']:.4f}", "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
+        shown = {"loss": _shown(record, "loss"), "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
         if "val_loss" in record:
-            shown["val"] = f"{record['val_loss']:.4f}"
+            shown["val"] = _shown(record, "val_loss")
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(len(steps))
+        if self.bar.disable and (metrics or time.monotonic() - self._said > _SILENCE):
+            self._say(record["step"], shown)
         return loss
+
+    def _say(self, step: int, shown: dict[str, str]) -> None:
+        """A line where no terminal shows the bar."""
+        self._said = time.monotonic()
+        total = int(self.bar.total or step)
+        left = (self._said - self._began) / (step - self._step) * (total - step)
+        figures = ", ".join(f"{name} {value}" for name, value in shown.items())
+        done = f"step {step:,} of {total:,} ({step / total:.0%})"
+        click.echo(f"{done}: {figures}, {tqdm.format_interval(left)} left", err=True)
+
+
+def _shown(record: dict[str, Any], name: str) -> str:
+    return f"{record[name]:.4f}" if name in record else "none"

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ehr_models.checkpoint import save_checkpoint
 from ehr_models.data.windows import Windows
 from ehr_tracking.config import to_dict
+from ehr_tracking.errors import UnfinishedError
 from ehr_train import PRODUCER
 from ehr_train.data.balance import attention_share
 from ehr_train.data.loader import Ahead, Prepared, Share
@@ -18,10 +19,12 @@ from ehr_train.data.sampler import Position
 from ehr_train.job import Job, sampler
 from ehr_train.log import Log
 from ehr_train.model import load_or_build
-from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.parts import Question
 from ehr_train.optim import learning_rate
 from ehr_train.scale import group
+from ehr_train.scale.stop import Stop
 from ehr_train.speed import Stopwatch
 from ehr_train.state import Progress, State
 from ehr_train.step import Done, Stepper
@@ -34,9 +37,15 @@ _EVERY = {"cpu": 1, "cuda": 20}
 class Trainer:
     """One process of a run."""
 
-    def __init__(self, job: Job) -> None:
-        """Open the data, build the model and go to where the run stands."""
+    def __init__(self, job: Job, stop: Stop | None = None) -> None:
+        """Open the data, build the model and go to where the run stands.
+
+        Args:
+            job: What to do.
+            stop: Heeded between two steps.
+        """
         self.job = job
+        self.stop = stop = stop or Stop()
         self.config = config = job.config()
         self.device = _device(job.device)
         tokens = job.open_tokens()
@@ -48,7 +57,7 @@ class Trainer:
         self.model: PreTrainedModel = load_or_build(job.init, config, tokens, latest)
         self.model.train()
         learner = Learner(self.model, objective).to(self.device)
-        self.stepper = Stepper(learner, config, self.device)
+        self.stepper = Stepper(learner, config, self.device, stop)
         self.state = State(self.model, self.stepper.optimizer, Progress())
         if latest is not None:
             self.state.restore(latest)
@@ -71,6 +80,7 @@ class Trainer:
 
         Raises:
             UserError: If the loss is not a number any more.
+            UnfinishedError: If it was asked to stop; the state is saved.
         """
         progress, first = self.state.progress, group.rank() == 0
         if group.world() > 1:
@@ -85,6 +95,7 @@ class Trainer:
                 unit="step",
                 disable=None if first else True,
             ) as bar,
+            self.stop.heeded(),
         ):
             watch = Stopwatch(self.model, self.device, self.config.precision)
             log = Log(self.job.out, progress.step, self.stepper.names, watch, bar)
@@ -108,13 +119,22 @@ class Trainer:
         )
         validated = validated and self.validator is not None
         every = self.config.log.every or _EVERY[self.device.type]
-        if not (validated or saved or len(log) >= every):
+        asked = self.stop.by is not None and group.world() == 1
+        if not (validated or saved or asked or len(log) >= every):
             return
         log.read()
         metrics, improved = self._validate() if validated else ({}, False)
         loss = log.write(metrics)
-        if improved or saved or self._finished():
-            self._save({"step": self.state.progress.step, "loss": loss, **metrics}, metrics)
+        stopped = log.stopping and not self._finished()
+        if improved or saved or stopped or self._finished():
+            figures = {"step": self.state.progress.step, **loss, **metrics}
+            self._save(figures, metrics)
+        if stopped:
+            group.add_up(torch.zeros(1, device=self.device))  # no one leaves before it is saved
+            raise UnfinishedError(
+                f"stopped by {self.stop.by or 'a signal'} after step {self.state.progress.step} of "
+                f"{self.job.steps}; the state is saved, go on with --resume"
+            )
 
     def step(self, prepared: Prepared[Question]) -> Done:
         """One optimizer step, on to the next position; waits for no device."""

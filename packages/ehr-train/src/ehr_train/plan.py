@@ -9,7 +9,7 @@ import torch
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
-from ehr_train.job import Job, count_steps, sampler
+from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
 from ehr_train.scale.launch import threads_each
 from ehr_train.speed import flops_per_token, matmul_peak, resolve_precision
@@ -42,6 +42,7 @@ def plan(
     job.check(config, nproc)
     token_set = job.open_tokens()
     order = sampler(config, job.train_examples(token_set))
+    require_targets(config, order, token_set)
     with reading(init) if init else nullcontext() as checkpoint:
         job, _ = job.resolved(checkpoint)
         model = load_or_build(job.init, config, token_set, None)

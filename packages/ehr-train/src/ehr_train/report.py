@@ -42,7 +42,7 @@ def write_report(out: Path, config: TrainConfig, inputs: Sequence[str]) -> str:
             table([{"": name, "value": value} for name, value in figures.items()]),
             *(figure(path, caption) for path, caption in plots),
             "<h2>Validation</h2>",
-            table([_row(r) for r in metrics if "val_loss" in r]),
+            table([_row(r) for r in metrics if _is_validated(r)]),
             "<h2>Checkpoints</h2>",
             table(_checkpoints(out)),
             "<h2>Config</h2>",
@@ -59,21 +59,20 @@ def _figures(
     config: TrainConfig,
     inputs: Sequence[str],
 ) -> dict[str, str]:
-    last, validated = metrics[-1], [r for r in metrics if "val_loss" in r]
+    last, validated = metrics[-1], [r for r in metrics if _is_validated(r)]
     figures = {
         "objective": config.objective.kind,
         "precision": config.precision,
         "inputs": "; ".join(inputs),
         "steps": f"{last['step']}",
         "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
-        "train loss": f"{metrics[0]['loss']:.4f} at the first step, {last['loss']:.4f} at the last",
+        "train loss": _ends([r for r in metrics if "loss" in r], len(metrics)),
     }
-    if validated:
-        best = _best(validated, config.objective.score)
+    if best := _best(validated, config.objective.score):
         shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
         figures["best validation"] = f"{shown} at step {best['step']}"
     else:
-        figures["best validation"] = "none: the token set has no tuning subjects for this run"
+        figures["best validation"] = "none: no tuning subjects, or nothing to predict of any"
     rates = [t["tokens_per_second"] for t in timings]
     figures["seconds"] = f"{sum(t['seconds'] for t in timings):.1f} (validation included)"
     figures["tokens per second"] = f"{np.median(rates):,.0f} (median over steps)"
@@ -84,22 +83,40 @@ def _figures(
     return figures
 
 
-def _best(validated: list[dict[str, Any]], score: Score) -> dict[str, Any]:
-    """The record with the best score; where none has one, that with the lowest loss."""
-    scored = [r for r in validated if f"val_{score.name}" in r]
-    name, mode = score if scored else Score("loss", "min")
-    sign = 1 if mode == "min" else -1
-    return min(scored or validated, key=lambda r: sign * r[f"val_{name}"])
+def _is_validated(record: dict[str, Any]) -> bool:
+    return any(key.startswith("val_") for key in record)
+
+
+def _ends(learned: list[dict[str, Any]], steps: int) -> str:
+    """The first and the last loss of the steps that had a target."""
+    if not learned:
+        return "none: no step had a target"
+    first, last = learned[0], learned[-1]
+    if len(learned) == steps:
+        return f"{first['loss']:.4f} at the first step, {last['loss']:.4f} at the last"
+    return (
+        f"{first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step {last['step']}; "
+        f"{steps - len(learned):,} of {steps:,} steps had no target"
+    )
+
+
+def _best(validated: list[dict[str, Any]], score: Score) -> dict[str, Any] | None:
+    """The record with the best score; where none has one, that with the lowest loss, if any has one."""
+    for name, mode in (score, Score("loss", "min")):
+        sign = 1 if mode == "min" else -1
+        if scored := [r for r in validated if f"val_{name}" in r]:
+            return min(scored, key=lambda r: sign * r[f"val_{name}"])
+    return None
 
 
 def _plots(directory: Path, metrics: list[dict[str, Any]]) -> list[tuple[Path, str]]:
-    loss = {"train": _smooth([(r["step"], r["loss"]) for r in metrics])}
+    loss = {"train": _smooth([(r["step"], r["loss"]) for r in metrics if "loss" in r])}
     names = sorted({k for r in metrics for k in r if k.startswith("val_")})
     points = {n: [(r["step"], r[n]) for r in metrics if n in r] for n in names}
     if "val_loss" in points:
         loss["validation"] = points.pop("val_loss")
     for name in sorted({k for r in metrics for k in r if k.startswith("loss_")}):
-        loss[f"train {name[5:]}"] = _smooth([(r["step"], r[name]) for r in metrics])
+        loss[f"train {name[5:]}"] = _smooth([(r["step"], r[name]) for r in metrics if name in r])
     rate = {"learning rate": [(r["step"], r["lr"]) for r in metrics]}
     drawn = {"loss": loss, "lr": rate, **{n[4:]: {"validation": p} for n, p in points.items()}}
     paths = []
@@ -117,6 +134,8 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         >>> len(_smooth([(i, i) for i in range(1000)])), _smooth([(1, 2.0)])
         (200, [(1.0, 2.0)])
     """
+    if not points:
+        return []
     parts = np.array_split(np.array(points, float), min(_SMOOTH, len(points)))
     return [(float(p[:, 0].mean()), float(p[:, 1].mean())) for p in parts]
 

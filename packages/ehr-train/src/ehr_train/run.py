@@ -26,9 +26,10 @@ from ehr_tracking.outputs import held, refuse_inputs
 from ehr_tracking.runs import environment, read_log
 from ehr_train import PRODUCER
 from ehr_train.config import TrainConfig
-from ehr_train.job import INPUTS, Inputs, Job, count_steps, sampler
+from ehr_train.job import INPUTS, Inputs, Job, count_steps, require_targets, sampler
 from ehr_train.report import write_report
 from ehr_train.scale import launch
+from ehr_train.scale.stop import Stop
 from ehr_train.speed import resolve_precision
 
 
@@ -72,7 +73,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
     job.check(config, nproc)
-    with held(out):
+    stop = Stop()
+    with stop.listening(), held(out):
         if resume and (out / "config.yaml").is_file():
             job = _as_begun(job, config)
             if (out / MANIFEST).is_file():
@@ -80,7 +82,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
             if passed_over := job.checkpoints().fall_back():
                 click.echo(passed_over, err=True)
             with _directory(out, begun=True):
-                _run(job, nproc)
+                _run(job, nproc, stop)
             return out
         _refuse_existing(job, overwrite=overwrite)
         with reading(init) if init else nullcontext() as checkpoint:
@@ -88,18 +90,18 @@ def train(  # noqa: PLR0913 -- what the command's options say
             with _directory(out, begun=False):
                 resolved = replace(config, precision=resolve_precision(config.precision, device))
                 write_start(out, resolved, inputs)
-                _run(job, nproc)
+                _run(job, nproc, stop)
     return out
 
 
-def _run(job: Job, nproc: int) -> None:
+def _run(job: Job, nproc: int, stop: Stop) -> None:
     job = _prepare(job)
     if nproc == 1:
         from ehr_train.worker import work
 
-        work(job)
+        work(job, stop)
     else:
-        launch.launch("ehr_train.worker", job.spec(), nproc, job.device)
+        launch.launch("ehr_train.worker", job.spec(), nproc, job.device, stop)
     _finish(job)
 
 
@@ -202,7 +204,9 @@ def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
 def _prepare(job: Job) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
-    steps = count_steps(sampler(config, job.train_examples(tokens)), config)
+    order = sampler(config, job.train_examples(tokens))
+    require_targets(config, order, tokens)
+    steps = count_steps(order, config)
     job.tuning_examples(tokens)
     return replace(job, steps=steps)
 

@@ -12,7 +12,8 @@ from ehr_train.data import draws
 from ehr_train.data.examples import Examples
 from ehr_train.data.loader import Ahead, Share
 from ehr_train.data.sampler import Position
-from ehr_train.objectives.learner import Asker, Learner
+from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.learner import Learner
 from ehr_train.scale import group
 from ehr_train.step import autocast
 
@@ -81,7 +82,7 @@ class Validator:
     def measure(self, learner: Learner) -> dict[str, float]:
         """The figures of the objective, as `val_<name>`.
 
-        Every process must call it; all get the same figures.
+        Every process must call it; all get the same figures, and none where there is no target.
         """
         learner.eval()
         totals: dict[str, torch.Tensor] = {}
@@ -103,8 +104,12 @@ class Validator:
         learner.train()
         sums = group.add_up(torch.stack([totals[name] for name in sorted(totals)])).tolist()
         means = {
-            n: total / max(count, 1) for n, (total, count) in zip(sorted(totals), sums, strict=True)
+            n: total / count
+            for n, (total, count) in zip(sorted(totals), sums, strict=True)
+            if count
         }
+        if not means.keys() & self.asker.objective.weights.keys():
+            return {}
         if scores is not None:
             scores = group.add_up(scores.to(self.device)).cpu()
         found = self.asker.objective.metrics(

@@ -8,21 +8,26 @@ import torch
 from ehr_train.job import Job
 from ehr_train.loop import Trainer
 from ehr_train.scale import launch
+from ehr_train.scale.stop import Stop
 from ehr_train.speed import keep_freed_memory
 
 
-def work(job: Job) -> None:
+def work(job: Job, stop: Stop) -> None:
     """Train in this process, alone or as a member of a group; leave torch's generators as they were.
 
+    Args:
+        job: What to do.
+        stop: Heeded between two steps.
+
     Raises:
-        UserError: For what a user can mend.
+        UserError: For what a user can mend, or that it was asked to stop.
     """
     keep_freed_memory()
     with torch.random.fork_rng():
-        Trainer(job).run()
+        Trainer(job, stop).run()
 
 
 if __name__ == "__main__":
     _job = Job.from_spec(json.loads(sys.argv[1]))
-    with launch.member(_job.device):
-        work(_job)
+    with launch.member(_job.device) as _stop:
+        work(_job, _stop)

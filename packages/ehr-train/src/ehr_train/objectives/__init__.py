@@ -106,7 +106,8 @@ class Objective(Protocol):
         """Validation figures.
 
         Args:
-            means: Of each pair that `loss` gives in evaluation mode.
+            means: Of each pair that `loss` gives in evaluation mode and that has a target; at least
+                one loss is among them.
             scores: [E] what `scores` gave of each example.
             examples: Those that were asked about.
 

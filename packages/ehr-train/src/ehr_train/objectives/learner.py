@@ -1,43 +1,11 @@
-"""Questions put to a model: `Asker` makes them, `Learner` answers."""
+"""`Learner`: a model that answers the questions of its objective."""
 
-from dataclasses import dataclass, replace
-
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ehr_models.data.batch import pack
-from ehr_models.data.windows import Windows
 from ehr_models.heads.token import hidden_states
-from ehr_train.data.examples import Examples
 from ehr_train.objectives import Objective
-from ehr_train.objectives.parts import Material, Pairs, Question
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asker:
-    """Makes questions; equal windows in equal epochs give equal questions on any process."""
-
-    objective: Objective
-    examples: Examples
-    vocab_size: int
-    seed: int
-
-    def ask(self, windows: Windows, epoch: int, *, counted: bool = True) -> Question:
-        """One question over the given windows.
-
-        Args:
-            windows: Laid end to end in this order.
-            epoch: Masks change with it.
-            counted: Whether the answers count.
-        """
-        batch = pack(self.examples.tokens, windows)
-        material = Material(self.examples, windows, self.vocab_size, self.seed)
-        asked = self.objective.ask(batch, material, epoch)
-        if asked.shown is not None:
-            batch = replace(batch, input_ids=torch.from_numpy(asked.shown))
-        targets = {name: torch.from_numpy(value) for name, value in asked.targets.items()}
-        return Question(batch, targets, asked.counts, windows.example, counted)
+from ehr_train.objectives.parts import Pairs, Question
 
 
 class Learner(nn.Module):

@@ -151,10 +151,15 @@ class Sum:
         scores: npt.NDArray[np.float64] | None,
         examples: Examples,
     ) -> dict[str, float]:
-        """The weighted `loss`, and the figures of each part as `<part>_<figure>`."""
-        found = {"loss": sum(weight * means[name] for name, weight in self.weights.items())}
+        """The figures of each part that has a target, as `<part>_<figure>`; of all, the weighted `loss`."""
+        found: dict[str, float] = {}
+        if self.weights.keys() <= means.keys():
+            found["loss"] = sum(weight * means[name] for name, weight in self.weights.items())
         for name, objective in self._named.items():
-            own = objective.metrics(_below(means, name), scores, examples)
+            known = _below(means, name)
+            if not known.keys() & objective.weights.keys():
+                continue
+            own = objective.metrics(known, scores, examples)
             found |= {f"{name}_{figure}": value for figure, value in own.items()}
         return found
 

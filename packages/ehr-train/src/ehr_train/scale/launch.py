@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,17 +18,22 @@ import torch
 import torch.distributed as dist
 
 from ehr_tracking.errors import UserError, is_disk_full
+from ehr_tracking.files import write_whole
+from ehr_train.scale.stop import NAMES, Stop
 
 _ERROR_FILE = "EHR_TRAIN_ERROR_FILE"
+_STOP_FILE = "EHR_TRAIN_STOP_FILE"
 _LAUNCHER = "EHR_TRAIN_LAUNCHER"
 _POLL = 0.2
 """Seconds between two looks of the agent at its processes."""
 _GRACE = 10 * _POLL
 """Seconds before a process raises: when it fails only because another has ended, the agent ends it
 before it prints what would hide the cause."""
+_WORD = 1.0
+"""Seconds within which a signal that the launcher got as well is followed by its word."""
 
 
-def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> None:
+def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str, stop: Stop) -> None:
     """Run `python -m module spec` as `nproc` processes under torchrun's agent and wait for them.
 
     Args:
@@ -35,6 +41,7 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
         spec: JSON values, the same for every process.
         nproc: Processes on this machine; the cores are shared out among them.
         device: cpu or cuda.
+        stop: Listening; the processes are told, and end by themselves.
 
     Raises:
         UserError: What a process raised as such; or that a process was killed, or all were stopped.
@@ -46,11 +53,15 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # each has a level of its own, so that of their parent says nothing
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with TemporaryDirectory(prefix="ehr-train-") as scratch:
-        error_file = Path(scratch) / "error"
+        error_file, stop_file = Path(scratch) / "error", Path(scratch) / "stop"
         environment = {
             _ERROR_FILE: str(error_file),
+            _STOP_FILE: str(stop_file),
             _LAUNCHER: str(os.getpid()),
             "OMP_NUM_THREADS": str(threads_each(nproc)),
         }
@@ -66,8 +77,9 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str) -> Non
             local_addr="localhost",
             max_restarts=0,
             monitor_interval=_POLL,
+            signals_to_handle="SIGQUIT",  # the others are ours
         )
-        with _environment(environment):
+        with _environment(environment), stop.heeded(lambda by: write_whole(stop_file, by)):
             try:
                 elastic_launch(config, sys.executable)("-m", module, json.dumps(spec))
             except ChildFailedError as e:
@@ -107,19 +119,22 @@ def _environment(extra: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def member(device: str) -> Iterator[None]:
+def member(device: str) -> Iterator[Stop]:
     """Be one of the processes that `launch` started: join them, leave them, report what went wrong.
+
+    What is yielded is asked to stop when the launcher is.
 
     A `UserError` is left in a file for the launcher, which prints it as its own; the process ends
     with code 2. On a full disk nothing can be left but the exit code.
     """
-    _end_with(int(os.environ[_LAUNCHER]))
+    stop = Stop()
+    _obey(int(os.environ[_LAUNCHER]), Path(os.environ[_STOP_FILE]), stop)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield
+        yield stop
     except Exception as e:
         # the others may wait for this process; the agent ends them
         if is_disk_full(e):
@@ -139,12 +154,30 @@ def _report(error: UserError) -> None:
     partial.replace(path)
 
 
-def _end_with(launcher: int) -> None:
-    """End this process when its launcher is gone, even if that was killed without a word."""
+def _obey(launcher: int, stop_file: Path, stop: Stop) -> None:
+    """Ask to stop when the launcher says so; end this process when the launcher is gone.
+
+    A signal comes from the agent, which ends those that wait for one that failed, or it was sent to
+    the launcher as well: then its word follows, and the process ends by itself. A thread hears of
+    signals through a pipe, since the main thread may be waiting where it hears of none.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for name in NAMES:
+        signal.signal(getattr(signal, name), lambda *_: None)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
 
     def watch() -> None:
+        signalled = 0.0
         while os.getppid() == launcher:
-            time.sleep(_POLL)
+            if select.select([heard], [], [], _POLL)[0]:
+                os.read(heard, 4096)
+                signalled = signalled or time.monotonic()
+            if stop_file.is_file():
+                stop.by = stop_file.read_text(encoding="utf-8")
+                signalled = 0.0
+            elif signalled and time.monotonic() - signalled > _WORD:
+                os._exit(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
