@@ -212,3 +212,16 @@ def test_pointers_to_a_checkpoint_that_is_gone_are_one_line(tmp_path: Path) -> N
         reading(tmp_path),
     ):
         raise AssertionError
+
+
+def test_scores_of_lost_pointers_are_read_from_the_checkpoints(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c", keep=3)
+    for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0)):
+        with store.save(step, score=loss) as partial:
+            (partial / "metrics.json").write_text(f'{{"val_loss": {loss}}}')
+            seal(partial, CHECKPOINT, producer="p", config={})
+    before = (store.directory / "pointers.json").read_text()
+    (store.directory / "pointers.json").unlink()
+    assert store.fall_back("val_loss")
+    assert (store.directory / "pointers.json").read_text() == before
+    assert store.best() == store.directory / "step-00000002"

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CHECKPOINT, RUN, ContractError
 from ehr_tracking.files import PathLike, sync, write_whole
-from ehr_tracking.manifest import MANIFEST, damage, load_manifest
+from ehr_tracking.manifest import MANIFEST, check_file, damage, load_manifest
 
 _POINTERS = "pointers.json"
 _Step = Annotated[str, Field(pattern=r"^step-\d{8,}$")]
@@ -96,11 +96,14 @@ class CheckpointStore:
         """The checkpoint with the best score, or None where none was scored."""
         return self._path(self._read().best)
 
-    def fall_back(self) -> str | None:
+    def fall_back(self, metric: str | None = None) -> str | None:
         """Make the newest checkpoint that is as it was sealed the latest; remove nothing.
 
-        Those up to the latest count. Where the pointers are damaged or gone, all do, and none is the
-        best until one is scored again.
+        Those up to the latest count. Where the pointers are damaged or gone, all do, and their scores are
+        read from `metrics.json` of each.
+
+        Args:
+            metric: Its key of the score; without one, none is the best until one is scored again.
 
         Returns:
             From which to go on and what was passed over, in one line; None where nothing was.
@@ -125,8 +128,9 @@ class CheckpointStore:
             )
         if not passed:
             return None
-        before = {n: s for n, s in pointers.scores.items() if n < name}
-        self._point({**before, name: pointers.scores.get(name)})
+        scores = pointers.scores or {n: self._score(n, metric) for n in names}
+        before = {n: s for n, s in scores.items() if n < name}
+        self._point({**before, name: scores.get(name)})
         return f"going on from {name}: {'; '.join(passed)}"
 
     def _pointers(self) -> "tuple[_Pointers, list[str]]":
@@ -143,6 +147,16 @@ class CheckpointStore:
             return next(iter(damage(self.directory / name)), None)
         except ContractError as e:
             return str(e)
+
+    def _score(self, name: str, metric: str | None) -> float | None:
+        """From the metrics of a checkpoint; None where it has none, or they are not as sealed."""
+        directory = self.directory / name
+        try:
+            path = check_file(directory, load_manifest(directory), "metrics.json")
+        except ContractError:
+            return None
+        score = json.loads(path.read_bytes()).get(metric)
+        return score if isinstance(score, float) and math.isfinite(score) else None
 
     def _path(self, name: str | None) -> Path | None:
         return None if name is None else self.directory / name

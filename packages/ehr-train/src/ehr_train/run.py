@@ -79,7 +79,9 @@ def train(  # noqa: PLR0913 -- what the command's options say
             job = _as_begun(job, config)
             if (out / MANIFEST).is_file():
                 return out
-            if passed_over := job.checkpoints().fall_back():
+            if passed_over := job.checkpoints().fall_back(
+                f"val_{job.config().objective.score.name}"
+            ):
                 click.echo(passed_over, err=True)
             with _directory(out, begun=True):
                 _run(job, nproc, stop)
