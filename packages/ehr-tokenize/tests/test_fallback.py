@@ -146,6 +146,24 @@ def test_a_rare_text_of_a_common_code_is_told_as_the_code(write_meds, tmp_path, 
     assert [f.plain for f in read_coverage(out)["train"]] == [1]
 
 
+def test_an_event_whose_parent_is_unknown_too_is_counted_as_unknown_alone(write_meds, tmp_path):
+    """RARE/1 and RARE/2 make a common RARE; ODD/1 alone makes no common ODD."""
+    subjects = {s: labs([None], "A") for s in (1, 2, 3)}
+    subjects[1] += labs([None], "RARE/1") + labs([None], "ODD/1")
+    subjects[2] += labs([None], "RARE/2")
+    meds = write(write_meds, subjects)
+    parents = {"RARE/1": ["RARE"], "RARE/2": ["RARE"], "ODD/1": ["ODD"]}
+    pl.DataFrame(
+        {"code": list(parents), "description": [None] * 3, "parent_codes": list(parents.values())},
+        {"code": pl.String, "description": pl.String, "parent_codes": pl.List(pl.String)},
+    ).write_parquet(meds / "metadata/codes.parquet")
+    tokenize(meds, tmp_path / "out", config(min_subjects=2, roll_up=True))
+    found = {
+        f.name: (f.events, f.unknown, f.parent) for f in read_coverage(tmp_path / "out")["train"]
+    }
+    assert found == {"(no prefix)": (3, 0, 0), "RARE": (2, 0, 2), "ODD": (1, 1, 0)}
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     "limit",

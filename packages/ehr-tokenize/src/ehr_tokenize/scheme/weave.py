@@ -80,6 +80,7 @@ def _families(
     if len(events) < len(raw):
         excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
     step = binding.steps(events.code, events.value, slot)
+    step[missed] = 0  # told by nothing
     fallen = [np.flatnonzero(step == n) for n in (1, 2, 3)]
     told = [count(subject[row], events.code[row]) for row in fallen]
     return np.stack([total, unknown, excluded, *told], axis=2)
