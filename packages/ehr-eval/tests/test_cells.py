@@ -321,7 +321,7 @@ def test_predictions_made_elsewhere_are_one_more_model(toys, tmp_path):
     of = table.filter(model="tuned", task="told")
     assert of.select("head", "k").unique().rows() == [("given", -1)]
     means = dict(of.filter(replicate=-1).select("metric", "value").iter_rows())
-    assert means == {"auroc": 1.0, "auprc": 1.0, "brier": 0.0625}
+    assert means == {"auroc": 1.0, "auprc": 1.0, "brier": 0.0625, "calibration_error": 0.25}
     few_rows = table.filter(model="few", task="told", metric="auroc").sort("replicate")
     assert few_rows.select("k", "replicate", "value").rows() == [
         (8, -1, 0.5),

@@ -301,6 +301,14 @@ def test_columns_that_are_rare_in_train_are_left_out(cohort, tmp_path) -> None:
     assert 0 < len(some) < len(every)
 
 
+def test_where_no_column_is_left_one_line_says_so(cohort, tmp_path) -> None:
+    data, labels, _, _ = cohort
+    with pytest.raises(ContractError, match=r"no column has a count in 100,000 or more") as e:
+        count_features(data, labels, tmp_path / "out", CountsConfig(min_rows=100_000))
+    assert len(str(e.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sealed_artifact_with_sorted_rows_the_same_from_any_files(cohort, tmp_path) -> None:
     data, labels, events, splits = cohort
     done = count_features(data, labels, tmp_path / "a")

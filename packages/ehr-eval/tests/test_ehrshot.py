@@ -78,8 +78,8 @@ def test_the_artifact_is_sealed_keeps_its_contract_and_names_its_inputs(results,
 def test_every_cell_has_its_rows(results):
     table = scores(results)
     cells = 2 * 3 * 2  # tasks, models, heads
-    assert table.filter(pl.col("replicate") >= 0).height == cells * (2 + 2 + 1) * 3
-    assert table.filter(replicate=-1).height == cells * 3 * 3
+    assert table.filter(pl.col("replicate") >= 0).height == cells * (2 + 2 + 1) * len(METRICS)
+    assert table.filter(replicate=-1).height == cells * 3 * len(METRICS)
     assert table["value"].null_count() == 0
     bounds = table.filter(replicate=-1).select(
         pl.col("lower") <= pl.col("value"), pl.col("value") <= pl.col("upper")
@@ -115,6 +115,7 @@ def test_predictions_are_meds_evaluations_and_give_the_reported_scores(results):
             ("auroc", "roc_auc_score"),
             ("auprc", "average_precision_score"),
             ("brier", "brier_score"),
+            ("calibration_error", "calibration_error"),
         ):
             ours = one(
                 results, task=task, model=model, head=head, k=-1, replicate=-1, metric=metric
@@ -245,13 +246,12 @@ MIXED = [True, False] * 10
     [
         ({"train": [False] * 9, "tuning": MIXED, "held_out": MIXED}, "no positive in train"),
         ({"train": MIXED, "tuning": [True] * 9, "held_out": MIXED}, "no negative in tuning"),
-        ({"train": MIXED, "tuning": MIXED}, "no row in held_out"),
     ],
 )
 def test_a_task_that_cannot_be_evaluated_is_a_row_with_a_reason(values, reason, tmp_path, toys):
     out = evaluate_labels(tmp_path, toys, values)
     table = scores(out)
-    assert table.height == 2 * 2 * 2 * 3
+    assert table.height == 2 * 2 * 2 * len(METRICS)
     assert table["value"].null_count() == table.height
     assert set(table["reason"]) == {reason}
     text = " ".join(read(out / "report.html").text)
@@ -261,12 +261,13 @@ def test_a_task_that_cannot_be_evaluated_is_a_row_with_a_reason(values, reason, 
     assert summary(out)[0]["model lr"] is None
 
 
-def test_held_out_rows_of_one_class_have_a_brier_score_only(tmp_path, toys):
+def test_held_out_rows_of_one_class_have_a_brier_score_and_a_calibration_error_only(tmp_path, toys):
     values = {"train": MIXED, "tuning": MIXED, "held_out": [False] * 6}
     out = evaluate_labels(tmp_path, toys, values)
     table = scores(out)
-    assert table.filter(metric="brier")["value"].null_count() == 0
-    rest = table.filter(pl.col("metric") != "brier")
+    needs_no_class = pl.col("metric").is_in(["brier", "calibration_error"])
+    assert table.filter(needs_no_class)["value"].null_count() == 0
+    rest = table.filter(~needs_no_class)
     assert rest["value"].null_count() == rest.height
     assert set(rest["reason"]) == {"no positive in held_out"}
     page = read(out / "report.html")
@@ -307,6 +308,18 @@ def test_no_bootstraps_gives_no_intervals(tmp_path, toys):
     table = scores(evaluate_labels(tmp_path, toys, values, bootstraps=0))
     assert table["value"].null_count() == 0
     assert table["lower"].null_count() == table.height
+
+
+def test_fits_that_did_not_converge_are_told_once_with_their_cell(tmp_path, toys, capsys):
+    values = {"train": MIXED, "tuning": MIXED, "held_out": MIXED}
+    heads = {"lr": LogisticRegressionConfig(c=(1e2,), max_iter=1)}
+    out = evaluate_labels(tmp_path, toys, values, heads=heads, ks=(-1,))
+    cell = "task rare, model model, head lr, k -1, replicate 0"
+    line = f"2 fits did not converge within the head's max_iter, the first of {cell}"
+    assert capsys.readouterr().err.count(line) == 1
+    text = " ".join(read(out / "report.html").text)
+    assert "Fits that did not converge" in text
+    assert '{"C": 100.0}' in text
 
 
 def test_labels_without_features_are_refused(tmp_path, toys):

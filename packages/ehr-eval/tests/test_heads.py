@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
-from scipy import sparse
+from scipy import sparse, special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MaxAbsScaler
 
 from ehr_eval.heads.gbm import LightGBMConfig
-from ehr_eval.heads.lr import LogisticRegressionConfig
+from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
 from ehr_eval.heads.select import fit_predict
+from ehr_eval.judge.bootstrap import scores
 
 HEADS = [
     LogisticRegressionConfig(),
@@ -28,19 +29,21 @@ def test_logistic_regression_is_scikit_learns_grid_chosen_on_tuning():
     fitted = fit_predict(LogisticRegressionConfig(), (x, y), (xt, yt), xn)
     x, xt, xn = (part.astype(np.float64) for part in (x, xt, xn))  # in float32 small C lose rank
     scaler = MaxAbsScaler().fit(x)
-    scores = {}
+    found = {}
     for c in LogisticRegressionConfig().c:
-        model = LogisticRegression(C=c, max_iter=1000).fit(scaler.transform(x), y)
+        model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-12).fit(
+            scaler.transform(x), y
+        )
         tuned = roc_auc_score(yt, model.predict_proba(scaler.transform(xt))[:, 1])
-        scores[c] = tuned, model.predict_proba(scaler.transform(xn))[:, 1]
-    highest = max(score for score, _ in scores.values())
-    best = next(c for c, (score, _) in scores.items() if score > highest - 1e-12)
+        found[c] = tuned, model.predict_proba(scaler.transform(xn))[:, 1]
+    highest = max(score for score, _ in found.values())
+    best = next(c for c, (score, _) in found.items() if score > highest - 1e-12)
     assert fitted.selected == {"C": best}
-    np.testing.assert_allclose(fitted.probability, scores[best][1], atol=1e-6)
+    np.testing.assert_allclose(fitted.probability, found[best][1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("c", "atol"), [(1e-4, 1e-6), (1.0, 1e-3), (100.0, 1e-2)])
-def test_few_rows_of_many_features_fit_as_all_features_would(c, atol):
+@pytest.mark.parametrize("c", [1e-4, 1.0, 100.0])
+def test_few_rows_of_many_features_fit_as_all_features_would(c):
     rng = np.random.default_rng(0)
     x = sparse.csr_matrix(rng.poisson(0.1, (24, 400)).astype(np.float32))
     x = sparse.vstack([x, x[:6]]).tocsr()  # oversampled rows: the Gram matrix is singular
@@ -48,11 +51,89 @@ def test_few_rows_of_many_features_fit_as_all_features_would(c, atol):
     new = sparse.csr_matrix(rng.poisson(0.1, (50, 400)).astype(np.float32))
     found = fit_predict(LogisticRegressionConfig(c=(c,)), (x, y), (x, y), new)
     scaler = MaxAbsScaler().fit(x.astype(np.float64))
-    model = LogisticRegression(C=c, max_iter=10_000, tol=1e-10)
+    model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-12)
     model.fit(scaler.transform(x.astype(np.float64)), y)
     expected = model.predict_proba(scaler.transform(new.astype(np.float64)))[:, 1]
-    np.testing.assert_allclose(found.probability, expected, atol=atol)  # L-BFGS stops early
+    np.testing.assert_allclose(found.probability, expected, atol=1e-6)
     assert roc_auc_score(expected > np.median(expected), found.probability) > 0.999
+
+
+def made(n, d, seed, *, density=None):
+    """Rows of a weak signal: dense and correlated, or counts of codes."""
+    rng = np.random.default_rng(seed)
+    if density is None:
+        x = rng.normal(size=(n, d)) @ (rng.normal(size=(d, d)) / np.sqrt(d)) + 1
+    else:
+        # not whole numbers: no two rows tie but for the order in which a sum is rounded
+        x = rng.poisson(density, (n, d)) * rng.uniform(0.5, 1.5, (n, d))
+    x = x.astype(np.float32)
+    y = x[:, : max(1, d // 4)].mean(axis=1) + rng.normal(size=n) * 0.5
+    y = y > np.median(y)
+    y[:2] = True, False
+    return (x if density is None else sparse.csr_matrix(x)), y
+
+
+@pytest.mark.parametrize("density", [None, 0.2])
+@pytest.mark.parametrize(
+    ("n", "d"), [(6, 20), (16, 128), (128, 300), (300, 16), (700, 60), (120, 1)]
+)
+def test_fits_are_those_of_newton_cholesky_at_a_tight_tolerance(n, d, density):
+    seeds = np.random.SeedSequence([n, d]).generate_state(2)
+    (x, y), (xt, yt) = made(n, d, seeds[0], density=density), made(60, d, seeds[1], density=density)
+    scaler = MaxAbsScaler().fit(x.astype(np.float64))
+    rows, tuned = (scaler.transform(part.astype(np.float64)) for part in (x, xt))
+    for found in logistic_regressions(LogisticRegressionConfig(), x, y):
+        c = found.point["C"]
+        oracle = LogisticRegression(
+            C=c, solver="newton-cholesky", tol=min(1e-9, 1e-5 / c / len(y)), max_iter=1000
+        )
+        expected = oracle.fit(rows, y).predict_proba(tuned)[:, 1]
+        assert found.converged
+        ours, theirs = scores(yt, found.predict(xt)), scores(yt, expected)
+        for metric in ("auroc", "auprc", "brier"):
+            assert ours[metric][0] == pytest.approx(theirs[metric][0], abs=1e-6), (c, metric)
+        np.testing.assert_allclose(found.predict(xt), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 32])
+def test_the_chosen_strength_is_that_of_newton_cholesky(k):
+    config = LogisticRegressionConfig()
+    for seed in range(3):
+        (x, y), (xt, yt) = (made(2 * k, 64, 2 * seed + i, density=0.3) for i in (0, 1))
+        found = fit_predict(config, (x, y), (xt, yt), xt)
+        scaler = MaxAbsScaler().fit(x.astype(np.float64))
+        rows, tuned = (scaler.transform(part.astype(np.float64)) for part in (x, xt))
+        best = {}
+        for c in config.c:
+            oracle = LogisticRegression(
+                C=c, solver="newton-cholesky", tol=min(1e-9, 1e-5 / c / len(y)), max_iter=1000
+            )
+            best[c] = roc_auc_score(yt, oracle.fit(rows, y).predict_proba(tuned)[:, 1])
+        assert found.selected["C"] == max(best, key=lambda c: round(best[c], 12))
+
+
+@pytest.mark.parametrize("density", [None, 0.1])
+def test_where_rows_and_features_are_many_the_gradient_at_the_solution_is_zero(density):
+    x, y = made(1100, 1050, 0, density=density)
+    scale = MaxAbsScaler().fit(x.astype(np.float64)).scale_
+    for found in logistic_regressions(LogisticRegressionConfig(c=(1e-4, 1.0, 1e4)), x, y):
+        # the weights, from what is predicted of rows with a single 1
+        logit = special.logit(found.predict(np.vstack([np.zeros(1050), np.diag(scale)])))
+        weight, c = logit[1:] - logit[0], found.point["C"]
+        off = found.predict(x) - y
+        gradient = (x.T @ off) / scale / len(y) + weight / (c * len(y))
+        assert found.converged
+        assert np.abs(gradient).max() < 1e-8
+        assert abs(off.mean()) < 1e-8
+
+
+def test_a_limit_of_steps_ends_a_fit_and_is_told():
+    (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
+    found = fit_predict(LogisticRegressionConfig(c=(1e-4, 1e2), max_iter=1), (x, y), (xt, yt), xn)
+    assert {"C": 100.0} in found.unconverged
+    assert not fit_predict(
+        LogisticRegressionConfig(c=(1e-4, 1e2)), (x, y), (xt, yt), xn
+    ).unconverged
 
 
 def test_trees_are_lightgbms_own():

@@ -2,17 +2,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from meds_evaluation.evaluate import _get_binary_classification_metrics
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from sklearn.utils import resample
 
 from ehr_eval.judge.bootstrap import interval, patient_draws, scores
+from ehr_eval.judge.compare import GroupMean, Score, group_mean
 from ehr_eval.judge.metrics import undefined
 
 ORACLES = {
     "auroc": roc_auc_score,
     "auprc": average_precision_score,
     "brier": brier_score_loss,
+    "calibration_error": lambda label, p, sample_weight=None: theirs(label, p, sample_weight),
 }
+
+
+def theirs(label, probability, weight=None):
+    """meds-evaluation's own: it knows no weights, so rows are repeated."""
+    times = np.ones(len(label), int) if weight is None else weight
+    label, probability = np.repeat(label, times), np.repeat(probability, times)
+    return _get_binary_classification_metrics(label, None, probability)["calibration_error"]
 
 
 def rows(n, seed, *, decimals=2):
@@ -83,3 +93,31 @@ def test_interval_leaves_out_draws_with_one_class():
     assert with_one_class.any()
     np.testing.assert_array_equal(np.isnan(draws), with_one_class)
     assert interval(draws) == (1.0, 1.0)
+
+
+def test_edges_of_bins_belong_to_the_bin_below_as_meds_evaluations_do():
+    probability = np.repeat(np.linspace(0, 1, 11), 3)
+    label = np.arange(33) % 2 == 0
+    found = scores(label, probability)["calibration_error"][0]
+    assert found == pytest.approx(theirs(label, probability), abs=1e-12)
+
+
+def test_over_no_rows_there_is_no_score_rather_than_0():
+    none = np.zeros(0)
+    for weight in (None, np.zeros((0, 3), np.uint16)):
+        for value in scores(none.astype(bool), none, weight).values():
+            assert np.isnan(value).all()
+    assert set(undefined(none.astype(bool)).values()) == {"no row in held_out"}
+
+
+def test_a_draw_without_rows_has_no_score_rather_than_0():
+    weight = np.array([[0, 1], [0, 1]], np.uint16)
+    for value in scores(np.array([True, False]), np.array([0.8, 0.3]), weight).values():
+        assert np.isnan(value).tolist() == [True, False]
+
+
+def test_a_mean_over_no_task_is_none_and_over_no_draw_has_no_interval():
+    assert group_mean([]) is None
+    known, unknown = np.array([0.4, 0.6]), np.array([np.nan, np.nan])
+    assert group_mean([Score(0.5, known), Score(0.7, unknown)]) == GroupMean(0.6, None)
+    assert group_mean([Score(0.5, np.zeros(0))]) == GroupMean(0.5, None)

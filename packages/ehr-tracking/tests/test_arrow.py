@@ -256,7 +256,7 @@ def test_an_index_with_a_key_twice_is_refused_in_one_line(tmp_path) -> None:
             {"subject_id": pa.array([2**63], pa.uint64())},
             "row 0: subject_id = 9223372036854775808 is",
         ),
-        ({"split": ["test"]}, "row 0: split is 'test'; expected one of train, tuning, held_out"),
+        ({"split": ["test"]}, "row 0: split is 'test'. MEDS has train, tuning, held_out"),
         ({"split": pa.array([None], pa.string())}, "row 0: split is null"),
     ],
 )

@@ -150,6 +150,7 @@ def features(
     metavar="NAME=PATH",
     help="Held-out predictions of a model that was trained elsewhere; may be given again.",
 )
+@click.option("--risks", type=PATH, help="Best possible risks, as `synth --risks` writes them.")
 @click.option("--out", type=PATH, required=True, help="Where the results shall be.")
 @click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
 @config_options("EhrshotConfig", "replicates=3")
@@ -159,6 +160,7 @@ def ehrshot(
     labels: Path,
     named: tuple[str, ...],
     predicted: tuple[str, ...],
+    risks: Path | None,
     out: Path,
     shots: Path | None,
     config_file: Path | None,
@@ -190,6 +192,7 @@ def ehrshot(
         out,
         config,
         predictions=predictions,
+        risks=risks,
         shots=shots,
         workers=workers or os.cpu_count() or 1,
         overwrite=overwrite,

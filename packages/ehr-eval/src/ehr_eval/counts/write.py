@@ -69,8 +69,8 @@ def count_features(
         overwrite: Replace an artifact that is there.
 
     Raises:
-        ContractError: If an input is not what it should be, labels name unknown subjects, or no
-            labelled subject is in train.
+        ContractError: If an input is not what it should be, labels name unknown subjects, no
+            labelled subject is in train, or no column is left.
         ConfigError: If config and tokens have different delays.
     """
     meds, labels, out = Path(meds), Path(labels), Path(out)
@@ -97,6 +97,11 @@ def count_features(
     matrix = _count_files(files, rows, things, config, delays)
     names = column_names(things.names, config)
     kept = np.flatnonzero(matrix[is_train].getnnz(axis=0) >= config.min_rows)
+    if not len(kept):
+        raise ContractError(
+            f"{labels}: no column has a count in {config.min_rows:,} or more of the {is_train.sum():,} "
+            "train rows (`min_rows`): label more rows, or lower it"
+        )
     matrix = matrix[:, kept]
     matrix.sort_indices()
     index = rows.select("subject_id", "prediction_time", "split").to_arrow()

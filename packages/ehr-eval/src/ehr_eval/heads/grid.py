@@ -37,6 +37,8 @@ class Fit(NamedTuple):
     """The settings that were varied."""
     predict: Callable[[Matrix], Floats]
     """[m, d] of new rows -> [m] probabilities of the positive class."""
+    converged: bool = True
+    """Whether it is what was asked for; False where a limit of steps ended it before."""
 
 
 def dense(row: Any) -> Floats:  # noqa: ANN401 -- what scipy makes of one row

@@ -22,6 +22,8 @@ class Fitted(NamedTuple):
     """[n] of the positive class."""
     selected: dict[str, float]
     """The grid's point that was kept."""
+    unconverged: tuple[dict[str, float], ...] = ()
+    """Points of the grid whose fits were ended before they converged."""
 
 
 def fit_predict(
@@ -39,9 +41,11 @@ def fit_predict(
         new: Features to predict for.
     """
     x_tuning, y_tuning = tuning
-    best = -np.inf
+    best, unconverged = -np.inf, []
     for fit in HEADS[config.kind].fits(config, *train):
         score = scores(y_tuning, fit.predict(x_tuning), metrics=("auroc",))["auroc"][0]
         if score > best:
             best, chosen = score, fit
-    return Fitted(chosen.predict(new), chosen.point)
+        if not fit.converged:
+            unconverged.append(fit.point)
+    return Fitted(chosen.predict(new), chosen.point, tuple(unconverged))

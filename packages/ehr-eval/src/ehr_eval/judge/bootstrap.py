@@ -70,11 +70,12 @@ def scores(
 
     Returns:
         Metric -> [B]; NaN where undefined (AUROC without both classes, AUPRC without positives,
-        Brier without rows).
+        any without rows).
 
     Examples:
-        >>> {k: v.tolist() for k, v in scores(np.array([0, 1, 1], bool), np.array([.5, .5, 1.])).items()}
-        {'auroc': [0.75], 'auprc': [0.8333333333333333], 'brier': [0.16666666666666666]}
+        >>> found = scores(np.array([0, 1, 1], bool), np.array([.5, .5, 1.]))
+        >>> {metric: round(float(value[0]), 3) for metric, value in found.items()}
+        {'auroc': 0.75, 'auprc': 0.833, 'calibration_error': 0.0, 'brier': 0.167}
     """
     if weight is None:
         weight = np.ones((len(label), 1), np.uint16)

@@ -32,8 +32,8 @@ class GroupMean(NamedTuple):
     """A mean over tasks."""
 
     value: float
-    half: float
-    """Half of the 95% interval."""
+    half: float | None
+    """Half of the 95% interval; None where a task has fewer than two defined draws."""
 
 
 def difference(ours: Score, theirs: Score) -> Difference:
@@ -62,8 +62,11 @@ def group_mean(scores: Sequence[Score]) -> GroupMean | None:
     variances = []
     for score in scores:
         defined = score.draws[~np.isnan(score.draws)]
-        variances.append(float(np.var(defined, ddof=1)) if len(defined) > 1 else 0.0)
+        if len(defined) > 1:
+            variances.append(float(np.var(defined, ddof=1)))
     if not scores:
         return None
     value = float(np.mean([score.value for score in scores]))
+    if len(variances) < len(scores):
+        return GroupMean(value, None)
     return GroupMean(value, 1.96 * float(np.sqrt(np.sum(variances))) / len(scores))

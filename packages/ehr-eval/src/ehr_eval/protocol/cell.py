@@ -66,6 +66,8 @@ class Outcome(NamedTuple):
     """The grid's point that was kept, as JSON; None where nothing was fitted."""
     seconds: float
     """Wall time of fitting and predicting."""
+    unconverged: tuple[str, ...] = ()
+    """Points of the grid, as JSON, whose fits were ended by a limit of steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
         probability=fitted.probability if cell.k == -1 and cell.replicate == 0 else None,
         selected=None if cell.head == GIVEN else json.dumps(fitted.selected),
         seconds=seconds,
+        unconverged=tuple(json.dumps(point) for point in fitted.unconverged),
     )
     write_outcome(plan.outcome(cell), outcome)
 
@@ -158,8 +161,12 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         tensors["probability"] = np.asarray(outcome.probability, np.float64)
     # safetensors writes memory as it lies, whatever the strides: a column of a matrix would be garbage
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    about = {"metrics": list(outcome.point), "selected": outcome.selected}
-    about["seconds"] = outcome.seconds  # type: ignore[assignment]
+    about = {
+        "metrics": list(outcome.point),
+        "selected": outcome.selected,
+        "seconds": outcome.seconds,
+        "unconverged": outcome.unconverged,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file(tensors, partial, metadata={"outcome": json.dumps(about)})
@@ -180,4 +187,5 @@ def read_outcome(path: Path) -> Outcome | None:
         probability=tensors.get("probability"),
         selected=about["selected"],
         seconds=about["seconds"],
+        unconverged=tuple(about["unconverged"]),
     )

@@ -7,7 +7,7 @@ Foundation Models" (NeurIPS 2023).
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -16,7 +16,7 @@ from ehr_eval.frames import PRODUCER, tell_tasks
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
-from ehr_eval.protocol.evaluation import gather
+from ehr_eval.protocol.evaluation import Evaluation, gather
 from ehr_eval.protocol.inputs import open_inputs
 from ehr_eval.protocol.report import write_report
 from ehr_eval.protocol.results import write_results
@@ -27,18 +27,20 @@ from ehr_tracking.contracts import RESULTS
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
 from ehr_tracking.outputs import refuse_inputs
+from ehr_tracking.tree import note
 
 _WORK = ".work"
 """In the unfinished artifact: rows of the tasks, and outcomes of the cells that are done."""
 
 
-def run_ehrshot(
+def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     labels: PathLike,
     features: Mapping[str, PathLike],
     out: PathLike,
     config: EhrshotConfig | None = None,
     *,
     predictions: Mapping[str, PathLike] | None = None,
+    risks: PathLike | None = None,
     shots: PathLike | None = None,
     workers: int = 1,
     overwrite: bool = False,
@@ -54,6 +56,8 @@ def run_ehrshot(
         out: Where the results shall be.
         config: The protocol.
         predictions: Name -> held-out predictions of a model that was trained elsewhere.
+        risks: `<task>.parquet` with the best possible risk of every held-out row, as `synth --risks`
+            writes them: the report then says how far towards it each model gets.
         shots: Where the rows of each draw shall be written, before anything is fitted.
         workers: Processes; cells are shared among them. The results do not depend on it.
         overwrite: Replace results and shots that are there.
@@ -71,11 +75,12 @@ def run_ehrshot(
     shots = None if shots is None else Path(shots)
     config = config or EhrshotConfig()
     named, given = _paths(features), _paths(predictions or {})
-    read = [labels, *named.values(), *given.values()]
+    known = None if risks is None else Path(risks)
+    read = [labels, *named.values(), *given.values(), *([known] if known else [])]
     refuse_existing(out, RESULTS, overwrite=overwrite, inputs=read)
     if shots:
         refuse_inputs(shots, [*read, out])
-    inputs = open_inputs(labels, named, given, config)
+    inputs = open_inputs(labels, named, given, config, known)
     tell_tasks(labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
@@ -90,7 +95,8 @@ def run_ehrshot(
             write_task(plan.task(task.name), task)
         cells = [cell for task in inputs.tasks for cell in cells_of(task, config)]
         run_cells(cells, plan, workers=workers)
-        evaluations = [gather(task, plan) for task in inputs.tasks]
+        evaluations = [gather(task, plan, inputs.best.get(task.name)) for task in inputs.tasks]
+        _tell_unconverged(evaluations)
         rows = write_results(unfinished, evaluations, config)
         write_report(unfinished, evaluations, config, inputs.sources)
         shutil.rmtree(plan.directory)
@@ -108,6 +114,16 @@ def run_ehrshot(
 
 def _paths(named: Mapping[str, PathLike]) -> dict[str, Path]:
     return {name: Path(path) for name, path in named.items()}
+
+
+def _tell_unconverged(evaluations: Sequence[Evaluation]) -> None:
+    found = [each for evaluation in evaluations for each in evaluation.unconverged]
+    if found:
+        cell, point = found[0]
+        note(
+            f"{len(found):,} fits did not converge within the head's max_iter, the first of {cell}, "
+            f"at {point}; raise max_iter (the report lists them)"
+        )
 
 
 def _key(config: EhrshotConfig, inputs: Mapping[str, Source]) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ehr_eval.judge.bootstrap import interval
+from ehr_eval.judge.bootstrap import interval, scores
 from ehr_eval.judge.compare import GroupMean, Score, difference, group_mean
 from ehr_eval.judge.metrics import METRICS, undefined
 from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.protocol.best import mean_share
 from ehr_eval.protocol.cell import Cell, Outcome, Plan, Setting, cells_of, read_outcome
 from ehr_eval.protocol.config import GIVEN
 from ehr_eval.protocol.taskrows import SplitRows, TaskRows
@@ -42,18 +43,23 @@ class Evaluation:
     """(model, head) -> held-out predictions of what was fitted on all rows."""
     seconds: dict[Setting, float] = field(default_factory=dict)
     """Wall time of fitting and predicting, over all replicates."""
+    best: Score | None = None
+    """AUROC of the best possible risk, where it is known and defined."""
+    unconverged: list[tuple[Cell, str]] = field(default_factory=list)
+    """Fits that a limit of steps ended, each with its point of the grid."""
 
     def mean(self, setting: Setting, metric: str) -> Score | None:
         """The mean over replicates, where there is one."""
         return self.means.get(setting, {}).get(metric)
 
 
-def gather(task: TaskRows, plan: Plan) -> Evaluation:
+def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation:
     """Average what the cells of a task gave.
 
     Args:
         task: Its rows.
         plan: Of a run in which every cell of the task is done.
+        best: [n] the best possible risk of each held-out row, where it is known.
     """
     result = Evaluation(task.name, task.sizes, task.problem)
     label = task.splits[HELD_OUT].label
@@ -64,10 +70,16 @@ def gather(task: TaskRows, plan: Plan) -> Evaluation:
             for metric in METRICS
         ]
         return result
+    if best is not None and AUROC not in undefined(label):
+        value, draws = (
+            scores(label, best, w, metrics=(AUROC,))[AUROC] for w in (None, task.weight)
+        )
+        result.best = Score(float(value[0]), draws)
     for setting, cells in groupby(cells_of(task, plan.config), lambda cell: cell.setting):
         done = [(cell, _outcome(cell, plan)) for cell in cells]
         for cell, outcome in done:
             result.rows += _replicate(cell, outcome, label)
+            result.unconverged += [(cell, point) for point in outcome.unconverged]
             if outcome.probability is not None:
                 key = (setting.model, setting.head)
                 result.predictions[key] = _predictions(task.splits[HELD_OUT], outcome.probability)
@@ -118,6 +130,12 @@ def over_tasks(
     """Unweighted mean over the tasks that have a value."""
     found = (evaluation.mean(setting, metric) for evaluation in evaluations)
     return group_mean([score for score in found if score is not None])
+
+
+def over_tasks_share(evaluations: Sequence[Evaluation], setting: Setting) -> float | None:
+    """Mean over tasks of how far from chance to the best possible a model's AUROC is."""
+    found = ((e.mean(setting, AUROC), e.best) for e in evaluations)
+    return mean_share((ours.value, best.value) for ours, best in found if ours and best)
 
 
 def _settings(task: TaskRows, plan: Plan) -> list[Setting]:

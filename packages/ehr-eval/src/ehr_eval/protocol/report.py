@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 
 from ehr_eval.judge.bootstrap import interval
-from ehr_eval.judge.compare import Score
+from ehr_eval.judge.compare import GroupMean, Score
 from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.cell import Setting
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
-from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons, over_tasks
+from ehr_eval.protocol.evaluation import (
+    AUROC,
+    Evaluation,
+    comparisons,
+    over_tasks,
+    over_tasks_share,
+)
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN
 from ehr_tracking.manifest import Source
@@ -22,6 +28,7 @@ from ehr_tracking.report import figure, html_page, line_plot, table
 _X = "training rows (2k; the last point: all)"
 _LINES = ("-", "--", ":", "-.")
 """A head each; the colour tells the model."""
+_BEST = "best possible"
 _TITLES = {
     name: metric.title if metric.higher_is_better else f"{metric.title} (lower is better)"
     for name, metric in METRICS.items()
@@ -44,10 +51,12 @@ def write_report(
     """
     body = [
         *_summary(evaluations, config),
+        *_shares(directory, evaluations, config),
         *_plots(directory, evaluations, config),
         *_honest(evaluations, config),
         *_details(evaluations, config),
         *_not_evaluated(evaluations),
+        *_unconverged(evaluations),
         *_what_was_run(config, inputs),
     ]
     page = html_page("Few-shot evaluation", body)
@@ -65,6 +74,8 @@ def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
         }
         known = {name: score.value for name, score in found.items() if score is not None}
         scores = {name: known.get(name) for name in found}
+        if evaluation.best is not None:
+            scores[_BEST] = evaluation.best.value
         highest = max(known, key=lambda name: known[name]) if known else None
         rows.append({"task": evaluation.task, **sizes, **scores, "highest": highest})
     yield (
@@ -75,9 +86,7 @@ def _summary(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
     overall = []
     for setting in _settings(evaluations, _all(config)):
         means = {m: over_tasks(evaluations, setting, m) for m in METRICS}
-        shown = {
-            _TITLES[m]: f"{v.value:.3f} ± {v.half:.3f}" if v else None for m, v in means.items()
-        }
+        shown = {_TITLES[m]: _with_half(v) for m, v in means.items()}
         overall.append({"model": setting.model, "head": setting.head, **shown})
     yield "<p>Unweighted mean over tasks (± half of the 95% interval, over patients).</p>"
     yield table(overall)
@@ -168,8 +177,50 @@ def _why_no_curve(evaluation: Evaluation) -> str | None:
     return reason
 
 
+def _shares(
+    directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
+) -> Iterator[str]:
+    """How far to the best possible, where that is known: one row a model and head, one column a k."""
+    known = [e.task for e in evaluations if e.best is not None]
+    if not known:
+        return
+    curves: dict[str, dict[int, float | None]] = {}
+    for setting in _settings(evaluations):
+        of_model = curves.setdefault(f"{setting.model} {setting.head}", {})
+        of_model[setting.k] = over_tasks_share(evaluations, setting)
+    ks = sorted({k for curve in curves.values() for k in curve}, key=lambda k: (k == -1, k))
+    yield "<h2>Share of the way to the best possible</h2>"
+    yield (
+        "<p>(AUROC - 0.5) / (AUROC of the best possible risk - 0.5): 0 is chance, 1 the best that any "
+        f"model of the record can reach. Unweighted mean over {escape(', '.join(known))}, by shots.</p>"
+    )
+    yield table(
+        [
+            {"model": name} | {_k(k): _two(curve.get(k)) for k in ks}
+            for name, curve in curves.items()
+        ]
+    )
+    rows = _train_rows([e for e in evaluations if e.task in known])
+    points = {
+        name: [(rows if k == -1 else 2 * k, v) for k in ks if (v := curve.get(k)) is not None]
+        for name, curve in curves.items()
+    }
+    path = directory / "plots" / "share.png"
+    _draw(path, points, config, "mean over tasks", "share of the way to the best possible")
+    yield figure(path, "Mean share over tasks; 1 is the best possible")
+
+
+def _two(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _train_rows(evaluations: Sequence[Evaluation]) -> float:
+    """Where all rows are drawn: as many as the tasks have on average."""
+    return float(np.mean([e.sizes[TRAIN][0] for e in evaluations]))
+
+
 def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, title: str) -> None:
-    rows = float(np.mean([e.sizes[TRAIN][0] for e in evaluations]))
+    rows = _train_rows(evaluations)
     series: dict[str, list[tuple[float, float]]] = {}
     bands: dict[str, list[tuple[float, float]]] = {}
     for setting in sorted(_settings(evaluations), key=lambda s: rows if s.k == -1 else 2 * s.k):
@@ -179,25 +230,37 @@ def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, 
             name = f"{setting.model} {setting.head}"
             series.setdefault(name, []).append((rows if setting.k == -1 else 2 * setting.k, value))
             bands.setdefault(name, []).append((low, high))
+    best = [e.best.value for e in evaluations if e.best is not None]
+    level = float(np.mean(best)) if best and len(best) == len(evaluations) else None
+    _draw(path, series, config, title, "AUROC", bands, level)
+
+
+def _draw(
+    path: Path,
+    series: Mapping[str, list[tuple[float, float]]],
+    config: EhrshotConfig,
+    title: str,
+    y: str,
+    bands: Mapping[str, list[tuple[float, float]]] | None = None,
+    best: float | None = None,
+) -> None:
+    """Curves of models and heads, over the best possible where that is known."""
     # the baseline last, as the line to beat
     order = sorted(series, key=lambda name: name.startswith(f"{config.baseline} "))
     models = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in order))
     heads = [*config.heads, GIVEN]
-    line_plot(
-        path,
-        {name: series[name] for name in order},
-        title=title,
-        x=_X,
-        y="AUROC",
-        log_x=True,
-        bands=bands,
-        styles={
-            f"{model} {head}": (number, _LINES[heads.index(head) % len(_LINES)])
-            for number, model in enumerate(models)
-            for head in heads
-            if f"{model} {head}" in series
-        },
-    )
+    drawn = {name: series[name] for name in order}
+    styles = {
+        f"{model} {head}": (number, _LINES[heads.index(head) % len(_LINES)])
+        for number, model in enumerate(models)
+        for head in heads
+        if f"{model} {head}" in series
+    }
+    if best is not None:
+        xs = [x for points in series.values() for x, _ in points]
+        drawn[_BEST] = [(min(xs), best), (max(xs), best)]
+        styles[_BEST] = (len(models), ":")
+    line_plot(path, drawn, title=title, x=_X, y=y, log_x=True, bands=bands, styles=styles)
 
 
 def _point(
@@ -215,7 +278,10 @@ def _point(
             score.value if high is None else high,
         )
     mean = over_tasks(evaluations, setting, AUROC)
-    return None if mean is None else (mean.value, mean.value - mean.half, mean.value + mean.half)
+    if mean is None:
+        return None
+    half = mean.half or 0.0  # a shade of no width where there is no interval
+    return mean.value, mean.value - half, mean.value + half
 
 
 def _details(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
@@ -252,6 +318,17 @@ def _not_evaluated(evaluations: Sequence[Evaluation]) -> Iterator[str]:
                 for (task, reason), found in reasons.items()
             ]
         )
+
+
+def _unconverged(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    found = [(cell, point) for e in evaluations for cell, point in e.unconverged]
+    if found:
+        yield "<h2>Fits that did not converge</h2>"
+        yield (
+            "<p>A limit of steps ended them (<code>max_iter</code> of the head): they were judged "
+            "where they stood.</p>"
+        )
+        yield table([{**cell._asdict(), "k": _k(cell.k), "grid point": p} for cell, p in found])
 
 
 def _what_was_run(config: EhrshotConfig, inputs: Mapping[str, Source]) -> Iterator[str]:
@@ -297,6 +374,12 @@ def _shots(k: int) -> str:
 
 def _scored(score: Score | None) -> str | None:
     return None if score is None else _with_interval(score.value, *interval(score.draws))
+
+
+def _with_half(mean: GroupMean | None) -> str | None:
+    if mean is None:
+        return None
+    return f"{mean.value:.3f}" if mean.half is None else f"{mean.value:.3f} ± {mean.half:.3f}"
 
 
 def _with_interval(value: float | None, lower: float | None, upper: float | None) -> str | None:

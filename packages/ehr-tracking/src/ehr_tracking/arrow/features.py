@@ -26,6 +26,11 @@ INDEX = pa.schema(
         pa.field("split", pa.string(), nullable=False),
     ]
 )
+SPLIT_NAMES = (
+    f"MEDS has {', '.join(SPLITS)}: rename a development or validation split to {SPLITS[1]} and a test "
+    f"split to {SPLITS[2]} in metadata/subject_splits.parquet"
+)
+"""What to do about other names."""
 _DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
 """NumPy's name -> that of safetensors, in the order in which a file has them."""
 
@@ -151,9 +156,7 @@ def _kinds(found: pa.Table) -> dict[str, str]:
 def _refuse_splits(split: pa.ChunkedArray, path: Path) -> None:
     for row, name in enumerate(split.to_pylist()):
         if name not in SPLITS:
-            raise ContractError(
-                f"{path} row {row}: split is {name!r}; expected one of {', '.join(SPLITS)}"
-            )
+            raise ContractError(f"{path} row {row}: split is {name!r}. {SPLIT_NAMES}")
 
 
 def _refuse_twice(table: pa.Table, path: Path) -> None:

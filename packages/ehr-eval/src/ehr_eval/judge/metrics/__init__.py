@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ehr_eval.judge.metrics.auprc import auprc
 from ehr_eval.judge.metrics.auroc import auroc
 from ehr_eval.judge.metrics.brier import brier
+from ehr_eval.judge.metrics.calibration import calibration_error
 from ehr_eval.judge.metrics.ranked import Floats, Ranked
 
 Class = Literal["positive", "negative"]
@@ -37,6 +38,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         for metric in (
             Metric("auroc", "AUROC", auroc),
             Metric("auprc", "AUPRC", auprc, needs=("positive",)),
+            Metric(
+                "calibration_error",
+                "Calibration error",
+                calibration_error,
+                higher_is_better=False,
+                needs=(),
+            ),
             Metric("brier", "Brier", brier, higher_is_better=False, needs=()),
         )
     }
