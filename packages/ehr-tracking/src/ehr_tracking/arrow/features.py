@@ -28,7 +28,8 @@ INDEX = pa.schema(
 )
 SPLIT_NAMES = (
     f"MEDS has {', '.join(SPLITS)}: rename a development or validation split to {SPLITS[1]} and a test "
-    f"split to {SPLITS[2]} in metadata/subject_splits.parquet"
+    f"split to {SPLITS[2]} in metadata/subject_splits.parquet (ehr-tokenize check MEDS --repair OUT "
+    f"--split NAME={SPLITS[1]} does)"
 )
 """What to do about other names."""
 _DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
