@@ -62,7 +62,10 @@ def main(
         from ehr_tracking.config import to_dict
         from ehr_train.plan import plan
 
-        figures = plan(tokens, config, nproc=nproc, init=init, labels=labels, device=device)
+        figures = plan(
+            tokens, config, nproc=nproc, init=init, labels=labels, device=device,
+            out=out, resume=resume, overwrite=overwrite,
+        )  # fmt: skip
         click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
         click.echo(_lines(figures))
         return

@@ -1,11 +1,13 @@
 """What a training run is made of: one frozen config, every default fit to run as it stands."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from ehr_models.config import ModelConfig
+from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_tracking.config import STRICT
 from ehr_train.objectives import OBJECTIVES, Objective
@@ -109,13 +111,28 @@ class TrainConfig:
     model: ModelConfig = Field(default_factory=BehrtModelConfig)
     """Ignored where `--init` names a checkpoint: its model is taken."""
     objective: Annotated[Objective, OneOf(OBJECTIVES, {"sum": Sum})] = Field(default_factory=MLM)
+    """Where none is named, the one for which the kind of `model` is pretrained."""
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` computes under autocast, weights stay fp32; `auto` takes it where the hardware has it."""
+    """`bf16` computes under autocast, weights stay fp32; `auto` takes it where it is the faster one."""
     compile: bool = False
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_of_the_kind(cls, given: Any) -> Any:  # noqa: ANN401 -- what a config is made of
+        """Where no objective is named, that for which the kind of model is pretrained."""
+        values = (given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
+        if not isinstance(values, dict) or "objective" in values or "model" not in values:
+            return given
+        model = values["model"]
+        kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
+        if kind not in KINDS:
+            return given
+        values = {**values, "objective": OBJECTIVES[KINDS[kind].pretraining]()}
+        return ArgsKwargs((), values) if isinstance(given, ArgsKwargs) else values

@@ -1,6 +1,9 @@
 """One training run as every process of it knows it: its inputs, as they were when it began."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -220,6 +223,8 @@ class Job:
             raise ConfigError(f"labels are for objective.kind = classification, not {kind}")
         if self.device == "cuda":
             _require_devices(nproc)
+        elif config.compile:
+            _require_compiler()
         tokens = self.open_tokens()
         if self.labels is not None:
             refuse_unknown(read_labels(self.labels), tokens, where=self.labels)
@@ -271,6 +276,16 @@ def count_steps(order: Sampler, config: TrainConfig) -> int:
     if config.optim.steps is not None:
         return config.optim.steps
     return order.steps_of(config.optim.epochs or _EPOCHS)
+
+
+def _require_compiler() -> None:
+    """Refuse to compile for a CPU without what `torch.compile` calls for it."""
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(name):
+        raise ConfigError(
+            f"compile = true needs a C++ compiler, but there is no {name}; install it, name another "
+            "in the environment variable CXX, or leave compile at false"
+        )
 
 
 def _require_devices(nproc: int) -> None:

@@ -11,11 +11,12 @@ from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
+from ehr_train.run import check_start
 from ehr_train.scale.launch import threads_each
 from ehr_train.speed import flops_per_token, matmul_peak, resolve_precision
 
 
-def plan(
+def plan(  # noqa: PLR0913 -- what the command's options say
     tokens: PathLike,
     config: TrainConfig,
     *,
@@ -23,8 +24,13 @@ def plan(
     init: PathLike | None = None,
     labels: PathLike | None = None,
     device: str | None = None,
+    out: PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """What `train` would do, from the data and the model but without a step.
+
+    All that it would refuse at the start is refused; where it would write only if `out` is given.
 
     Returns:
         `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
@@ -38,14 +44,20 @@ def plan(
     init = None if init is None else Path(init)
     labels = None if labels is None else Path(labels)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    job = Job(tokens=tokens, out=Path(), init=init, labels=labels, device=device)
+    job = Job(tokens=tokens, out=Path(out or ""), init=init, labels=labels, device=device)
     job.check(config, nproc)
+    begun = False
+    if out is not None:
+        job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
+    latest = job.checkpoints().latest() if begun else None
     token_set = job.open_tokens()
     order = sampler(config, job.train_examples(token_set))
     require_targets(config, order, token_set)
-    with reading(init) if init else nullcontext() as checkpoint:
-        job, _ = job.resolved(checkpoint)
-        model = load_or_build(job.init, config, token_set, None)
+    job.tuning_examples(token_set)
+    with reading(init) if init and not begun else nullcontext() as checkpoint:
+        if not begun:
+            job, _ = job.resolved(checkpoint)
+        model = load_or_build(job.init, config, token_set, latest)
     steps, per_epoch = count_steps(order, config), order.steps_of(1)
     mean_tokens = float(order.lengths.sum()) / per_epoch
     precision = resolve_precision(config.precision, device)

@@ -75,10 +75,11 @@ def train(  # noqa: PLR0913 -- what the command's options say
     job.check(config, nproc)
     stop = Stop()
     with stop.listening(), held(out):
-        if resume and (out / "config.yaml").is_file():
-            job = _as_begun(job, config)
+        job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
+        if begun:
             if (out / MANIFEST).is_file():
                 return out
+            _write_config(out, _taken_over(config, job.config()))
             if passed_over := job.checkpoints().fall_back(
                 f"val_{job.config().objective.score.name}"
             ):
@@ -86,7 +87,6 @@ def train(  # noqa: PLR0913 -- what the command's options say
             with _directory(out, begun=True):
                 _run(job, nproc, stop)
             return out
-        _refuse_existing(job, overwrite=overwrite)
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
             with _directory(out, begun=False):
@@ -105,6 +105,29 @@ def _run(job: Job, nproc: int, stop: Stop) -> None:
     else:
         launch.launch("ehr_train.worker", job.spec(), nproc, job.device, stop)
     _finish(job)
+
+
+def check_start(
+    job: Job, config: TrainConfig, *, resume: bool, overwrite: bool
+) -> tuple[Job, bool]:
+    """Refuse to begin where something else is, or to go on otherwise; writes nothing.
+
+    Returns:
+        The job, and whether it goes on: then it is as it was begun.
+
+    Raises:
+        UserError: Saying what is there, or what differs.
+    """
+    if resume and (job.out / "config.yaml").is_file():
+        return _as_begun(job, config), True
+    _refuse_existing(job, overwrite=overwrite)
+    return job, False
+
+
+def _taken_over(config: TrainConfig, old: TrainConfig) -> TrainConfig:
+    """How a run was begun, with what changes no result as it is wanted now."""
+    ahead, every = config.data.ahead, config.log.every
+    return replace(old, data=replace(old.data, ahead=ahead), log=replace(old.log, every=every))
 
 
 def _refuse_existing(job: Job, *, overwrite: bool) -> None:
@@ -128,6 +151,7 @@ def _as_begun(job: Job, config: TrainConfig) -> Job:
     old = job.config()
     if config.precision == "auto":
         config = replace(config, precision=old.precision)
+    old = _taken_over(config, old)
     same, changed = job.again(job.inputs())
     differences = differing_keys(to_dict(old), to_dict(config)) + changed
     if differences:
@@ -200,6 +224,10 @@ def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
     )
     inputs.write(out)
     # last: it is what tells a begun run from other folders
+    _write_config(out, config)
+
+
+def _write_config(out: Path, config: TrainConfig) -> None:
     write_whole(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
