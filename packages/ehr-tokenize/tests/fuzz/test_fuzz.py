@@ -195,6 +195,8 @@ def run(number: int, root: Path) -> str:
         report = check(meds)
         assert all(map(one_line, report.lines()))
         expected = refusals(case) if not case.unsure else []
+        if expected and not all(f.rows for f in case.files):  # one may have lost its types, too
+            expected.append("has no rows, and columns without a type")
         if number % 4 == 0:
             other = replace(case.config, scheme=rng.choice(OTHERS))
             try_another(replace(case, config=other), root, expected)
