@@ -1,6 +1,7 @@
 """Step after step: learn, log, validate, save."""
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -130,11 +131,17 @@ class Trainer:
             figures = {"step": self.state.progress.step, **loss, **metrics}
             self._save(figures, metrics)
         if stopped:
-            group.add_up(torch.zeros(1, device=self.device))  # no one leaves before it is saved
             raise UnfinishedError(
-                f"stopped by {self.stop.by or 'a signal'} after step {self.state.progress.step} of "
+                f"stopped by {self._stopped_by()} after step {self.state.progress.step} of "
                 f"{self.job.steps}; the state is saved, go on with --resume"
             )
+
+    def _stopped_by(self) -> str:
+        """The signal, which some processes may not have heard of yet; none leaves before all are here."""
+        by = self.stop.by
+        mine = [0, 0] if by is None else [signal.Signals[by].value, 1]
+        number, heard = group.add_up(torch.tensor(mine, device=self.device)).tolist()
+        return signal.Signals(number // heard).name
 
     def step(self, prepared: Prepared[Question]) -> Done:
         """One optimizer step, on to the next position; waits for no device."""
