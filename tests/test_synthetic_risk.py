@@ -30,7 +30,7 @@ def cohort(
         "-s risks.true_draws=16 -s risks.chains=4 -s risks.cells=32 -s risks.burn_in=1",
         "--out", w / "meds",
     )  # fmt: skip
-    shell("ehr-eval labels --meds", w / "meds", "--out", w / "labels")
+    shell("ehr-eval labels -s transfer_hours=0 --meds", w / "meds", "--out", w / "labels")
     return w / "meds", w / "labels"
 
 

@@ -177,9 +177,9 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")  # noqa: PTH110
 def test_memory_is_flat_in_the_size_of_a_split(tmp_path):
-    """Six million tokens instead of one (80 MB more of store) take no more to write."""
+    """Twelve million tokens instead of one (187 MB more of store): no more than an allocator's whim."""
     peaks = []
-    for groups in (1, 6):
+    for groups in (1, 12):
         directory = large_tokens(tmp_path / str(groups), groups)
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(directory)], check=True, capture_output=True
@@ -187,7 +187,7 @@ def test_memory_is_flat_in_the_size_of_a_split(tmp_path):
         peaks.append(int(done.stdout) / 1024)
         size = sum(p.stat().st_size for p in store_of(directory).rglob("*.safetensors"))
         assert size > groups * 16_000_000
-    assert peaks[1] - peaks[0] < 25, peaks
+    assert peaks[1] - peaks[0] < 60, peaks
 
 
 def large_tokens(directory, groups):

@@ -150,7 +150,7 @@ def test_every_event_has_its_token_in_the_order_of_the_events(subjects, scheme):
     assert [code for code in told if code] == [CODES[i] for i in e.code]
     assert made.time[event].tolist() == e.time.tolist()
     assert (made.age >= 0).all()
-    assert made.families.sum(axis=(0, 1)).tolist() == [len(e), 0, 0]
+    assert made.families.sum(axis=(0, 1)).tolist() == [len(e), 0, 0, 0, 0, 0]
     for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True):
         assert tokenizer.tokens[made.token[a]].text == scheme.lead
         assert (made.time[a + 1 : b] >= made.time[a : b - 1]).all()

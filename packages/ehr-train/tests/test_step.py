@@ -34,7 +34,7 @@ class Reads(TorchDispatchMode):
 def trainer(tokens, out, config) -> Trainer:
     out.mkdir()
     job = Job(tokens=tokens, out=out, init=None, labels=None, device="cpu", steps=12)
-    write_start(out, config, job.resolved()[1])
+    write_start(out, config, job.resolved(None)[1])
     return Trainer(job)
 
 
