@@ -45,11 +45,15 @@ def mixer_in_the_table(monkeypatch):
 
 
 def pytest_generate_tests(metafunc):
-    """`kind_name` is every kind of the table; `model` every kind and variant, built."""
+    """`kind_name` is every kind of the table; `model` every kind and variant, built; `by_spans` the
+    names of those whose subjects attention keeps apart."""
     if "kind_name" in metafunc.fixturenames:
         metafunc.parametrize("kind_name", list(TINY))
     if "model" in metafunc.fixturenames:
         metafunc.parametrize("model", [*TINY, *VARIANTS], indirect=True)
+    if "by_spans" in metafunc.fixturenames:
+        configs = (TINY | VARIANTS).items()
+        metafunc.parametrize("by_spans", [n for n, c in configs if ZOO[c.kind].isolates == "spans"])
 
 
 def _write_tokens(directory, subjects=None, *, first="bos", vocab=VOCAB, contract=TOKENS, seed=0):

@@ -108,10 +108,9 @@ def test_gradients_equal_those_of_a_padded_batch(model, batch, padded):
             assert (parameter.grad - packed[name]).abs().max() <= 1e-5 * (1 + scale), name
 
 
-def test_an_implementation_that_knows_no_spans_fails(model, batch):
+def test_an_implementation_that_knows_no_spans_fails(by_spans, make_model, batch):
     """Rather than let subjects see each other."""
-    if kind_of(model).isolates != "spans":
-        pytest.skip("its subjects are not kept apart by attention")
+    model = make_model(by_spans)
     for how in ("sdpa", "eager"):
         model.set_attn_implementation(how)
         with pytest.raises(RuntimeError):
