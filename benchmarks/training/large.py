@@ -28,8 +28,7 @@ def write_split(directory: Path, tokens: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ehr_models.data.tokens import BOS, SPECIALS
-    from ehr_tracking.contracts import TOKENS
+    from ehr_tracking.contracts import BOS_ID, SPECIALS, TOKENS
     from ehr_tracking.manifest import seal
 
     (directory / "train").mkdir(parents=True)
@@ -45,7 +44,7 @@ def write_split(directory: Path, tokens: int) -> Path:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     total = int(offsets[-1])
     token = rng.integers(len(SPECIALS), VOCABULARY, total, dtype=np.uint16)
-    token[offsets[:-1]] = BOS
+    token[offsets[:-1]] = BOS_ID
     place = np.arange(total) - np.repeat(offsets[:-1], lengths)
     static = place < 3
     times = pa.array(place * 3_600_000_000, pa.int64(), mask=static).cast(pa.timestamp("us"))

@@ -12,12 +12,12 @@ import torch
 
 import ehr_models.kinds
 from ehr_models.data.batch import pack
-from ehr_models.data.tokens import BOS, CLS, STATIC, Tokens, leading
+from ehr_models.data.tokens import STATIC, Tokens, leading
 from ehr_models.data.windows import Windows, newest
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.registry import build
-from ehr_tracking.contracts import SPECIALS, TOKENS
+from ehr_tracking.contracts import BOS_ID, CLS_ID, SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
 
 # A kind that is only here, added as docs/extend.md says: a folder `mixer` among the kinds, ...
@@ -79,7 +79,7 @@ def _write_tokens(directory, subjects=None, *, first="bos", vocab=VOCAB, contrac
                     {
                         "subject_id": subject,
                         "token": [
-                            BOS if first == "bos" else CLS,
+                            BOS_ID if first == "bos" else CLS_ID,
                             *rng.integers(len(SPECIALS), vocab, length).tolist(),
                         ],
                         "time": [None, *times.tolist()],
@@ -125,7 +125,7 @@ def records():
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     n = offsets[-1]
     token = rng.integers(len(SPECIALS), VOCAB, n).astype(np.uint16)
-    token[offsets[:-1]] = CLS
+    token[offsets[:-1]] = CLS_ID
     time = rng.integers(10**15, 16 * 10**14, n)
     for first, length, static in zip(offsets, lengths, [1, 3, 2, 1, 1, 3, 2], strict=False):
         time[first : first + length].sort()

@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from ehr_models.data.batch import Batch, pack
-from ehr_models.data.tokens import CLS, STATIC, Tokens
+from ehr_models.data.tokens import STATIC, Tokens
 from ehr_models.data.windows import Windows, newest
+from ehr_tracking.contracts import CLS_ID
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def two():
         subject_id=np.array([10, 11]),
         offsets=np.array([0, 5, 7]),
         prefix=np.array([2, 0], np.uint32),
-        token=np.array([CLS, 20, 21, 22, 23, 30, 31], np.uint16),
+        token=np.array([CLS_ID, 20, 21, 22, 23, 30, 31], np.uint16),
         time=np.array([STATIC, STATIC, -7, 1_600_000_000_000_001, 2, 7, 8]),
         age=np.array([0, 1, 2, 3, 4, 5, 6], np.float32),
         visit=np.array([0, 0, 1, 1, 2, 1, 1], np.uint16),
@@ -29,7 +30,7 @@ def window(*rows):
 
 def test_pack_lays_spans_end_to_end(two):
     batch = pack(two, window((5, 0, 5, 7), (0, 2, 3, 5)))
-    assert batch.input_ids.tolist() == [30, 31, CLS, 20, 22, 23]
+    assert batch.input_ids.tolist() == [30, 31, CLS_ID, 20, 22, 23]
     assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3]
     assert batch.time.tolist() == [7, 8, STATIC, STATIC, 1_600_000_000_000_001, 2]
     assert batch.time.dtype == torch.int64

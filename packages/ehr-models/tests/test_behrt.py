@@ -6,7 +6,6 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.loss.loss_utils import ForMaskedLMLoss
 
-from ehr_models.data.tokens import MASK, PAD
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds.behrt.model import BehrtConfig, BehrtForMaskedLM, BehrtModel
 from ehr_models.layers.embeddings import (
@@ -19,7 +18,7 @@ from ehr_models.layers.embeddings import (
     rotate,
     sinusoid,
 )
-from ehr_tracking.contracts import SPECIALS
+from ehr_tracking.contracts import MASK_ID, PAD_ID, SPECIALS
 
 
 def inputs(length=6, batch=2):
@@ -164,13 +163,13 @@ def test_months_are_the_unit_of_the_original(make_model):
 
 def test_a_mask_is_not_padding(make_model, batch):
     """[MASK] is seen and learned; padding is neither."""
-    assert MASK != PAD
+    assert MASK_ID != PAD_ID
     model = make_model("behrt")
-    assert model.config.pad_token_id == PAD
+    assert model.config.pad_token_id == PAD_ID
     given = inputs()
-    given["input_ids"][:, 2] = MASK
+    given["input_ids"][:, 2] = MASK_ID
     model(**given).logits[:, 2, 50].sum().backward()
-    assert model.behrt.embeddings.code.weight.grad[MASK].abs().max() > 0
+    assert model.behrt.embeddings.code.weight.grad[MASK_ID].abs().max() > 0
 
 
 MINUTE_US = 60_000_000

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from ehr_models.data.tokens import BOS, CLS
 from ehr_models.heads.pooled import build_classifier, pool
 from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import BOS_ID, CLS_ID
 from ehr_tracking.errors import UserError
 
 
 @pytest.mark.parametrize("how", ["last", "mean", "max", "cls"])
 def test_pooling_by_hand(how):
     hidden = torch.tensor([[1.0, -1], [3, -5], [2, 9], [7, 7]], requires_grad=True)
-    ids = torch.tensor([CLS, 10, 11, CLS])
+    ids = torch.tensor([CLS_ID, 10, 11, CLS_ID])
     expected = {
         "last": [[2.0, 9], [7, 7]],
         "mean": [[2.0, 1], [7, 7]],
@@ -28,7 +28,7 @@ def test_pooling_by_cls_needs_one(make_model, batch):
     with pytest.raises(UserError, match="needs sequences that begin with"):
         pool(hidden, batch.cu_seqlens, "cls")
     ids = batch.input_ids.clone()
-    ids[batch.cu_seqlens[3]] = BOS
+    ids[batch.cu_seqlens[3]] = BOS_ID
     with pytest.raises(UserError, match="needs sequences that begin with"):
         pool(hidden, batch.cu_seqlens, "cls", input_ids=ids)
 

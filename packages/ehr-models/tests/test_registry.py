@@ -4,7 +4,6 @@ from transformers import GPT2Config, LlamaConfig
 from transformers.activations import ACT2FN
 
 from ehr_models.config import ModelConfig
-from ehr_models.data.tokens import BOS, EOS
 from ehr_models.describe import count_parameters
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
@@ -14,6 +13,7 @@ from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_models.registry import architecture, build
 from ehr_tracking.config import ConfigError, validate
+from ehr_tracking.contracts import BOS_ID, EOS_ID
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_overrides_win_over_the_size():
 def test_special_tokens_of_decoders_are_ours():
     for kind in ("gpt2", "llama"):
         config = architecture(KINDS[kind].config(size="tiny"), 130)
-        assert (config.bos_token_id, config.eos_token_id) == (BOS, EOS)
+        assert (config.bos_token_id, config.eos_token_id) == (BOS_ID, EOS_ID)
 
 
 def test_padding_rows_are_never_generated(make_model):

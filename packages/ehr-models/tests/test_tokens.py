@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import BOS, STATIC, open_tokens
-from ehr_tracking.contracts import TOKENS, ContractError
+from ehr_models.data.tokens import STATIC, open_tokens
+from ehr_tracking.contracts import BOS_ID, TOKENS, ContractError
 from ehr_tracking.manifest import seal
 
 
@@ -25,7 +25,7 @@ def test_shards_become_flat_arrays_in_order(tokens_dir):
     for i, row in enumerate(rows):
         part = slice(split.offsets[i], split.offsets[i + 1])
         assert split.token[part].tolist() == row["token"]
-        assert split.token[part][0] == BOS
+        assert split.token[part][0] == BOS_ID
         assert split.time[part][0] == STATIC
         real = [np.datetime64(t, "us").astype(np.int64) for t in row["time"][1:]]
         assert split.time[part][1:].tolist() == real

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_models.data.batch import pack
-from ehr_models.data.tokens import BOS, STATIC, Tokens, leading
+from ehr_models.data.tokens import STATIC, Tokens, leading
 from ehr_models.data.windows import newest, window_at
+from ehr_tracking.contracts import BOS_ID
 
 
 def split_of(lengths, statics) -> Tokens:
@@ -13,7 +14,7 @@ def split_of(lengths, statics) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     token, time = (10 + np.arange(offsets[-1])).astype(np.uint32), np.arange(offsets[-1])
     for first, stop, n in zip(offsets, offsets[1:], statics, strict=False):
-        token[first : min(first + 1, stop)] = BOS
+        token[first : min(first + 1, stop)] = BOS_ID
         time[first : min(first + n, stop)] = STATIC
     prefix = leading(offsets, token, time)
     zeros = np.zeros(len(token))

@@ -11,10 +11,9 @@ import pytest
 import torch
 from pydantic.dataclasses import rebuild_dataclass
 
-from ehr_models.data.tokens import BOS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
-from ehr_tracking.contracts import SPECIALS, TOKENS
+from ehr_tracking.contracts import BOS_ID, SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
 from ehr_train.config import (
     CheckpointConfig,
@@ -75,7 +74,7 @@ def random_subjects(first: int, n: int, seed: int, longest: int = 60) -> list[di
         subjects.append(
             {
                 "subject_id": first + i,
-                "token": [BOS, len(SPECIALS), *(code + len(SPECIALS)).tolist()],
+                "token": [BOS_ID, len(SPECIALS), *(code + len(SPECIALS)).tolist()],
                 "time": [None, None, *np.sort(rng.random(length) * 300).tolist()],
             }
         )

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ehr_models.data.tokens import BOS, STATIC, Tokens
+from ehr_models.data.tokens import STATIC, Tokens
 from ehr_models.data.windows import newest
 from ehr_tracking.config import load_config
+from ehr_tracking.contracts import BOS_ID
 from ehr_tracking.runs import read_log
 from ehr_train.config import OptimConfig, TrainConfig
 from ehr_train.data.examples import whole_records
@@ -22,7 +23,7 @@ def test_it_asks_for_each_code_of_the_next_visit_once(next_visit):
         subject_id=np.array([1, 2]),
         offsets=np.array([0, 8, n]),
         prefix=np.array([1, 1]),
-        token=np.array([BOS, 8, 9, 10, 10, 11, 12, 9, BOS, 8, 9, 9], np.uint16),
+        token=np.array([BOS_ID, 8, 9, 10, 10, 11, 12, 9, BOS_ID, 8, 9, 9], np.uint16),
         time=np.array([STATIC, *range(7), STATIC, *range(3)]),
         age=np.zeros(n, np.float32),
         #               -  1  1  2   2   -   2   3 | -  3  4  4

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ehr_models.data.tokens import BOS, UNK
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_tracking.checkpoints import CheckpointStore
+from ehr_tracking.contracts import BOS_ID, UNK_ID
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
@@ -21,14 +21,14 @@ from .conftest import TINY, random_subjects, tiny_config, write_tokens
 
 def static_only(first, n):
     return [
-        {"subject_id": first + i, "token": [BOS, 7 + i % 9, 20], "time": [None] * 3}
+        {"subject_id": first + i, "token": [BOS_ID, 7 + i % 9, 20], "time": [None] * 3}
         for i in range(n)
     ]
 
 
 def unnamed(first, n):
     return [
-        {"subject_id": first + i, "token": [BOS, 7, UNK, UNK], "time": [None, None, 1, 2]}
+        {"subject_id": first + i, "token": [BOS_ID, 7, UNK_ID, UNK_ID], "time": [None, None, 1, 2]}
         for i in range(n)
     ]
 

@@ -4,9 +4,9 @@ import torch
 
 from ehr_models import registry
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import BOS, MASK, PAD, STATIC, UNK, Tokens, open_tokens
+from ehr_models.data.tokens import STATIC, Tokens, open_tokens
 from ehr_models.data.windows import Windows, newest
-from ehr_tracking.contracts import SPECIALS
+from ehr_tracking.contracts import BOS_ID, MASK_ID, PAD_ID, SPECIALS, UNK_ID
 from ehr_train.data.examples import whole_records
 from ehr_train.objectives import CLM, MLM
 from ehr_train.objectives import tokens as token_objectives
@@ -28,7 +28,7 @@ def test_targets_are_a_fifth_and_shown_as_mask_other_or_same_in_80_10_10():
     span = np.repeat(np.arange(2_000), 100)
     rows, shown = mask(ids, span)
     assert len(rows) == 40_000  # exactly a fifth of each span
-    masked = shown[rows] == MASK
+    masked = shown[rows] == MASK_ID
     kept = shown[rows] == ids[rows]
     other = ~masked & ~kept
     # three standard errors of a share of 40,000
@@ -49,13 +49,13 @@ def test_specials_are_neither_targets_nor_replacements():
     rows, shown = mask(ids, np.repeat(np.arange(3_000), 14))
     assert ids[rows].min() >= len(SPECIALS)
     changed = shown[rows]
-    assert set(changed[changed < len(SPECIALS)]) == {MASK}
+    assert set(changed[changed < len(SPECIALS)]) == {MASK_ID}
     specials = ids < len(SPECIALS)
     np.testing.assert_array_equal(shown[specials], ids[specials])
 
 
 def test_every_span_with_an_ordinary_token_has_a_target_and_the_cap_holds():
-    ids = np.array([BOS, 9, BOS, UNK, BOS, *range(10, 60)])
+    ids = np.array([BOS_ID, 9, BOS_ID, UNK_ID, BOS_ID, *range(10, 60)])
     span = np.array([0, 0, 1, 1, *[2] * 51])
     rows, _ = mask(ids, span, MLM(mask=0.5, max_masked=7))
     assert np.bincount(span[rows], minlength=3).tolist() == [1, 0, 7]
@@ -82,7 +82,7 @@ def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
         subject_id=np.array([1, 2]),
         offsets=np.array([0, 6, 9]),
         prefix=np.array([2, 1]),
-        token=np.array([BOS, 7, 8, 9, 10, PAD, BOS, 11, 12], np.uint16),
+        token=np.array([BOS_ID, 7, 8, 9, 10, PAD_ID, BOS_ID, 11, 12], np.uint16),
         time=np.array(times),
         age=np.zeros(9, np.float32),
         visit=np.zeros(9, np.uint16),
@@ -91,8 +91,22 @@ def test_next_tokens_never_cross_subjects_gaps_or_static_tokens():
     starts = np.array([[0, 0, 6], [0, 2, 0], [0, 3, 6], [6, 5, 9]])  # first, prefix, start, stop
     windows = Windows(np.array([0, 0, 1]), *starts)
     question = Asker(CLM(), whole_records(tokens), 13, 0).ask(windows, 0)
-    assert question.batch.input_ids.tolist() == [BOS, 7, 8, 9, 10, PAD, BOS, 7, 9, 10, BOS, 11, 12]
-    # 7 -> 8, 8 -> 9, 9 -> 10; behind the prefix only 9 -> 10; BOS -> 11, 11 -> 12
+    assert question.batch.input_ids.tolist() == [
+        BOS_ID,
+        7,
+        8,
+        9,
+        10,
+        PAD_ID,
+        BOS_ID,
+        7,
+        9,
+        10,
+        BOS_ID,
+        11,
+        12,
+    ]
+    # 7 -> 8, 8 -> 9, 9 -> 10; behind the prefix only 9 -> 10; BOS_ID -> 11, 11 -> 12
     assert question.targets["rows"].tolist() == [1, 2, 3, 8, 10, 11]
     assert question.targets["answers"].tolist() == [8, 9, 10, 10, 11, 12]
 
@@ -102,7 +116,7 @@ def test_what_the_vocabulary_left_out_is_no_next_token_but_may_have_one():
         subject_id=np.array([1]),
         offsets=np.array([0, 6]),
         prefix=np.array([1]),
-        token=np.array([BOS, 8, UNK, 9, UNK, UNK], np.uint16),
+        token=np.array([BOS_ID, 8, UNK_ID, 9, UNK_ID, UNK_ID], np.uint16),
         time=np.array([STATIC, 1, 2, 3, 4, 5]),
         age=np.zeros(6, np.float32),
         visit=np.zeros(6, np.uint16),

@@ -4,13 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehr_models.data.tokens import BOS, Tokens
+from ehr_models.data.tokens import Tokens
 from ehr_models.data.windows import Windows, fill, newest
+from ehr_tracking.contracts import BOS_ID
 from ehr_train.data.examples import whole_records
 from ehr_train.data.sampler import Position, Sampler
 
 
-def records(lengths, first_token=BOS) -> Tokens:
+def records(lengths, first_token=BOS_ID) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     token = np.full(offsets[-1], 9, np.uint16)
     token[offsets[:-1][np.array(lengths) > 0]] = first_token
@@ -18,7 +19,7 @@ def records(lengths, first_token=BOS) -> Tokens:
     return Tokens(
         subject_id=np.arange(len(lengths)) * 7 + 100,
         offsets=offsets,
-        prefix=np.full(len(lengths), 1 if first_token == BOS else 0, np.uint32),
+        prefix=np.full(len(lengths), 1 if first_token == BOS_ID else 0, np.uint32),
         token=token,
         time=np.zeros(n, np.int64),
         age=np.zeros(n, np.float32),

@@ -12,14 +12,14 @@ import yaml
 from ehr_models.checkpoint import load_checkpoint
 from ehr_models.data.batch import pack
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import BOS, open_tokens
+from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import newest
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.kinds.bert import BertModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import load_config
-from ehr_tracking.contracts import SPECIALS
+from ehr_tracking.contracts import BOS_ID, SPECIALS
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, sha256, verify
 from ehr_tracking.outputs import held
@@ -51,7 +51,7 @@ def regular(first, n):
     return [
         {
             "subject_id": first + i,
-            "token": [BOS, *(len(SPECIALS) + v for v in range(i % 40, i % 40 + 12))],
+            "token": [BOS_ID, *(len(SPECIALS) + v for v in range(i % 40, i % 40 + 12))],
             "time": [None, *(30 * v for v in range(i % 40, i % 40 + 12))],
         }
         for i in range(n)
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(tokens, tmp_pa
 
 
 def test_without_a_tuning_split_there_is_no_validation(tmp_path):
-    subjects = [{"subject_id": 1, "token": [BOS, *range(7, 40)], "time": [None, *range(33)]}]
+    subjects = [{"subject_id": 1, "token": [BOS_ID, *range(7, 40)], "time": [None, *range(33)]}]
     lonely = write_tokens(tmp_path / "t", {"train": subjects})
     run = train(lonely, tmp_path / "run", tiny_config())
     assert not any("val_loss" in r for r in log(run))
@@ -177,7 +177,7 @@ def task(tmp_path_factory):
             splits[split].append(
                 {
                     "subject_id": first + i,
-                    "token": [BOS, *code.tolist()],
+                    "token": [BOS_ID, *code.tolist()],
                     "time": [None, *range(20)],
                 }
             )
@@ -288,7 +288,7 @@ def test_bad_input_is_refused_and_leaves_nothing(tokens, task, tmp_path):
 def other(n):
     return {
         "train": [
-            {"subject_id": i, "token": [BOS, 7, 8, 9], "time": [None, 1, 2, 3]} for i in range(n)
+            {"subject_id": i, "token": [BOS_ID, 7, 8, 9], "time": [None, 1, 2, 3]} for i in range(n)
         ]
     }
 

@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from ehr_models.config import ModelConfig
-from ehr_models.data.tokens import PAD
 from ehr_models.heads.pooling import PooledForSequenceClassification
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import HeadName, Kind, Size, size_of
 from ehr_models.layers.attention import NAME
 from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import PAD_ID
 
 VOCABULARY_MULTIPLE = 64
 """Embedding rows are padded to a multiple of this: the output product runs faster so."""
@@ -92,6 +92,6 @@ def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
     common: dict[str, Any] = {
         "vocab_size": -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
         "true_vocab_size": vocab_size,
-        "pad_token_id": PAD,
+        "pad_token_id": PAD_ID,
     }
     return torch_half(kind).architecture(config, size, common)

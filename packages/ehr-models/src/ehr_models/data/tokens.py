@@ -10,15 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_models import __version__
-from ehr_tracking.contracts import SPECIALS, TOKENS, ContractError
+from ehr_tracking.contracts import BOS_ID, CLS_ID, TOKENS, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, Manifest, check_file, read_manifest, sha256
 
 STATIC = np.iinfo(np.int64).min
 """The `time` of a token that is always known: sorts before every real time."""
-
-PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(len(SPECIALS))
-"""Their rows in every `vocab.parquet`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,12 +109,12 @@ def leading(
         [N]
 
     Examples:
-        >>> token = np.array([BOS, 9, 8, 8, 9, BOS, CLS])
+        >>> token = np.array([BOS_ID, 9, 8, 8, 9, BOS_ID, CLS_ID])
         >>> time = np.array([STATIC, STATIC, 3, 4, 1, STATIC, 0])
         >>> leading(np.array([0, 4, 5, 5, 7]), token, time).tolist()
         [2, 0, 0, 2]
     """
-    later = np.flatnonzero((time != STATIC) & (token != CLS) & (token != BOS))
+    later = np.flatnonzero((time != STATIC) & (token != CLS_ID) & (token != BOS_ID))
     first = np.append(later, len(token))[np.searchsorted(later, offsets[:-1])]
     prefix: npt.NDArray[np.int64] = np.minimum(first, offsets[1:]) - offsets[:-1]
     return prefix.astype(np.uint32)

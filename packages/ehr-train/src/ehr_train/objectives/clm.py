@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic.dataclasses import dataclass
 
-from ehr_models.data.tokens import PAD, STATIC, UNK
+from ehr_models.data.tokens import STATIC
 from ehr_tracking.config import STRICT
+from ehr_tracking.contracts import PAD_ID, UNK_ID
 from ehr_train.objectives.parts import Asked, Material, Sees
 from ehr_train.objectives.tokens import TokenObjective, asked
 
@@ -48,7 +49,7 @@ def next_token_rows(
         time: [T] microseconds, `STATIC` for static tokens.
 
     Examples:
-        >>> ids, time = np.array([5, 9, UNK, 8, 7]), np.array([STATIC, 1, 2, 3, 4])
+        >>> ids, time = np.array([5, 9, UNK_ID, 8, 7]), np.array([STATIC, 1, 2, 3, 4])
         >>> next_token_rows(ids, np.arange(5), np.zeros(5, int), time).tolist()
         [0, 2, 3]
     """
@@ -56,7 +57,7 @@ def next_token_rows(
         (span[1:] == span[:-1])
         & (index[1:] == index[:-1] + 1)
         & (time[1:] != STATIC)
-        & (ids[1:] != PAD)
-        & (ids[1:] != UNK)
+        & (ids[1:] != PAD_ID)
+        & (ids[1:] != UNK_ID)
     )
     return np.flatnonzero(asked_for)

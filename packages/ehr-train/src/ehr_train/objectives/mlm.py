@@ -7,9 +7,8 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ehr_models.data.tokens import MASK
 from ehr_tracking.config import STRICT
-from ehr_tracking.contracts import SPECIALS
+from ehr_tracking.contracts import MASK_ID, SPECIALS
 from ehr_train.data import draws
 from ehr_train.objectives.parts import Asked, Material, Sees
 from ehr_train.objectives.tokens import TokenObjective, asked
@@ -97,7 +96,7 @@ def mask_tokens(
     shown = ids.copy()
     shown[rows] = np.where(
         kind < objective.replaced,
-        MASK,
+        MASK_ID,
         np.where(kind < objective.replaced + objective.random, len(SPECIALS) + other, ids[rows]),
     )
     return rows, shown

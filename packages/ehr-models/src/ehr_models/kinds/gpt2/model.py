@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, PreTrainedConfig
 
-from ehr_models.data.tokens import BOS, EOS
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.kinds.record import Size
+from ehr_tracking.contracts import BOS_ID, EOS_ID
 
 BACKBONE, TOKEN = GPT2Model, GPT2LMHeadModel
 
@@ -27,7 +27,7 @@ def architecture(config: Gpt2ModelConfig, size: Size, common: dict[str, Any]) ->
         resid_pdrop=config.dropout or 0.0,
         embd_pdrop=config.dropout or 0.0,
         attn_pdrop=config.attention_dropout or 0.0,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
         **common,
     )

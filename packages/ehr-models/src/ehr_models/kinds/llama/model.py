@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedConfig
 
-from ehr_models.data.tokens import BOS, EOS
 from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_models.kinds.record import Size
 from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import BOS_ID, EOS_ID
 
 BACKBONE, TOKEN = LlamaModel, LlamaForCausalLM
 
@@ -34,8 +34,8 @@ def architecture(config: LlamaModelConfig, size: Size, common: dict[str, Any]) -
         intermediate_size=size.intermediate,
         max_position_embeddings=size.max_positions,
         attention_dropout=config.attention_dropout or 0.0,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
         tie_word_embeddings=True,
         **common,
     )
