@@ -9,7 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ehr_tracking.arrow.labels import KEY, binary, read_labels, read_task, require_known, task_table
+from ehr_tracking.arrow.labels import (
+    KEY,
+    binary,
+    classes,
+    numbers,
+    read_labels,
+    read_task,
+    require_known,
+    task_table,
+    time_to_event,
+)
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.manifest import seal
 
@@ -263,6 +273,8 @@ def test_no_rows_are_a_task_without_rows(tmp_path) -> None:
     }
     table = read(write(tmp_path / "t.parquet", **none, boolean_value=pa.array([], pa.bool_())))["t"]
     assert binary(table, task="t").schema.types == [pa.int64(), pa.timestamp("us"), pa.bool_()]
+    for reader in (classes, numbers, time_to_event):
+        assert len(reader(table, task="t")) == 0
 
 
 @pytest.mark.parametrize(
@@ -294,6 +306,57 @@ def test_what_is_not_binary_is_refused_by_subject_and_time(tmp_path, values, mes
     table = read(write(tmp_path / "t.parquet", **values))["t"]
     with pytest.raises(ContractError, match=message):
         binary(table, task="t")
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "of_each"),
+    [
+        ({"integer_value": [10, 2]}, ["2", "10"], [1, 0]),
+        ({"categorical_value": ["b", "a"]}, ["a", "b"], [1, 0]),
+        ({"boolean_value": YES_NO}, ["0", "1"], [1, 0]),
+    ],
+)
+def test_classes_are_in_order_whatever_they_are(tmp_path, values, names, of_each) -> None:
+    table = read(write(tmp_path / "t.parquet", **values))["t"]
+    found = classes(table, task="t")["categorical_value"].combine_chunks()
+    assert (found.dictionary.to_pylist(), found.indices.to_pylist()) == (names, of_each)
+
+
+def test_days_until_an_event_are_read_beside_whether_it_happened(tmp_path) -> None:
+    values = {"boolean_value": YES_NO, "duration_days": [0.0, 30.5]}
+    table = read(write(tmp_path / "t.parquet", **values))["t"]
+    assert time_to_event(table, task="t").to_pydict() == {**EXPECTED, "duration_days": [0.0, 30.5]}
+    assert binary(table, task="t").to_pydict() == EXPECTED
+    again = {"subject_id": [1, 1], "prediction_time": [JAN5, JAN5], "boolean_value": [True, True]}
+    refuse(
+        write(tmp_path / "t.parquet", **again, duration_days=[1.0, 2.0]), "contradicting labels of"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reader", "values", "message"),
+    [
+        (classes, {"float_value": [1.0, 2.0]}, "t has float_value; classes are integers or"),
+        (classes, {"categorical_value": ["a", None]}, "no categorical_value for subject 2 at 2020"),
+        (classes, {"boolean_value": YES_NO, "integer_value": [1, 2]}, "expected exactly one of"),
+        (numbers, {"categorical_value": ["1", "2"]}, "has categorical_value; numbers are in float"),
+        (numbers, {"float_value": [1.0, float("inf")]}, "float_value = inf for subject 2 .* finite"),
+        (numbers, {"float_value": [float("nan"), 1.0]}, "float_value = nan for subject 1 at"),
+        (time_to_event, {"boolean_value": YES_NO}, "t has no duration_days: days from the predict"),
+        (time_to_event, {"boolean_value": YES_NO, "duration_days": [1.0, -2.0]},
+         "duration_days = -2.0 for subject 2 at .*; expected a finite number of days, at least 0"),
+        (time_to_event, {"boolean_value": YES_NO, "duration_days": [float("inf"), 2.0]}, "= inf for"),
+        (time_to_event, {"boolean_value": YES_NO, "duration_days": [None, 2.0]}, "no duration_days for"),
+        (time_to_event, {"duration_days": [1.0, 2.0]}, "task t has no value; expected exactly one"),
+    ],
+)  # fmt: skip
+def test_labels_of_another_sort_are_refused_by_subject_and_time(
+    tmp_path, reader, values, message
+) -> None:
+    table = read(write(tmp_path / "t.parquet", **values))["t"]
+    with pytest.raises(ContractError, match=message) as error:
+        reader(table, task="t")
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_subjects_are_told_by_number_and_the_first(tmp_path) -> None:

@@ -167,6 +167,13 @@ LABELS = Contract(
         Column("integer_value", "int64", "The outcome.", optional=True),
         Column("float_value", "float", "The outcome.", optional=True),
         Column("categorical_value", "string", "The outcome.", optional=True),
+        Column(
+            "duration_days",
+            "double",
+            "Days from the prediction time to the event, or to the end of what is known; "
+            "boolean_value says which.",
+            optional=True,
+        ),
     ),
 )
 MEDS = "meds/0.4"
@@ -281,7 +288,7 @@ NARRATIVES = Contract(
         _PREDICTION_TIME,
         Column("split", "string", "train, tuning or held_out."),
         Column("text", "string", "What was known at the prediction time less the gap."),
-        *LABELS.columns[2:],
+        *LABELS.columns[2:6],
         Column("events", "int64", "Events that the text tells, demographics apart."),
         Column("truncated", "int64", "Older events left out to stay within the limit."),
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
 from ehr_tracking.arrow.parquet import count_rows, read_table
@@ -31,6 +32,9 @@ VALUES = {
     "categorical_value": pa.string(),
 }
 """Column of an outcome -> the type it is read as."""
+DURATION = "duration_days"
+"""Column beside `boolean_value`: days until the event, or until nothing more is known (float64)."""
+_READ = (*VALUES, DURATION)
 
 
 def read_labels(path: PathLike, *, reader: str) -> dict[str, pa.Table]:
@@ -42,8 +46,8 @@ def read_labels(path: PathLike, *, reader: str) -> dict[str, pa.Table]:
         reader: Distribution and version of the caller, for messages.
 
     Returns:
-        Task -> `subject_id` int64, `prediction_time` timestamp[us], and those of `VALUES` that hold
-        anything; sorted by the first two, one row each.
+        Task -> `subject_id` int64, `prediction_time` timestamp[us], and those of `VALUES` and
+        `duration_days` that hold anything; sorted by the first two, one row each.
 
     Raises:
         ContractError: If there are none, files could be of other tasks as well, a file cannot be
@@ -114,27 +118,146 @@ def binary(table: pa.Table, *, task: str) -> pa.Table:
         ...     task="died")["boolean_value"].to_pylist()
         [False, True]
     """
-    used = [name for name in VALUES if name in table.column_names]
     if not len(table):
-        values = pa.array([], pa.bool_())
-        return table.select(KEY).append_column("boolean_value", values)
+        return _none(table.select(KEY), "boolean_value", pa.bool_())
+    name = _value_column(table, task)
+    if pa.types.is_string(table.schema.field(name).type):
+        raise ContractError(f"task {task} has {name}; only binary labels can be used here")
+    number = _filled(table, name, task).to_numpy()
+    _refuse(table, (number != 0) & (number != 1), name, task, "expected 0 or 1")
+    return table.select(KEY).append_column("boolean_value", pa.array(number == 1))
+
+
+def classes(table: pa.Table, *, task: str) -> pa.Table:
+    """Labels as one of several classes, from `categorical_value`, `integer_value` or `boolean_value`.
+
+    Args:
+        table: From `read_labels`.
+        task: For messages.
+
+    Returns:
+        `subject_id`, `prediction_time`, `categorical_value`: a dictionary whose values are the names
+        of all classes in order, integers by number and text by its letters; without nulls.
+
+    Raises:
+        ContractError: If there is not exactly one column of values, a value is missing or it is none
+            of a class.
+
+    Examples:
+        >>> found = classes(pa.table({"subject_id": [4, 5, 6], "prediction_time": [0, 0, 0],
+        ...     "integer_value": [10, 2, 10]}), task="stage")["categorical_value"].combine_chunks()
+        >>> found.dictionary.to_pylist(), found.indices.to_pylist()
+        (['2', '10'], [1, 0, 1])
+    """
+    if not len(table):
+        return _none(table.select(KEY), "categorical_value", pa.dictionary(pa.int32(), pa.string()))
+    name = _value_column(table, task)
+    if name == "float_value":
+        raise ContractError(f"task {task} has {name}; classes are integers or categories")
+    column = _filled(table, name, task).combine_chunks()
+    column = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+    values = pa.array(sorted(column.unique().to_pylist()), column.type)
+    indices = pc.index_in(column, value_set=values)
+    coded = pa.DictionaryArray.from_arrays(indices, values.cast(pa.string()))
+    return table.select(KEY).append_column("categorical_value", coded)
+
+
+def numbers(table: pa.Table, *, task: str) -> pa.Table:
+    """Labels as numbers, from `float_value` or `integer_value`.
+
+    Args:
+        table: From `read_labels`.
+        task: For messages.
+
+    Returns:
+        `subject_id`, `prediction_time`, `float_value` (float64): finite, without nulls.
+
+    Raises:
+        ContractError: If there is not exactly one column of values, it holds no numbers, or a value
+            is missing, infinite or not a number.
+
+    Examples:
+        >>> numbers(pa.table({"subject_id": [4], "prediction_time": [0], "integer_value": [3]}),
+        ...     task="days")["float_value"].to_pylist()
+        [3.0]
+    """
+    if not len(table):
+        return _none(table.select(KEY), "float_value", pa.float64())
+    name = _value_column(table, task)
+    if name not in {"float_value", "integer_value"}:
+        raise ContractError(f"task {task} has {name}; numbers are in float_value or integer_value")
+    number = _filled(table, name, task).cast(pa.float64()).to_numpy()
+    _refuse(table, ~np.isfinite(number), name, task, "expected a finite number")
+    return table.select(KEY).append_column("float_value", pa.array(number))
+
+
+def time_to_event(table: pa.Table, *, task: str) -> pa.Table:
+    """Labels as days until an event, or until nothing more is known.
+
+    Args:
+        table: From `read_labels`.
+        task: For messages.
+
+    Returns:
+        `subject_id`, `prediction_time`, `boolean_value` (whether the event happened at the end of
+        the time; false is censored), `duration_days` (float64, finite, at least 0); without nulls.
+
+    Raises:
+        ContractError: If there is no `duration_days`, or a value of either is missing, or a duration
+            is negative, infinite or not a number.
+
+    Examples:
+        >>> time_to_event(pa.table({"subject_id": [4], "prediction_time": [0],
+        ...     "boolean_value": [False], "duration_days": [3.5]}), task="death")["duration_days"].to_pylist()
+        [3.5]
+    """
+    events = binary(table, task=task)
+    if not len(table):
+        return _none(events, DURATION, pa.float64())
+    if DURATION not in table.column_names:
+        raise ContractError(
+            f"task {task} has no {DURATION}: days from the prediction time to the event, or to the "
+            "end of what is known where boolean_value is false"
+        )
+    days = _filled(table, DURATION, task).cast(pa.float64()).to_numpy()
+    wrong = ~np.isfinite(days) | (days < 0)
+    _refuse(table, wrong, DURATION, task, "expected a finite number of days, at least 0")
+    return events.append_column(DURATION, pa.array(days))
+
+
+def _none(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+    """A task without rows, with one more column."""
+    return table.append_column(name, pa.array([], kind))
+
+
+def _value_column(table: pa.Table, task: str) -> str:
+    """The one of `VALUES` that a task has."""
+    used = [name for name in VALUES if name in table.column_names]
     if len(used) != 1:
         have = " and ".join(used) if used else "no value"
         raise ContractError(f"task {task} has {have}; expected exactly one of {', '.join(VALUES)}")
-    (name,), column = used, table[used[0]]
-    if pa.types.is_string(column.type):
-        raise ContractError(f"task {task} has {name}; only binary labels can be used here")
+    return used[0]
+
+
+def _filled(table: pa.Table, name: str, task: str) -> pa.ChunkedArray:
+    """A column that has no null."""
+    column = table[name]
     if column.null_count:
         row = int(column.is_null().to_numpy().argmax())
         raise ContractError(f"task {task} has no {name} for {_named(table, row)}")
-    number = column.to_numpy()
-    wrong = (number != 0) & (number != 1)
+    return column
+
+
+def _refuse(
+    table: pa.Table, wrong: npt.NDArray[np.bool_], name: str, task: str, expected: str
+) -> None:
+    """Raise for the first row that is wrong, by subject and time."""
     if wrong.any():
         row = int(wrong.argmax())
+        value = table[name].to_numpy()[row]
         raise ContractError(
-            f"task {task} has {name} = {number[row]} for {_named(table, row)}; expected 0 or 1"
+            f"task {task} has {name} = {value} for {_named(table, row)}; {expected}"
         )
-    return table.select(KEY).append_column("boolean_value", pa.array(number == 1))
 
 
 def require_known(
@@ -216,7 +339,7 @@ def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:
 
 def _read_task(task: str, files: Sequence[Path]) -> pa.Table:
     table = pa.concat_tables([_read_file(f) for f in files], promote_options="default")
-    used = [name for name in VALUES if name in table.column_names]
+    used = [name for name in _READ if name in table.column_names]
     table = table.select([*KEY, *used])
     subject, time = (table[name].cast(pa.int64()).to_numpy() for name in KEY)
     order = np.lexsort((time, subject))
@@ -234,7 +357,7 @@ def _read_task(task: str, files: Sequence[Path]) -> pa.Table:
 
 
 def _read_file(path: Path) -> pa.Table:
-    found = read_table(path, [*KEY, *VALUES])
+    found = read_table(path, [*KEY, *_READ])
     for name in KEY:
         if name not in found.column_names:
             raise ContractError(f"{path} has no column {name}: not MEDS labels")
@@ -243,7 +366,7 @@ def _read_file(path: Path) -> pa.Table:
         "subject_id": whole_numbers(found["subject_id"], "subject_id", path),
         "prediction_time": microseconds(found["prediction_time"], "prediction_time", path),
     }
-    for name in VALUES:
+    for name in _READ:
         # tools write the columns that they do not use as all null, of whatever type
         if name in found.column_names and found[name].null_count < len(found):
             columns[name] = _value(found[name], name, path)
@@ -252,15 +375,20 @@ def _read_file(path: Path) -> pa.Table:
 
 def _value(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
     kind = decoded(column).type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if name == "integer_value":
         return whole_numbers(column, name, path)
     if name == "categorical_value":
         return strings(column, name, path)
-    if name == "float_value" and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    if name == "float_value" and numeric:
         return decoded(column).cast(VALUES[name], safe=False)
+    if name == DURATION and numeric:
+        return decoded(column).cast(pa.float64())
     if name == "boolean_value" and pa.types.is_boolean(kind):
         return decoded(column)
-    raise ContractError(f"{path}: column {name} is {kind} (expected {VALUES[name]})")
+    raise ContractError(
+        f"{path}: column {name} is {kind} (expected {VALUES.get(name, pa.float64())})"
+    )
 
 
 def _named(table: pa.Table, row: int) -> str:
