@@ -34,6 +34,7 @@ TINY = {
 """One of every kind in the table, as small as it comes."""
 VARIANTS = {
     "behrt-original": BehrtModelConfig(size="original", layers=2),
+    "behrt-narrow": BehrtModelConfig(size="tiny", embedding=24, age="sinusoid", time="months"),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
 }
 

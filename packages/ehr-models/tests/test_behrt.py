@@ -12,6 +12,7 @@ from ehr_models.layers.embeddings import (
     DAY_US,
     ORIGIN_US,
     STATIC,
+    Months,
     Time2Vec,
     days_since_2020,
     rotary,
@@ -66,6 +67,51 @@ def test_time2vec_keeps_days_apart_in_a_bf16_model():
     assert (a - b).abs().max() > 0.1  # the period of a month turns by 12 degrees a day
 
 
+def test_a_table_of_months_by_hand():
+    table = Months(12, 1)
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(13.0)[:, None])
+    days = torch.tensor([-400.0, 0.0, 30.0, 31.0, 364.0, 366.0, 9e4])  # a month has 30.4 days
+    assert table(days).flatten().tolist() == [0, 0, 0, 1, 11, 12, 12]
+
+
+@pytest.mark.parametrize("how", ["sinusoid", "months"])
+def test_age_and_absolute_time_in_other_ways(make_model, how):
+    """What an age and a time add to the code: waves of days, or rows of months (since 1900)."""
+    embed = make_model("behrt", age=how, time=how, static=False).base_model.embeddings
+    age, time = torch.tensor([[4000.0]]), torch.tensor([[ORIGIN_US + 40 * DAY_US]])
+    added = embed._when({"age": age, "time": time}, torch.zeros(1)).flatten()
+    if how == "months":
+        expected = embed.age.weight[131] + embed.time.weight[1441]  # 120 years and 40 days
+    else:
+        waves = [
+            [
+                math.sin(d * 1e4 ** (-i / 64))
+                if i % 2 == 0
+                else math.cos(d * 1e4 ** ((1 - i) / 64))
+                for i in range(64)
+            ]
+            for d in (4000, 40)
+        ]
+        expected = 0.02 * math.sqrt(2) * torch.tensor(waves).sum(0)
+    torch.testing.assert_close(added, expected, atol=1e-5, rtol=0)
+
+
+def test_embeddings_narrower_than_the_model(make_model):
+    """They are as said, all of them; a linear map takes them to the width of the model."""
+    model = make_model("behrt-narrow")
+    embed = model.base_model.embeddings
+    assert {p.shape[-1] for n, p in embed.named_parameters() if "projection" not in n} == {24}
+    assert model.head.decoder.weight is embed.code.weight
+    given = {n: v[:1, :2] for n, v in inputs().items()}
+    code = embed.code(given["input_ids"])
+    whole, projection = embed(code, given), embed.projection
+    embed.projection = torch.nn.Identity()
+    narrow = embed(code, given)
+    assert narrow.shape == (1, 2, 24)
+    torch.testing.assert_close(whole, narrow @ projection.weight.T + projection.bias)
+
+
 def test_sinusoid_by_hand():
     expected = [math.sin(3), math.cos(3), math.sin(0.03), math.cos(0.03)]
     torch.testing.assert_close(sinusoid(torch.tensor(3), 4), torch.tensor(expected))
@@ -90,7 +136,7 @@ def test_rotated_products_depend_on_distance_alone():
     assert abs(product(5, 7) - product(5, 8)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["behrt", "behrt-original", "behrt-learned"])
+@pytest.mark.parametrize("name", ["behrt", "behrt-original", "behrt-learned", "behrt-narrow"])
 def test_nothing_is_lost_or_overwritten_by_saving(make_model, batch, name, tmp_path):
     """No NaN buffer, no sinusoid table turned to noise, and the tie is kept."""
     model = make_model(name)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +21,7 @@ def test_list_shows_every_preset_with_its_true_count():
         for size in kind.sizes:
             assert f"{kind.name}-{size}" in lines
     small = count_parameters(BehrtModelConfig(size="small"), 300)["total"]
+    assert lines["behrt-small"].split()[1:4] == ["mlm", "64", "128"]
     assert lines["behrt-small"].split()[-1] == f"{small:,}"
     assert "at 300 tokens" in result.output
 
@@ -54,3 +57,19 @@ def test_help_has_an_example(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Example: ehr-models" in result.output
+
+
+def test_the_page_of_models_has_the_true_counts():
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    told = {}
+    for line in page.splitlines():
+        if line.startswith("| `") and line.count("|") == 13:
+            name, *cells = (cell.strip(" `") for cell in line.strip("|").split("|"))
+            told[name] = [int(cell.replace(",", "")) for cell in cells]
+    presets = {f"{k.name}-{n}": (k, n) for k in KINDS.values() for n in k.sizes}
+    assert set(told) == set(presets) - {"mixer-tiny", "mixer-small"}
+    for name, numbers in told.items():
+        kind, size = presets[name]
+        of, counts = kind.sizes[size], count_parameters(kind.config(size=size), 1000)
+        widths = [of.embedding or of.hidden, of.hidden, of.layers, of.heads, of.intermediate]
+        assert numbers[:-1] == [*widths, of.max_positions, *counts.values()], name

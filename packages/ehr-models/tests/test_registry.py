@@ -7,7 +7,7 @@ from ehr_models.config import ModelConfig
 from ehr_models.describe import count_parameters
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
-from ehr_models.kinds.behrt.model import BehrtConfig
+from ehr_models.kinds.behrt.model import BehrtConfig, BehrtModel
 from ehr_models.kinds.bert import BertModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
@@ -32,18 +32,44 @@ def test_published_sizes_have_their_published_counts(config, vocab_size, publish
 
 
 def test_behrt_small_by_hand():
-    """At 1000 tokens: 1024 rows of 128, 513 visits, 2 segments, 1 static, two Time2Vec of 64, and so on."""
-    width, inner = 128, 384
-    time2vec = 64 + 64 + 64 * width
-    embeddings = (1024 + 513 + 2 + 1) * width + 2 * time2vec + 2 * width
+    """At 1000 tokens: 1024 rows of 64, 513 visits, 2 segments, 1 static, two Time2Vec of 64, and so on."""
+    table, width, inner = 64, 128, 384
+    time2vec = 64 + 64 + 64 * table
+    embeddings = (1024 + 513 + 2 + 1) * table + 2 * time2vec + 2 * table + (table + 1) * width
     layer = 4 * width**2 + 3 * width * inner + 4 * width
-    head = width**2 + width + 2 * width + 1024
+    head = width * table + table + 2 * table + 1024
     assert count_parameters(BehrtModelConfig(size="small"), 1000) == {
         "embeddings": embeddings,
         "layers": 2 * layer + 2 * width,
         "head": head,
         "total": embeddings + 2 * layer + 2 * width + head,
     }
+
+
+@pytest.mark.parametrize(
+    ("size", "table", "width", "layers", "heads", "places", "millions"),
+    [
+        ("small", 64, 128, 2, 4, 50, "0.51"),
+        ("medium", 128, 256, 4, 8, 100, "3.40"),
+        ("large", 256, 512, 6, 8, 200, "19.49"),
+    ],
+)
+def test_behrt_presets_in_the_plain_composition_have_the_counts_known_of_it(
+    size, table, width, layers, heads, places, millions
+):
+    """Of an encoder with learned tables (ages in 22 bins, 512 visits, places), GELU four times as
+    wide, and biases: 0.51M, 3.40M and 19.5M at vocabulary 1000."""
+    config = architecture(BehrtModelConfig(size=size, mlp="gelu", intermediate=4 * width), 1000)
+    assert (config.embedding_size, config.hidden_size) == (table, width)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (layers, heads)
+    config.update({"age": "months", "time": "none", "static": False, "segment": False})
+    config.update({"max_age_months": 21, "max_visits": 511, "vocab_size": 1000, "bias": True})
+    with torch.device("meta"):
+        model = BehrtModel(config)
+    block = 12 * width**2 + 13 * width
+    tables = (1000 + 22 + 512) * table + 2 * table + (table + 1) * width
+    assert model.num_parameters() == tables + layers * block + 2 * width
+    assert f"{(model.num_parameters() + places * table) / 1e6:.2f}" == millions
 
 
 def test_original_behrt_is_reachable():

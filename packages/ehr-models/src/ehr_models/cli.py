@@ -45,6 +45,7 @@ def list_command(vocab_size: int) -> None:
                 {
                     "name": f"{kind.name}-{name}",
                     "objective": kind.pretraining,
+                    "embedding": size.embedding or size.hidden,
                     "hidden": size.hidden,
                     "layers": size.layers,
                     "heads": size.heads,

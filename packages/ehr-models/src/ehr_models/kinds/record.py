@@ -23,6 +23,8 @@ class Size(NamedTuple):
     heads: int
     intermediate: int
     max_positions: int
+    embedding: int | None = None
+    """Width of the code table where it is not `hidden`, for kinds that can have it so."""
 
 
 def one_of(sizes: Mapping[str, Size]) -> AfterValidator:
@@ -94,5 +96,5 @@ class Kind:
 def size_of(kind: Kind, config: Any) -> Size:  # noqa: ANN401 -- the kind's own config
     """The numbers of a config's size, with its overrides."""
     size = kind.sizes[config.size]
-    given = {name: getattr(config, name) for name in Size._fields}
+    given = {name: getattr(config, name, None) for name in Size._fields}
     return size._replace(**{name: value for name, value in given.items() if value is not None})

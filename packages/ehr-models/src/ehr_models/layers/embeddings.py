@@ -16,6 +16,7 @@ from transformers import initialization
 DAYS_PER_YEAR = 365.25
 ORIGIN_US = 1_577_836_800_000_000
 """2020-01-01T00:00: zero of the absolute time."""
+DAYS_1900_TO_2020 = 43_829
 DAY_US = 86_400_000_000
 STATIC = torch.iinfo(torch.int64).min
 """The `time` of a token that is always known."""
@@ -63,6 +64,18 @@ class Time2Vec(nn.Module):
         initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
 
 
+class Months(nn.Embedding):
+    """A learned table of months; what lies outside shares its first and last row."""
+
+    def __init__(self, months: int, width: int) -> None:
+        super().__init__(months + 1, width)
+
+    def forward(self, days: Tensor) -> Tensor:
+        """Days [...] to [..., D]."""
+        month = (days * 12 / DAYS_PER_YEAR).long()
+        return super().forward(month.clamp(0, self.num_embeddings - 1))
+
+
 def days_since_2020(time: Tensor) -> Tensor:
     """Microseconds since 1970 as int64 to days since 2020-01-01 as float64.
 
@@ -79,7 +92,7 @@ def days_since_2020(time: Tensor) -> Tensor:
 def sinusoid(ordinal: Tensor, width: int) -> Tensor:
     """The fixed encoding of Vaswani et al. 2017, [...] to [..., D], sines and cosines interleaved.
 
-    Computed, not stored: no initialiser can overwrite it and no checkpoint can lose it.
+    Of ordinals, or of days, where its waves last from 6.3 days to some 170 years. Computed, not stored: no initialiser can overwrite it and no checkpoint can lose it.
     """
     exponent = torch.arange(0, width, 2, device=ordinal.device, dtype=torch.float32) / width
     angle = ordinal[..., None] * 10_000.0**-exponent

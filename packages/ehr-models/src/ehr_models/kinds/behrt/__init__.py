@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from ehr_models.kinds.record import ArchitectureConfig, Kind, Size, one_of
@@ -9,9 +10,9 @@ from ehr_tracking.config import STRICT
 
 SIZES = {
     "tiny": Size(64, 2, 4, 192, 2048),
-    "small": Size(128, 2, 4, 384, 2048),
-    "medium": Size(256, 4, 8, 704, 2048),
-    "large": Size(512, 6, 8, 1408, 2048),
+    "small": Size(128, 2, 4, 384, 2048, embedding=64),
+    "medium": Size(256, 4, 8, 704, 2048, embedding=128),
+    "large": Size(512, 6, 8, 1408, 2048, embedding=256),
     "original": Size(288, 6, 12, 512, 512),
 }
 """SwiGLU holds about 8/3 of the width inside the MLP."""
@@ -23,8 +24,10 @@ class BehrtModelConfig(ArchitectureConfig):
 
     kind: Literal["behrt"] = "behrt"
     size: Annotated[str, one_of(SIZES)] = "small"
-    age: Literal["time2vec", "months", "none"] | None = None
-    time: Literal["time2vec", "none"] | None = None
+    embedding: PositiveInt | None = None
+    """Width of the embeddings; below `hidden` a linear map follows."""
+    age: Literal["time2vec", "sinusoid", "months", "none"] | None = None
+    time: Literal["time2vec", "sinusoid", "months", "none"] | None = None
     static: bool | None = None
     """A learned vector of static tokens in place of age and time; all but `original` have it."""
     position: Literal["rope", "sinusoid", "learned", "none"] | None = None
@@ -52,7 +55,7 @@ BEHRT = Kind(
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
     files=(
         "ehr_models.kinds.behrt.model",
-        "ehr_models.kinds.behrt.blocks",
+        "ehr_models.layers.encoder",
         "ehr_models.layers.embeddings",
     ),
 )

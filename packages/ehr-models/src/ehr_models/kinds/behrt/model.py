@@ -1,12 +1,12 @@
 """BEHRT: a bidirectional encoder over a subject's codes, with age, time, visit and segment.
 
-This file is copied beside checkpoints as their remote code, with `blocks.py` and
+This file is copied beside checkpoints as their remote code, with `layers/encoder.py` and
 `layers/embeddings.py`: they need torch and transformers only.
 
 Sources: Li et al. 2020, BEHRT, Sci Rep 10:7155 (the model); Odgaard et al. 2024, CORE-BEHRT (the
 ablation behind the defaults); Shazeer 2020, SwiGLU.
 
-B batch, L length, D width, H heads, V vocabulary. A packed batch is B = 1, L = T.
+B batch, L length, D width, E width of the embeddings, V vocabulary. A packed batch is B = 1, L = T.
 """
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
@@ -15,21 +15,21 @@ import math
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
-from ehr_models.kinds.behrt.blocks import BehrtLayer
 from ehr_models.layers.embeddings import (
-    DAYS_PER_YEAR,
+    DAYS_1900_TO_2020,
     STATIC,
+    Months,
     Time2Vec,
     days_since_2020,
     rotary,
     sinusoid,
 )
+from ehr_models.layers.encoder import EncoderLayer, TokenHead, masked_loss, table_width
 
 
 class BehrtConfig(PreTrainedConfig):
@@ -42,13 +42,17 @@ class BehrtConfig(PreTrainedConfig):
     true_vocab_size: int | None = None
     """How many of these are codes, where the rest only pads."""
     hidden_size: int = 128
+    embedding_size: int | None = None
+    """Width of the embeddings, where it is not that of the model: a linear map takes them there."""
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
     intermediate_size: int = 384
     max_position_embeddings: int = 2048
     """Longest sequence that shall be fed; nothing is sized by it."""
-    age: Literal["time2vec", "months", "none"] = "time2vec"
-    time: Literal["time2vec", "none"] = "time2vec"
+    age: Literal["time2vec", "sinusoid", "months", "none"] = "time2vec"
+    """`months` is a learned table, a row a month."""
+    time: Literal["time2vec", "sinusoid", "months", "none"] = "time2vec"
+    """Absolute; `months` are counted from 1900."""
     static: bool = True
     """Static tokens (sex, race) get a learned vector in place of age and time; without it they look
     like birth and 2020-01-01."""
@@ -60,6 +64,7 @@ class BehrtConfig(PreTrainedConfig):
     max_visits: int = 512
     """Ordinals above share the last row."""
     max_age_months: int = 1440
+    max_time_months: int = 4800
     time_features: int = 64
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     norm: Literal["pre", "post"] = "pre"
@@ -76,21 +81,20 @@ class BehrtConfig(PreTrainedConfig):
 
 
 class BehrtEmbeddings(nn.Module):
-    """Sum of code, age, time, position, visit and segment embeddings; LayerNorm; dropout."""
+    """Sum of code, age, time, position, visit and segment embeddings; LayerNorm; dropout.
+
+    Where they are not as wide as the model, a linear map follows.
+    """
 
     def __init__(self, config: BehrtConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.hidden_size
-        self.code = nn.Embedding(config.vocab_size, width)
-        if config.age != "none":
-            self.age = (
-                Time2Vec(config.time_features, width)
-                if config.age == "time2vec"
-                else nn.Embedding(config.max_age_months + 1, width)
-            )
-        if config.time == "time2vec":
-            self.time = Time2Vec(config.time_features, width)
+        width = table_width(config)
+        self.code = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        if config.age in ("time2vec", "months"):
+            self.age = _when(config, config.age, config.max_age_months)
+        if config.time in ("time2vec", "months"):
+            self.time = _when(config, config.time, config.max_time_months)
         self.when = config.age != "none" or config.time != "none"
         if self.when and config.static:
             self.static = nn.Parameter(torch.empty(width))
@@ -102,29 +106,36 @@ class BehrtEmbeddings(nn.Module):
             self.segment = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
+        if width != config.hidden_size:
+            self.projection = nn.Linear(width, config.hidden_size)
 
     def forward(self, code: Tensor, inputs: dict[str, Tensor | None]) -> Tensor:
-        """Code embeddings [B, L, D] and `age`, `time`, `visit`, `segment` [B, L] to states."""
+        """Code embeddings [B, L, E] and `age`, `time`, `visit`, `segment` [B, L] to states [B, L, D]."""
         config, total = self.config, code
         if self.when:
-            total = total + self._when(inputs)
+            total = total + self._when(inputs, total)
         if config.visit or config.position in ("sinusoid", "learned"):
             visit = _given(inputs, "visit").clamp(0, config.max_visits)
             total = total + self._visits(visit, total)
         if config.segment:
             total = total + self.segment(_given(inputs, "segment"))
         states: Tensor = self.dropout(self.norm(total))
+        if hasattr(self, "projection"):
+            states = self.projection(states)
         return states
 
-    def _when(self, inputs: dict[str, Tensor | None]) -> Tensor:
-        """Age plus time [B, L, D]; of static tokens their own vector."""
+    def _when(self, inputs: dict[str, Tensor | None], like: Tensor) -> Tensor:
+        """Age plus time [B, L, E]; of static tokens their own vector."""
         config, parts = self.config, []
-        if config.age == "time2vec":
+        if config.age == "sinusoid":
+            parts.append(self._waves(_given(inputs, "age"), like))
+        elif config.age != "none":
             parts.append(self.age(_given(inputs, "age")))
-        elif config.age == "months":
-            months = (_given(inputs, "age") * 12 / DAYS_PER_YEAR).long()
-            parts.append(self.age(months.clamp(0, config.max_age_months)))
-        if config.time == "time2vec":
+        if config.time == "sinusoid":
+            parts.append(self._waves(days_since_2020(_given(inputs, "time")), like))
+        elif config.time == "months":
+            parts.append(self.time(days_since_2020(_given(inputs, "time")) + DAYS_1900_TO_2020))
+        elif config.time != "none":
             parts.append(self.time(days_since_2020(_given(inputs, "time"))))
         total: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if not config.static:
@@ -132,15 +143,25 @@ class BehrtEmbeddings(nn.Module):
         static = (_given(inputs, "time") == STATIC)[..., None]
         return torch.where(static, self.static.to(total.dtype), total)
 
+    def _waves(self, at: Tensor, like: Tensor) -> Tensor:
+        """A sinusoid as large as its fellow summands, not 35 times that."""
+        scale = self.config.initializer_range * math.sqrt(2)
+        return scale * sinusoid(at, table_width(self.config)).to(like.dtype)
+
     def _visits(self, visit: Tensor, like: Tensor) -> Tensor | float:
         config = self.config
         total: Tensor | float = self.visit(visit) if config.visit else 0.0
         if config.position == "learned":
             total = total + self.position(visit)
-        elif config.position == "sinusoid":  # as large as its fellow summands, not 35 times that
-            scale = config.initializer_range * math.sqrt(2)
-            total = total + scale * sinusoid(visit, config.hidden_size).to(like.dtype)
+        elif config.position == "sinusoid":
+            total = total + self._waves(visit, like)
         return total
+
+
+def _when(config: BehrtConfig, how: str, months: int) -> nn.Module:
+    """From days [...] to [..., E]."""
+    width = table_width(config)
+    return Time2Vec(config.time_features, width) if how == "time2vec" else Months(months, width)
 
 
 def _given(inputs: dict[str, Tensor | None], name: str) -> Tensor:
@@ -160,7 +181,7 @@ class BehrtPreTrainedModel(PreTrainedModel):
     config_class = BehrtConfig
     base_model_prefix = "behrt"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["BehrtLayer"]  # noqa: RUF012 -- transformers' own form
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012 -- transformers' own form
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -181,7 +202,7 @@ class BehrtModel(BehrtPreTrainedModel):
     def __init__(self, config: BehrtConfig) -> None:
         super().__init__(config)
         self.embeddings = BehrtEmbeddings(config)
-        self.layers = nn.ModuleList(BehrtLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         pre = config.norm == "pre"
         width = config.hidden_size
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if pre else nn.Identity()
@@ -218,7 +239,7 @@ class BehrtModel(BehrtPreTrainedModel):
             time: int64 microseconds since 1970; the least int64 for static tokens.
             visit: Ordinal of the visit, 0 outside any.
             segment: 0 or 1, flipping with each visit.
-            inputs_embeds: [B, L, D] in place of `input_ids`.
+            inputs_embeds: [B, L, E] in place of `input_ids`.
             **kwargs: Handed to the attention function.
 
         Raises:
@@ -244,21 +265,6 @@ class BehrtModel(BehrtPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(x))
 
 
-class BehrtHead(nn.Module):
-    """From states to logits over codes."""
-
-    def __init__(self, config: BehrtConfig) -> None:
-        super().__init__()
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [..., V]."""
-        logits: Tensor = self.decoder(self.norm(F.gelu(self.transform(hidden))))
-        return logits
-
-
 class BehrtForMaskedLM(BehrtPreTrainedModel):
     """The encoder with a tied decoder over codes."""
 
@@ -268,7 +274,7 @@ class BehrtForMaskedLM(BehrtPreTrainedModel):
         super().__init__(config)
         self.behrt = BehrtModel(config)
         # a module of its own: a `norm` here would be taken for the encoder's when loading
-        self.head = BehrtHead(config)
+        self.head = TokenHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -285,16 +291,9 @@ class BehrtForMaskedLM(BehrtPreTrainedModel):
         labels: Tensor | None = None,
         **inputs: Any,  # noqa: ANN401 -- those of `BehrtModel`
     ) -> MaskedLMOutput:
-        """Logits [B, L, V]; with labels (-100 where there is none) their mean cross-entropy.
-
-        That runs over the true vocabulary: columns that only pad the embedding are no codes.
-        """
+        """Logits [B, L, V]; with labels (-100 where there is none) their mean cross-entropy."""
         logits = self.head(self.behrt(input_ids=input_ids, **inputs).last_hidden_state)
-        loss = None
-        if labels is not None:
-            true = logits[..., : self.config.true_vocab_size or self.config.vocab_size]
-            loss = F.cross_entropy(true.flatten(0, -2), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        return MaskedLMOutput(loss=masked_loss(self.config, logits, labels), logits=logits)
 
 
 BACKBONE, TOKEN = BehrtModel, BehrtForMaskedLM
@@ -336,6 +335,7 @@ def architecture(config: Any, size: Any, common: dict[str, Any]) -> BehrtConfig:
             choices[name] = getattr(config, name)
     return BehrtConfig(
         hidden_size=size.hidden,
+        embedding_size=size.embedding,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         intermediate_size=size.intermediate,

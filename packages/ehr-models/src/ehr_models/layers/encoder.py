@@ -1,6 +1,14 @@
-"""The layers of BEHRT; copied beside checkpoints with `model.py`.
+"""What the encoders of our own have in common: layers, and the head over tokens.
 
-`config` is a `BehrtConfig`. B batch, L length, D width, H heads.
+This file is copied beside checkpoints as their remote code: it needs torch, transformers and
+`embeddings.py` only.
+
+`config` is that of the kind: `hidden_size`, `embedding_size` (the width of the code table, None for
+that of the model), `num_attention_heads`, `intermediate_size`, `mlp` (swiglu or gelu), `norm` (pre or
+post), `bias`, `dropout`, `attention_dropout`, `layer_norm_eps`. With post, gelu and bias a layer is
+that of BERT.
+
+B batch, L length, D width, E width of the code table, H heads, V vocabulary.
 """
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
@@ -31,12 +39,12 @@ def eager_attention(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-class BehrtAttention(nn.Module):
+class SelfAttention(nn.Module):
     """Bidirectional multi-head attention."""
 
     is_causal = False
 
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the kind's own
         super().__init__()
         self.config = config
         width, bias = config.hidden_size, config.bias
@@ -76,10 +84,10 @@ class BehrtAttention(nn.Module):
         return projected
 
 
-class BehrtMLP(nn.Module):
+class MLP(nn.Module):
     """SwiGLU or GELU."""
 
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the kind's own
         super().__init__()
         width, inner, bias = config.hidden_size, config.intermediate_size, config.bias
         self.gate = nn.Linear(width, inner, bias=bias) if config.mlp == "swiglu" else None
@@ -93,15 +101,15 @@ class BehrtMLP(nn.Module):
         return out
 
 
-class BehrtLayer(GradientCheckpointingLayer):
+class EncoderLayer(GradientCheckpointingLayer):
     """Attention and MLP, each with its residual; LayerNorm before or after."""
 
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- BehrtConfig
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the kind's own
         super().__init__()
         self.pre = config.norm == "pre"
-        self.attention = BehrtAttention(config)
+        self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = BehrtMLP(config)
+        self.mlp = MLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -120,3 +128,35 @@ class BehrtLayer(GradientCheckpointingLayer):
         x = self.attention_norm(x + self.dropout(self.attention(x, mask, rope, **kwargs)))
         out: Tensor = self.mlp_norm(x + self.dropout(self.mlp(x)))
         return out
+
+
+def table_width(config: Any) -> int:  # noqa: ANN401 -- the kind's own
+    """E: the width of the code table, which may be narrower than the model."""
+    return int(config.embedding_size or config.hidden_size)
+
+
+class TokenHead(nn.Module):
+    """From states to logits over codes; the decoder has the width of the code table it is tied to."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the kind's own
+        super().__init__()
+        width = table_width(config)
+        self.transform = nn.Linear(config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(width, config.vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., D] to [..., V]."""
+        logits: Tensor = self.decoder(self.norm(F.gelu(self.transform(hidden))))
+        return logits
+
+
+def masked_loss(config: Any, logits: Tensor, labels: Tensor | None) -> Tensor | None:  # noqa: ANN401 -- the kind's own
+    """Mean cross-entropy of logits [B, L, V] at labels [B, L], -100 where there is none.
+
+    It runs over the true vocabulary: columns that only pad the embedding are no codes.
+    """
+    if labels is None:
+        return None
+    true = logits[..., : config.true_vocab_size or config.vocab_size]
+    return F.cross_entropy(true.flatten(0, -2), labels.flatten())
