@@ -204,7 +204,7 @@ def test_an_outcome_is_read_as_it_was_however_its_arrays_lie_in_memory(tmp_path)
         point={"auroc": 0.5, "brier": 0.25},
         draws={"auroc": rng.random((9, 2))[:, 1], "brier": rng.random(18)[::-2]},
         probability=rng.random((7, 2))[:, 1],
-        selected='{"C": 1.0}',
+        selected='{"c": 1.0}',
         seconds=0.125,
     )
     write_outcome(tmp_path / "cells" / "a.safetensors", outcome)

@@ -319,7 +319,7 @@ def test_fits_that_did_not_converge_are_told_once_with_their_cell(tmp_path, toys
     assert capsys.readouterr().err.count(line) == 1
     text = " ".join(read(out / "report.html").text)
     assert "Fits that did not converge" in text
-    assert '{"C": 100.0}' in text
+    assert '{"c": 100.0}' in text
 
 
 def test_labels_without_features_are_refused(tmp_path, toys):

@@ -55,7 +55,7 @@ def extended(tmp_path_factory, toys):
     shutil.copytree(Path(ehr_eval.__file__).parent, package)
     text = GUIDE.read_text()
     extend(package, text[text.index("## A head") :])
-    head = {"forest": {"kind": "rf", "trees": [5, 20], "depth": [3]}}
+    head = {"close": {"kind": "knn", "neighbours": [3, 9]}}
     settings = {
         "ks": [8, -1],
         "replicates": 1,
@@ -77,13 +77,13 @@ def extended(tmp_path_factory, toys):
 def test_a_head_of_one_file_and_one_line_is_in_results_and_report(extended):
     assert verify(extended) == []
     table = pl.read_parquet(extended / "results.parquet")
-    assert table["head"].unique().to_list() == ["forest"]
+    assert table["head"].unique().to_list() == ["close"]
     best = table.filter(task="told", model="model", k=-1, replicate=-1, metric="auroc")
     assert best["value"].item() > 0.95
     selected = table.filter(pl.col("replicate") == 0)["selected"]
-    assert {json.loads(s)["trees"] for s in selected} <= {5, 20}
-    assert "model forest" in (extended / "report.html").read_text()
-    assert load_manifest(extended).config["heads"]["forest"]["kind"] == "rf"
+    assert {json.loads(s)["neighbours"] for s in selected} <= {3, 9}
+    assert "model close" in (extended / "report.html").read_text()
+    assert load_manifest(extended).config["heads"]["close"]["kind"] == "knn"
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_metric_of_one_file_and_one_line_is_in_results_and_report(extended):
     assert set(table["metric"]) == {*METRICS, "log_loss"}
     found = table.filter(task="untold", model="model", k=-1, replicate=-1, metric="log_loss")
     assert found["lower"].item() <= found["value"].item() <= found["upper"].item()
-    kept = pl.read_parquet(extended / "predictions" / "untold" / "model" / "forest.parquet")
+    kept = pl.read_parquet(extended / "predictions" / "untold" / "model" / "close.parquet")
     p = kept["predicted_boolean_probability"].to_numpy().astype(float)
     expected = log_loss(kept["boolean_value"].to_numpy(), p)
     assert found["value"].item() == pytest.approx(expected, abs=1e-4)

@@ -1,19 +1,31 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
 from scipy import sparse, special
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MaxAbsScaler
+from xgboost import XGBClassifier
 
 from ehr_eval.heads.gbm import LightGBMConfig
 from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
+from ehr_eval.heads.rf import RandomForestConfig
+from ehr_eval.heads.search import tried
 from ehr_eval.heads.select import fit_predict
+from ehr_eval.heads.xgb import XGBoostConfig
 from ehr_eval.judge.bootstrap import scores
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.ehrshot import run_ehrshot
+from ehr_tracking.errors import UserError
 
 HEADS = [
     LogisticRegressionConfig(),
     LightGBMConfig(learning_rate=(0.1, 0.5), max_depth=(3,), num_leaves=(10,)),
+    RandomForestConfig(n_estimators=(20,), max_depth=(3, 5)),
+    XGBoostConfig(learning_rate=(0.1, 0.5), max_depth=(3,), rounds=20),
 ]
 
 
@@ -38,7 +50,7 @@ def test_logistic_regression_is_scikit_learns_grid_chosen_on_tuning():
         found[c] = tuned, model.predict_proba(scaler.transform(xn))[:, 1]
     highest = max(score for score, _ in found.values())
     best = next(c for c, (score, _) in found.items() if score > highest - 1e-12)
-    assert fitted.selected == {"C": best}
+    assert fitted.selected == {"c": best}
     np.testing.assert_allclose(fitted.probability, found[best][1], atol=1e-6)
 
 
@@ -83,7 +95,7 @@ def test_fits_are_those_of_newton_cholesky_at_a_tight_tolerance(n, d, density):
     scaler = MaxAbsScaler().fit(x.astype(np.float64))
     rows, tuned = (scaler.transform(part.astype(np.float64)) for part in (x, xt))
     for found in logistic_regressions(LogisticRegressionConfig(), x, y):
-        c = found.point["C"]
+        c = found.point["c"]
         oracle = LogisticRegression(
             C=c, solver="newton-cholesky", tol=min(1e-9, 1e-5 / c / len(y)), max_iter=1000
         )
@@ -109,7 +121,7 @@ def test_the_chosen_strength_is_that_of_newton_cholesky(k):
                 C=c, solver="newton-cholesky", tol=min(1e-9, 1e-5 / c / len(y)), max_iter=1000
             )
             best[c] = roc_auc_score(yt, oracle.fit(rows, y).predict_proba(tuned)[:, 1])
-        assert found.selected["C"] == max(best, key=lambda c: round(best[c], 12))
+        assert found.selected["c"] == max(best, key=lambda c: round(best[c], 12))
 
 
 @pytest.mark.parametrize("density", [None, 0.1])
@@ -119,7 +131,7 @@ def test_where_rows_and_features_are_many_the_gradient_at_the_solution_is_zero(d
     for found in logistic_regressions(LogisticRegressionConfig(c=(1e-4, 1.0, 1e4)), x, y):
         # the weights, from what is predicted of rows with a single 1
         logit = special.logit(found.predict(np.vstack([np.zeros(1050), np.diag(scale)])))
-        weight, c = logit[1:] - logit[0], found.point["C"]
+        weight, c = logit[1:] - logit[0], found.point["c"]
         off = found.predict(x) - y
         gradient = (x.T @ off) / scale / len(y) + weight / (c * len(y))
         assert found.converged
@@ -130,7 +142,7 @@ def test_where_rows_and_features_are_many_the_gradient_at_the_solution_is_zero(d
 def test_a_limit_of_steps_ends_a_fit_and_is_told():
     (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
     found = fit_predict(LogisticRegressionConfig(c=(1e-4, 1e2), max_iter=1), (x, y), (xt, yt), xn)
-    assert {"C": 100.0} in found.unconverged
+    assert {"c": 100.0} in found.unconverged
     assert not fit_predict(
         LogisticRegressionConfig(c=(1e-4, 1e2)), (x, y), (xt, yt), xn
     ).unconverged
@@ -155,7 +167,91 @@ def test_trees_are_lightgbms_own():
     np.testing.assert_allclose(fitted.probability, expected, atol=1e-12)
 
 
+def test_forests_are_scikit_learns_own():
+    (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
+    fitted = fit_predict(
+        RandomForestConfig(n_estimators=(20,), max_depth=(5,)), (x, y), (xt, yt), xn
+    )
+    model = RandomForestClassifier(20, max_depth=5, random_state=0).fit(x, y)
+    np.testing.assert_array_equal(fitted.probability, model.predict_proba(xn)[:, 1])
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_xgboosts_trees_are_its_own_which_take_what_is_not_stored_as_missing(kind):
+    rng = np.random.default_rng(0)
+    x = kind(rng.poisson(0.4, (90, 12)).astype(np.float32))
+    y = np.arange(90) % 3 == 0
+    head = XGBoostConfig(learning_rate=(0.3,), max_depth=(3,), subsample=(0.7,), rounds=15)
+    fitted = fit_predict(head, (x, y), (x, y), x)
+    model = XGBClassifier(
+        n_estimators=15,
+        learning_rate=0.3,
+        max_depth=3,
+        subsample=0.7,
+        min_child_weight=1e-3,
+        tree_method="hist",
+        n_jobs=1,
+        random_state=0,
+    ).fit(x, y)
+    np.testing.assert_allclose(fitted.probability, model.predict_proba(x)[:, 1], atol=1e-12)
+
+
 @pytest.mark.parametrize("head", HEADS, ids=lambda h: h.kind)
+def test_optuna_looks_between_the_ends_of_the_lists_and_finds_the_same_each_time(head):
+    (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
+    searching = replace(head, trials=4)
+    first, second = (fit_predict(searching, (x, y), (xt, yt), xn) for _ in range(2))
+    assert first.selected == second.selected
+    np.testing.assert_array_equal(first.probability, second.probability)
+    for name, value in first.selected.items():
+        values = getattr(head, name)
+        assert min(values) <= value <= max(values)
+    # what was chosen is the fit at that very point
+    alone = replace(head, **{name: (value,) for name, value in first.selected.items()})
+    np.testing.assert_array_equal(fit_predict(alone, (x, y), (xt, yt), xn)[0], first.probability)
+
+
+def test_a_search_keeps_the_trial_of_the_best_tuning_auroc():
+    (x, y), (xt, yt) = data(seed=0), data(seed=1)
+    tried_points = {}
+    config = LogisticRegressionConfig(c=(1e-6, 1e4), trials=8)
+
+    def score(fit):
+        tried_points[fit.point["c"]] = roc_auc_score(yt, fit.predict(xt))
+        return tried_points[fit.point["c"]]
+
+    assert len(list(tried(config, (x, y), score))) == len(tried_points) == 8  # none at an end twice
+    kept = fit_predict(config, (x, y), (xt, yt), xt)
+    assert tried_points[kept.selected["c"]] == max(tried_points.values())
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda h: h.kind)
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_a_refit_is_the_chosen_point_fitted_on_train_and_tuning(head, kind):
+    (x, y), (xt, yt), (xn, _) = data(seed=0), data(seed=1), data(seed=2)
+    x, xt, xn = kind(x), kind(xt), kind(xn)
+    found = fit_predict(replace(head, refit=True), (x, y), (xt, yt), xn)
+    chosen = fit_predict(head, (x, y), (xt, yt), xn)
+    assert found.selected == chosen.selected
+    both = (sparse.vstack if sparse.issparse(x) else np.vstack)([x, xt])
+    alone = replace(head, **{name: (value,) for name, value in chosen.selected.items()})
+    expected = fit_predict(alone, (kind(both), np.r_[y, yt]), (xt, yt), xn)
+    np.testing.assert_array_equal(found.probability, expected.probability)
+    assert (found.probability != chosen.probability).any()
+
+
+@pytest.mark.parametrize("setting", [XGBoostConfig(), LogisticRegressionConfig(trials=3)])
+def test_an_extra_that_is_not_installed_is_one_line_before_anything_is_read(
+    setting, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("ehr_eval.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"not installed: pip install 'ehr-eval\[(xgboost|optuna)\]'"
+    ):
+        run_ehrshot(tmp_path, {}, tmp_path / "out", EhrshotConfig(heads={"h": setting}))
+
+
+@pytest.mark.parametrize("head", HEADS[:3], ids=lambda h: h.kind)
 def test_sparse_and_dense_features_give_the_same(head):
     rng = np.random.default_rng(0)
     x = rng.poisson(0.3, (90, 30)).astype(np.float32)

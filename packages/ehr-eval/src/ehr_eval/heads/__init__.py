@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ehr_eval.extras import require
 from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.gbm import LightGBMConfig, boosted_trees
 from ehr_eval.heads.grid import Fit, HeadConfig, Labels
 from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
+from ehr_eval.heads.rf import RandomForestConfig, random_forests
+from ehr_eval.heads.xgb import XGBoostConfig, xgboost_trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,19 @@ class Head:
     config: type[HeadConfig]
     fits: Callable[[Any, Matrix, Labels], Iterator[Fit]]
     """(config, features, labels) -> a fit for each point of the grid, one after the other."""
+    needs: str | None = None
+    """A module that is an extra of this package."""
+
+    def require(self, config: HeadConfig) -> None:
+        """Raise where what a config asks for is not installed.
+
+        Raises:
+            UserError: With the extra to install.
+        """
+        if self.needs:
+            require(self.needs, f"head {self.name}")
+        if config.trials is not None:
+            require("optuna", "`trials` of a head")
 
 
 HEADS: Mapping[str, Head] = MappingProxyType(
@@ -28,6 +44,8 @@ HEADS: Mapping[str, Head] = MappingProxyType(
         for head in (
             Head("lr", LogisticRegressionConfig, logistic_regressions),
             Head("gbm", LightGBMConfig, boosted_trees),
+            Head("rf", RandomForestConfig, random_forests),
+            Head("xgb", XGBoostConfig, xgboost_trees, needs="xgboost"),
         )
     }
 )

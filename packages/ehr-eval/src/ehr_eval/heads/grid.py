@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from scipy import sparse
 
@@ -28,13 +29,17 @@ class HeadConfig:
 
     kind: str = ""
     """Name in the table of heads."""
+    trials: PositiveInt | None = None
+    """Points that Optuna tries between the least and the greatest of each list; null: the grid."""
+    refit: bool = False
+    """Fit the point that was chosen once more, on the training and the tuning rows together."""
 
 
 class Fit(NamedTuple):
     """A head fitted at one point of its grid."""
 
     point: dict[str, float]
-    """The settings that were varied."""
+    """The settings that were varied: fields of the config."""
     predict: Callable[[Matrix], Floats]
     """[m, d] of new rows -> [m] probabilities of the positive class."""
     converged: bool = True

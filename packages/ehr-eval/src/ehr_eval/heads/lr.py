@@ -59,7 +59,7 @@ def logistic_regressions(config: LogisticRegressionConfig, x: Matrix, y: Labels)
         def predict(new: Matrix, weight: Floats = weight, bias: float = bias) -> Floats:
             return np.asarray(expit(new @ weight + bias), np.float64)
 
-        yield Fit({"C": c}, predict, found.converged)
+        yield Fit({"c": c}, predict, found.converged)
 
 
 def _own_coordinates(x: Matrix) -> tuple[Matrix, Callable[[Floats], Floats]]:

@@ -1,16 +1,17 @@
 """Fit a head on the shots, choose a point of its grid on the tuning shots, predict.
 
 Every point is fitted on the training shots alone; the one with the best tuning AUROC is kept (the
-first of equals, in the grid's order).
+first of equals, in the order in which they were tried), and fitted anew on both where that is asked.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from ehr_eval.features.mapped import Matrix
-from ehr_eval.heads import HEADS
-from ehr_eval.heads.grid import HeadConfig, Labels
+from ehr_eval.heads.grid import Fit, HeadConfig, Labels
+from ehr_eval.heads.search import fit_at, tried
 from ehr_eval.judge.bootstrap import scores
 from ehr_eval.judge.metrics.ranked import Floats
 
@@ -41,11 +42,26 @@ def fit_predict(
         new: Features to predict for.
     """
     x_tuning, y_tuning = tuning
+
+    def score(fit: Fit) -> float:
+        return float(scores(y_tuning, fit.predict(x_tuning), metrics=("auroc",))["auroc"][0])
+
     best, unconverged = -np.inf, []
-    for fit in HEADS[config.kind].fits(config, *train):
-        score = scores(y_tuning, fit.predict(x_tuning), metrics=("auroc",))["auroc"][0]
-        if score > best:
-            best, chosen = score, fit
+    for fit, value in tried(config, train, score):
+        if value > best:
+            best, chosen = value, fit
         if not fit.converged:
             unconverged.append(fit.point)
+    if config.refit:
+        chosen = fit_at(config, chosen.point, *_together(train, tuning))
+        if not chosen.converged:
+            unconverged.append(chosen.point)
     return Fitted(chosen.predict(new), chosen.point, tuple(unconverged))
+
+
+def _together(*parts: tuple[Matrix, Labels]) -> tuple[Matrix, Labels]:
+    """The rows of one after those of the other."""
+    xs, ys = zip(*parts, strict=True)
+    if any(sparse.issparse(x) for x in xs):
+        return sparse.vstack(xs, format="csr"), np.concatenate(ys)
+    return np.concatenate(xs), np.concatenate(ys)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ehr_eval.frames import PRODUCER, tell_tasks
+from ehr_eval.heads import HEADS
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
@@ -68,12 +69,15 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     Raises:
         ContractError: If an input is not what it should be, or features or predictions lack a label.
         ConfigError: If the config names an unknown task.
-        UserError: If `out` exists, a name cannot be a file name, or delays of features differ.
+        UserError: If `out` exists, a name cannot be a file name, delays of features differ, or a head
+            needs what is not installed.
         UnfinishedError: If a cell fails; the others that are done are kept.
     """
     labels, out = Path(labels), Path(out)
     shots = None if shots is None else Path(shots)
     config = config or EhrshotConfig()
+    for head in config.heads.values():
+        HEADS[head.kind].require(head)
     named, given = _paths(features), _paths(predictions or {})
     known = None if risks is None else Path(risks)
     read = [labels, *named.values(), *given.values(), *([known] if known else [])]
