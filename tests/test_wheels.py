@@ -62,6 +62,7 @@ import torch
 from ehr_models.data.batch import pack
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.describe import count_parameters
+from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify, pool
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds import KINDS
@@ -78,7 +79,8 @@ batch = pack(train, newest(train, range(3), lengths, 64))
 states = hidden_states(model, batch)
 assert token_logits(model, states[:2]).shape == (2, data.vocab_size)
 assert pool(states, batch.cu_seqlens, "mean").shape == (3, 64)
-assert classify(build_classifier(model, 1, "mean"), batch).shape == (3, 1)
+head = build_classifier(model, 1, PooledConfig(), problem="binary")
+assert classify(head, batch).shape == (3, 1)
 assert "behrt" in KINDS
 assert count_parameters(BehrtModelConfig(size="tiny"), 100)
 """,

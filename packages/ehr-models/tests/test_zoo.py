@@ -15,8 +15,9 @@ from ehr_models.config import any_of
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, open_tokens
 from ehr_models.describe import count_parameters
+from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify, pool
-from ehr_models.heads.pooling import POOLINGS
+from ehr_models.heads.pooling import FREE
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds import KINDS
 from ehr_models.layers.embeddings import ORIGIN_US
@@ -130,7 +131,7 @@ def test_any_kind_may_be_isolated_by_padding(kind_name, make_model, batch, monke
 
 def test_every_weight_learns(kind_name, make_model, batch):
     model = make_model(kind_name)
-    for one in (model, build_classifier(model, 1, "mean")):
+    for one in (model, build_classifier(model, 1, PooledConfig(), problem="binary")):
         one.zero_grad()
         states = hidden_states(one, batch)
         out = classify(one, batch) if one is not model else token_logits(model, states)
@@ -252,12 +253,14 @@ def test_token_logits_are_those_of_the_whole_model(model, records, spans, inputs
     assert (whole[rows, :90] - ours).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", FREE)
 def test_classifiers_agree_packed_padded_and_alone(
     kind_name, make_model, records, spans, batch, padded, pooling
 ):
     torch.manual_seed(5)
-    classifier = build_classifier(make_model(kind_name), 3, pooling)
+    classifier = build_classifier(
+        make_model(kind_name), 3, PooledConfig(pooling=pooling), problem="multiclass"
+    )
     with torch.no_grad():
         together = classify(classifier, batch)
         alone = torch.cat([classify(classifier, pack(records, s)) for s in spans])
@@ -279,7 +282,9 @@ def test_classifiers_agree_packed_padded_and_alone(
 
 def test_a_classifier_copies_the_backbone(kind_name, make_model, batch):
     model = make_model(kind_name)
-    classifier = build_classifier(model, 1, "last", dropout=0.1)
+    classifier = build_classifier(
+        model, 1, PooledConfig(pooling="last", dropout=0.1), problem="binary"
+    )
     assert classifier.config.classifier_dropout == 0.1
     with torch.no_grad():
         before = hidden_states(model, batch)
@@ -315,7 +320,7 @@ def answers(model, batch):
 @pytest.mark.parametrize("head", ["token", "pooled"])
 def test_round_trip_to_the_last_bit(model, batch, tokens_dir, tmp_path, head):
     if head == "pooled":
-        model = build_classifier(model, 3, "max")
+        model = build_classifier(model, 3, PooledConfig(pooling="max"), problem="multiclass")
     directory = save(tmp_path / "c", model, tokens_dir)
     assert verify(directory) == []
     loaded = load_checkpoint(directory, head=head)
@@ -340,7 +345,7 @@ def test_the_same_model_gives_the_same_bytes(kind_name, make_model, tokens_dir, 
 def test_no_code_of_a_directory_is_run_on_loading(kind_name, make_model, tokens_dir, tmp_path):
     """Not even where its files are sealed and name classes."""
     model = make_model(kind_name)
-    for one in (model, build_classifier(model, 1, "mean")):
+    for one in (model, build_classifier(model, 1, PooledConfig(), problem="binary")):
         directory = tmp_path / type(one).__name__
         directory.mkdir()
         save(directory, one, tokens_dir)
@@ -395,7 +400,7 @@ def test_checkpoints_load_where_no_package_of_ours_is(
     plan, expected = {}, {}
     for name in every_name:
         model = make_model(name)
-        classifier = build_classifier(model, 3, "max")
+        classifier = build_classifier(model, 3, PooledConfig(pooling="max"), problem="multiclass")
         auto = TOKEN_CLASSES[kind_of(model).pretraining].__name__
         states = hidden_states(model, batch).detach()
         with torch.no_grad():

@@ -14,6 +14,7 @@ from ehr_models.data.batch import pack
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import newest
+from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.kinds.bert import BertModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
@@ -238,7 +239,9 @@ def test_a_frozen_backbone_stays_as_it_was(task, tmp_path):
     after = load_checkpoint(run).model
     for name, value in after.base_model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    head = build_classifier(load_checkpoint(base).model, 1, "max")
+    head = build_classifier(
+        load_checkpoint(base).model, 1, PooledConfig(pooling="max"), problem="binary"
+    )
     assert not torch.equal(after.classifier.weight, head.classifier.weight)
     figures = plan(tokens, config, init=base, labels=labels)
     assert figures["trained"] == TINY["hidden"] + 1

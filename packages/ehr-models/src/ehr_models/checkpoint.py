@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ehr_models import __version__
 from ehr_models.data.tokens import TokenSet
-from ehr_models.heads import pooling
+from ehr_models.heads import losses, modeling, pooling
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import HeadName, Kind
 from ehr_models.layers.attention import NAME
@@ -31,6 +31,11 @@ from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, s
 
 VOCABULARY = ("vocab.parquet", "tokenizer.json")
 TRAINING_STATE = "training_state"
+POOLED_CLASSES = {
+    "AutoModelForSequenceClassification": modeling.PooledForSequenceClassification,
+    "AutoModelForPreTraining": modeling.PooledForPreTraining,
+}
+"""What transformers calls a model with a pooled head, and one with that beside the head over tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class LoadedCheckpoint:
     """In evaluation mode, with packed attention."""
     kind: Kind
     head: HeadName
-    """Over tokens, or over pooled states."""
+    """Over tokens, over pooled states, or both."""
     vocab_size: int
     """Rows of the vocabulary it was trained with."""
     vocab_sha256: str
@@ -118,9 +123,9 @@ def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
         if not name.startswith(f"{TRAINING_STATE}/"):
             check_file(directory, manifest, name)
     kind, found = _which(directory / "config.json")
-    if head not in (None, found):
+    if head is not None and head != found:
         raise ContractError(
-            f"{directory} holds a model with a {found} head, not with a {head} head"
+            f"{directory} holds a model with {_named(found)}, not with {_named(head)}"
         )
     cls = model_class(kind, found)
     config = AutoConfig.from_pretrained(directory)
@@ -139,6 +144,10 @@ def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
         manifest=manifest,
         source=source(directory),
     )
+
+
+def _named(head: HeadName) -> str:
+    return "both heads" if head == "both" else f"a {head} head"
 
 
 def _which(path: Path) -> tuple[Kind, HeadName]:
@@ -205,13 +214,15 @@ def _own_code(model: PreTrainedModel) -> tuple[dict[str, str], dict[str, str]]:
         names = {"AutoConfig": config, "AutoModel": half.BACKBONE.__name__}
         names[token] = half.TOKEN.__name__
         classes = {auto: f"{kind.name}.{name}" for auto, name in names.items()}
-    if kind.files or isinstance(model, pooling.PooledForSequenceClassification):
-        cls = pooling.PooledForSequenceClassification.__name__
-        classes["AutoModelForSequenceClassification"] = f"pooling.{cls}"
+    if kind.files or isinstance(model, modeling.PooledPreTrainedModel):
+        for module in (modeling, pooling, losses):
+            files[f"{module.__name__.rpartition('.')[2]}.py"] = _flat(_text(module))
         # transformers takes a class for one configuration only
         origin = f".{kind.name}" if kind.files else "transformers"
-        binding = f"\n\nfrom {origin} import {config}\n\n{cls}.config_class = {config}\n"
-        files["pooling.py"] = _text(pooling) + binding
+        files["modeling.py"] += f"\n\nfrom {origin} import {config}\n"
+        for auto, cls in POOLED_CLASSES.items():
+            classes[auto] = f"modeling.{cls.__name__}"
+            files["modeling.py"] += f"\n{cls.__name__}.config_class = {config}\n"
     return files, classes
 
 

@@ -2,6 +2,7 @@
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
+from copy import deepcopy
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from ehr_models.config import ModelConfig
-from ehr_models.heads.pooling import PooledForSequenceClassification
+from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import HeadName, Kind, Size, size_of
 from ehr_models.layers.attention import NAME
@@ -54,7 +55,9 @@ def torch_half(kind: Kind) -> TorchHalf:
 
 def model_class(kind: Kind, head: HeadName) -> type[PreTrainedModel]:
     """The class of a kind with a head."""
-    return torch_half(kind).TOKEN if head == "token" else PooledForSequenceClassification
+    if head == "token":
+        return torch_half(kind).TOKEN
+    return PooledForPreTraining if head == "both" else PooledForSequenceClassification
 
 
 def build(config: ModelConfig, vocab_size: int, head: HeadName = "token") -> PreTrainedModel:
@@ -63,16 +66,29 @@ def build(config: ModelConfig, vocab_size: int, head: HeadName = "token") -> Pre
     Args:
         config: Kind, size and overrides.
         vocab_size: Rows of `vocab.parquet`; embeddings get a multiple of 64.
-        head: Over tokens, or over pooled states.
+        head: Over tokens, over pooled states, or both.
 
     Raises:
         ConfigError: If sizes do not fit together.
     """
-    model: PreTrainedModel = model_class(KINDS[config.kind], head)._from_config(
-        architecture(config, vocab_size), attn_implementation=NAME
+    return _new(architecture(config, vocab_size), head)
+
+
+def without_pooled(model: PreTrainedModel) -> PreTrainedModel:
+    """A model with both heads as one with that over tokens alone; its weights are copied."""
+    alone = _new(deepcopy(model.config), "token")
+    names = alone.state_dict().keys()
+    alone.load_state_dict({n: v for n, v in model.state_dict().items() if n in names})
+    alone.train(model.training)
+    return alone
+
+
+def _new(config: PreTrainedConfig, head: HeadName) -> PreTrainedModel:
+    model: PreTrainedModel = model_class(KINDS[config.model_type], head)._from_config(
+        config, attn_implementation=NAME
     )
     if model.can_generate():  # rows that only pad the embedding are no tokens
-        padding = list(range(vocab_size, model.config.vocab_size))
+        padding = list(range(model.config.true_vocab_size, model.config.vocab_size))
         model.generation_config.suppress_tokens = padding or None
     return model
 

@@ -1,37 +1,33 @@
-"""Classification over pooled hidden states, for any architecture.
+"""From the states of each subject to one.
 
 This file is copied beside checkpoints as their remote code: it needs torch and transformers only.
 
-S spans (subjects) of T tokens in all, D width, C classes.
+S spans (subjects) of T tokens in all, D width, H width of a recurrent state.
 """
-# transformers leaves some methods untyped
+# torch leaves some functions untyped
 # mypy: allow-untyped-calls
 
-import sys
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from torch.nn.utils.rnn import pack_sequence
 
-POOLINGS = ("last", "mean", "max", "cls")
+FREE = ("last", "mean", "max", "sum", "cls")
+"""Poolings without parameters."""
 CLS = 2
 """Row of [CLS] in every vocabulary."""
 
 
 def pool(hidden: Tensor, cu_seqlens: Tensor, how: str, input_ids: Tensor | None = None) -> Tensor:
-    """One vector a span.
+    """One vector a span, by a pooling without parameters.
 
     Args:
         hidden: [T, D] packed states.
         cu_seqlens: [S + 1] where each span begins and the last ends; no span is empty.
-        how: `last` token, `mean` or `max` over tokens, or the leading [CLS].
+        how: `last` token, `mean`, `max` or `sum` over tokens, or the leading [CLS].
         input_ids: [T], needed for `cls`.
 
     Returns:
-        [S, D] in the dtype of `hidden`; means are taken in float32.
+        [S, D] in the dtype of `hidden`; sums are taken in float32.
 
     Raises:
         ValueError: For `cls` where a span does not begin with [CLS], or an unknown `how`.
@@ -55,90 +51,70 @@ def pool(hidden: Tensor, cu_seqlens: Tensor, how: str, input_ids: Tensor | None 
                 "pooling cls needs sequences that begin with [CLS]; use last, mean or max"
             )
         return hidden[first]
-    if how not in POOLINGS:
-        raise ValueError(f"unknown pooling {how!r}; one of {', '.join(POOLINGS)}")
+    if how not in FREE:
+        raise ValueError(f"unknown pooling {how!r}; one of {', '.join(FREE)}")
     pooled: Tensor = torch.segment_reduce(hidden.float(), how, offsets=cu_seqlens, axis=0)
     return pooled.to(hidden.dtype)
 
 
-class PooledForSequenceClassification(PreTrainedModel):
-    """The backbone of any kind -> pool -> dropout -> linear.
+class Pool(nn.Module):
+    """`pool` as a module."""
 
-    Its configuration is that of the backbone with `pooling`, `classifier_dropout` and `num_labels`.
-    The backbone goes by the name it has in other models of its kind, so that weights pass between
-    them.
-    """
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
 
-    base_model: Any
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    def forward(self, hidden: Tensor, cu_seqlens: Tensor, input_ids: Tensor) -> Tensor:
+        """[T, D] to [S, D]."""
+        return pool(hidden, cu_seqlens, self.how, input_ids)
 
-    def __init__(self, config: Any) -> None:  # noqa: ANN401 -- the backbone's
-        super().__init__(config)
-        backbone = _backbone(config)
-        self.base_model_prefix = type(backbone).base_model_prefix
-        self._no_split_modules = backbone._no_split_modules
-        setattr(self, self.base_model_prefix, backbone)
-        self.dropout = nn.Dropout(getattr(config, "classifier_dropout", None) or 0.0)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Those of the backbone."""
-        embeddings: nn.Module = self.base_model.get_input_embeddings()
-        return embeddings
+class AttentionPool(nn.Module):
+    """Mean over the tokens of a span, weighted by the softmax of their products with a learned query."""
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the backbone."""
-        self.base_model.set_input_embeddings(value)
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, 1, bias=False)
 
-    def classify(self, hidden: Tensor, cu_seqlens: Tensor, input_ids: Tensor) -> Tensor:
-        """Logits [S, C] from packed states [T, D] and their token ids [T]."""
-        pooled = pool(hidden, cu_seqlens, getattr(self.config, "pooling", "mean"), input_ids)
-        logits: Tensor = self.classifier(self.dropout(pooled))
-        return logits
+    def forward(self, hidden: Tensor, cu_seqlens: Tensor, input_ids: Tensor) -> Tensor:  # noqa: ARG002 -- as of `Pool`
+        """[T, D] to [S, D], summed in float32."""
+        offsets = cu_seqlens.to(hidden.device, torch.int64)
+        score = self.query(hidden).float()
+        with torch.no_grad():  # the same factor above and below: no gradient comes of it
+            peak = torch.segment_reduce(score, "max", offsets=offsets, axis=0)
+            peak = peak.repeat_interleave(offsets.diff(), 0)
+        weight = (score - peak).exp()
+        total = torch.segment_reduce(hidden.float() * weight, "sum", offsets=offsets, axis=0)
+        pooled: Tensor = total / torch.segment_reduce(weight, "sum", offsets=offsets, axis=0)
+        return pooled.to(hidden.dtype)
 
-    def forward(
+
+class RecurrentPool(nn.Module):
+    """What a recurrent network knows at the last real position, and read backwards at the first."""
+
+    def __init__(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **inputs: Any,  # noqa: ANN401 -- the backbone's own
-    ) -> SequenceClassifierOutput:
-        """Classify a padded batch.
-
-        Args:
-            input_ids: [S, L].
-            attention_mask: [S, L], 0 at padding, which may be on either side.
-            labels: [S] class indices; [S] or [S, C] of 0/1 for binary cross-entropy when the
-                labels are floats.
-            **inputs: What the backbone takes beside these.
-        """
-        states = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        cu_seqlens = F.pad(real.bool().sum(1).cumsum(0), (1, 0))
-        logits = self.classify(
-            states.last_hidden_state[real.bool()], cu_seqlens, input_ids[real.bool()]
+        cell: str,
+        width: int,
+        hidden: int,
+        *,
+        layers: int = 1,
+        dropout: float = 0.0,
+        both_ways: bool = False,
+    ) -> None:
+        super().__init__()
+        self.rnn: nn.GRU | nn.LSTM = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](
+            width, hidden, layers, dropout=dropout if layers > 1 else 0.0, bidirectional=both_ways
         )
-        return SequenceClassifierOutput(loss=_loss(logits, labels), logits=logits)
 
-
-def _backbone(config: Any) -> PreTrainedModel:  # noqa: ANN401 -- any architecture's
-    """Of the class beside the configuration's own, else of the one that transformers has for it."""
-    beside = getattr(sys.modules[type(config).__module__], "BACKBONE", None)
-    model: Any = AutoModel.from_config(config) if beside is None else beside(config)
-    if hasattr(model, "pooler"):
-        model.pooler = None  # weights that no one would train
-    backbone: PreTrainedModel = model
-    return backbone
-
-
-def _loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
-    if labels is None:
-        return None
-    if labels.is_floating_point():
-        return F.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
-    return F.cross_entropy(logits, labels)
+    def forward(self, hidden: Tensor, cu_seqlens: Tensor, input_ids: Tensor) -> Tensor:  # noqa: ARG002 -- as of `Pool`
+        """[T, D] to [S, H], or [S, 2 H] both ways; in the dtype of its weights."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            states = hidden.to(next(self.rnn.parameters()).dtype)
+            spans = pack_sequence(states.split(cu_seqlens.diff().tolist()), enforce_sorted=False)
+            final = self.rnn(spans)[1]
+        if isinstance(self.rnn, nn.LSTM):
+            final = final[0]  # without its cells
+        return torch.cat(list(final[-2:] if self.rnn.bidirectional else final[-1:]), -1).to(
+            hidden.dtype
+        )

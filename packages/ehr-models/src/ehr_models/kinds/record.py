@@ -11,7 +11,8 @@ from ehr_tracking.config import STRICT
 
 Pretraining = Literal["mlm", "clm"]
 """Masked tokens, or the next one."""
-HeadName = Literal["token", "pooled"]
+HeadName = Literal["token", "pooled", "both"]
+"""Over tokens, over the pooled states of subjects, or one of each on the same states."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -80,7 +81,7 @@ class Kind:
     """Argument of the model -> field of `Batch`."""
     token_head: str
     """Module of the pretraining model that makes logits of states."""
-    heads: tuple[HeadName, ...] = ("token", "pooled")
+    heads: tuple[HeadName, ...] = ("token", "pooled", "both")
     adapters: tuple[str, ...]
     """Last names of the linear modules that adapters go to."""
     files: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ehr_models.heads.config import PooledConfig
 from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train.data.examples import Examples
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Classification:
+class Classification(PooledConfig):
     """A binary label at a prediction time, from what was visible then."""
 
     kind: Literal["classification"] = "classification"
     backbone: Literal["full", "frozen"] = "full"
     """Train everything, or the head alone."""
-    pooling: Literal["last", "mean", "max", "cls"] = "mean"
-    """How a span's states become one."""
     pos_weight: Annotated[float, Field(gt=0)] | Literal["balanced"] = 1.0
     """Weight of positive rows; `balanced` is negatives / positives of the train rows."""
     head: ClassVar[HeadName] = "pooled"
@@ -62,7 +61,7 @@ class Classification:
         """The backbone below a new pooled head with one output."""
         from ehr_models.heads.pooled import build_classifier
 
-        return build_classifier(model, 1, self.pooling)
+        return build_classifier(model, 1, self, problem="binary")
 
     def freeze(self, model: "PreTrainedModel") -> None:
         """Keep the backbone as it is, if it shall be."""

@@ -76,7 +76,7 @@ class BehrtConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
-    pooling: Literal["last", "mean", "max", "cls"] = "mean"
+    pooling: str = "mean"
     classifier_dropout: float = 0.0
 
 
