@@ -1,8 +1,9 @@
-"""`checkpoint/1` out and in: a Hugging Face directory with its vocabulary, sealed."""
+"""`checkpoint/1` and `adapter/1` out and in: a model or what was trained of it, with its vocabulary, sealed."""
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ehr_models import __version__
+from ehr_models.adapters.files import find_base, read_adapter, write_adapter
+from ehr_models.adapters.inject import is_adapted, merge
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads import losses, modeling, pooling
 from ehr_models.kinds import KINDS
@@ -25,9 +28,17 @@ from ehr_models.kinds.record import HeadName, Kind
 from ehr_models.layers.attention import NAME
 from ehr_models.registry import TOKEN_CLASSES, model_class, torch_half
 from ehr_tracking.checkpoints import reading
-from ehr_tracking.contracts import CHECKPOINT, ContractError
+from ehr_tracking.contracts import ADAPTER, CHECKPOINT, Contract, ContractError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, seal, source
+from ehr_tracking.manifest import (
+    Manifest,
+    Source,
+    check_file,
+    load_manifest,
+    read_manifest,
+    seal,
+    source,
+)
 
 VOCABULARY = ("vocab.parquet", "tokenizer.json")
 TRAINING_STATE = "training_state"
@@ -70,8 +81,9 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     inputs: Mapping[str, Source],
     weights: dict[str, Tensor] | None = None,
     training_state: Callable[[Path], None] | None = None,
+    base: Path | None = None,
 ) -> None:
-    """Write and seal a checkpoint.
+    """Write and seal a checkpoint; of a model with an adapter that alone and its heads, as `adapter/1`.
 
     Args:
         directory: Exists and is empty, e.g. from `CheckpointStore.save` or `new_artifact`.
@@ -84,14 +96,17 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
         inputs: Role -> source.
         weights: Of the model, where it does not hold them whole itself (it is sharded).
         training_state: Writes what training needs to go on into the directory it is given.
+        base: The checkpoint that an adapter adapts; where it lies is kept relative to `directory`.
     """
-    files, classes = _own_code(model)
-    if classes:
-        model.config.auto_map = classes
-    with _quiet():
-        model.save_pretrained(directory, state_dict=weights)
-    for name, text in files.items():
-        (directory / name).write_text(text, encoding="utf-8")
+    contract = ADAPTER if is_adapted(model) else CHECKPOINT
+    if is_adapted(model):
+        if base is None:
+            raise AssertionError("an adapter is of a base")
+        where = os.path.relpath(base.resolve(), directory.resolve())
+        write_adapter(directory, model, weights or dict(model.named_parameters()), where)
+        inputs = {**inputs, "base": source(base)}
+    else:
+        _write_model(directory, model, weights)
     for name in VOCABULARY:
         shutil.copyfile(tokens / name, directory / name)
     (directory / "metrics.json").write_text(
@@ -100,25 +115,92 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
     if training_state is not None:
         (directory / TRAINING_STATE).mkdir()
         training_state(directory / TRAINING_STATE)
-    seal(directory, CHECKPOINT, producer=producer, config=config, seed=seed, inputs=inputs)
+    seal(directory, contract, producer=producer, config=config, seed=seed, inputs=inputs)
 
 
-def load_checkpoint(path: PathLike, *, head: HeadName | None = None) -> LoadedCheckpoint:
+def _write_model(
+    directory: Path, model: PreTrainedModel, weights: dict[str, Tensor] | None
+) -> None:
+    files, classes = _own_code(model)
+    if classes:
+        model.config.auto_map = classes
+    with _quiet():
+        model.save_pretrained(directory, state_dict=weights)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def load_checkpoint(
+    path: PathLike, *, head: HeadName | None = None, base: PathLike | None = None
+) -> LoadedCheckpoint:
     """Load a model that `save_checkpoint` wrote; no code of the directory is run.
+
+    An adapter comes as the whole model, worked into its base: of `qlora` into what 4 bits hold of it.
 
     Args:
         path: A run (its best checkpoint, else its latest) or a checkpoint.
         head: What it must have, where the caller needs one.
+        base: Of an adapter, see `load_adapter`.
 
     Raises:
         ContractError: If it is unfinished, changed, or not such a checkpoint.
     """
     with reading(path) as directory:
+        if load_manifest(directory).contract == ADAPTER.tag:
+            loaded = _load_adapter(directory, head, base, rounded=True)
+            merge(loaded.model)
+            return loaded
         return _load(directory, head)
 
 
+def load_adapter(path: PathLike, *, base: PathLike | None = None) -> LoadedCheckpoint:
+    """A model with its adapter in it, as it was trained: what is not trained is frozen.
+
+    Args:
+        path: An `adapter/1` directory, or a run that holds such.
+        base: The checkpoint that it adapts, or the run that has it; None looks where it lay.
+
+    Raises:
+        ContractError: If either is unfinished or changed, or the base is another one.
+    """
+    with reading(path) as directory:
+        return _load_adapter(directory, None, base, rounded=False)
+
+
+def _load_adapter(
+    directory: Path, head: HeadName | None, base: PathLike | None, *, rounded: bool
+) -> LoadedCheckpoint:
+    manifest, kind, found = _opened(directory, ADAPTER, head)
+    with reading(find_base(directory, manifest, base)) as below:
+        weights = _load(below, None).model.state_dict()
+    config = AutoConfig.from_pretrained(directory)
+    model: PreTrainedModel = model_class(kind, found)._from_config(config, attn_implementation=NAME)
+    own = model.state_dict()
+    shared = {n: w for n, w in weights.items() if n in own and w.shape == own[n].shape}
+    model.load_state_dict(shared, strict=False)
+    missing = own.keys() - shared.keys() - read_adapter(directory, model, rounded=rounded)
+    if missing:
+        raise ContractError(f"{directory} and its base lack {', '.join(sorted(missing)[:3])}")
+    return _loaded(directory, manifest, model, kind, found)
+
+
 def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
-    manifest = read_manifest(directory, CHECKPOINT, reader=f"ehr-models {__version__}")
+    manifest, kind, found = _opened(directory, CHECKPOINT, head)
+    cls = model_class(kind, found)
+    config = AutoConfig.from_pretrained(directory)
+    with _quiet():
+        model = cls.from_pretrained(directory, config=config, attn_implementation=NAME)
+    for parameter in model.parameters():
+        # out of the memory-mapped file: its alignment can change the last bit of a product
+        parameter.data = parameter.data.clone()
+    return _loaded(directory, manifest, model, kind, found)
+
+
+def _opened(
+    directory: Path, contract: Contract, head: HeadName | None
+) -> tuple[Manifest, Kind, HeadName]:
+    """A checkpoint whose files are as they were sealed, and what it holds."""
+    manifest = read_manifest(directory, contract, reader=f"ehr-models {__version__}")
     for name in manifest.files:
         if not name.startswith(f"{TRAINING_STATE}/"):
             check_file(directory, manifest, name)
@@ -127,18 +209,17 @@ def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
         raise ContractError(
             f"{directory} holds a model with {_named(found)}, not with {_named(head)}"
         )
-    cls = model_class(kind, found)
-    config = AutoConfig.from_pretrained(directory)
-    with _quiet():
-        model = cls.from_pretrained(directory, config=config, attn_implementation=NAME)
-    for parameter in model.parameters():
-        # out of the memory-mapped file: its alignment can change the last bit of a product
-        parameter.data = parameter.data.clone()
+    return manifest, kind, found
+
+
+def _loaded(
+    directory: Path, manifest: Manifest, model: PreTrainedModel, kind: Kind, head: HeadName
+) -> LoadedCheckpoint:
     return LoadedCheckpoint(
         model=model.eval(),
         kind=kind,
-        head=found,
-        vocab_size=config.true_vocab_size,
+        head=head,
+        vocab_size=model.config.true_vocab_size,
         vocab_sha256=manifest.files["vocab.parquet"].sha256,
         directory=directory,
         manifest=manifest,

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
-from ehr_tracking.contracts import CHECKPOINT, RUN, ContractError
+from ehr_tracking.contracts import ADAPTER, CHECKPOINT, RUN, ContractError
 from ehr_tracking.files import PathLike, sync, write_whole
 from ehr_tracking.manifest import MANIFEST, check_file, damage, load_manifest
 
@@ -262,6 +262,6 @@ def resolve(path: PathLike) -> Path:
     manifest = load_manifest(path)
     if manifest.contract.startswith(f"{RUN.name}/"):
         raise ContractError(f"{path} is a run without a checkpoint")
-    if not manifest.contract.startswith(f"{CHECKPOINT.name}/"):
+    if manifest.contract.partition("/")[0] not in (CHECKPOINT.name, ADAPTER.name):
         raise ContractError(f"{path} holds {manifest.contract}, not a checkpoint or a run")
     return path

@@ -152,8 +152,10 @@ CHECKPOINT = Contract(
 ADAPTER = Contract(
     "adapter",
     1,
-    "A PEFT directory: `adapter_config.json`, adapter and trained heads as safetensors; its input "
-    "`base` is the checkpoint that it adapts.",
+    "A PEFT directory: `adapter_config.json`, `adapter_model.safetensors` with the adapter and every "
+    "trained head; `config.json` of the whole model, vocabulary, metrics and training state as in "
+    "`checkpoint/1`. Its input `base` is the checkpoint that it adapts, and its "
+    "`base_model_name_or_path` where that lay, relative to it.",
 )
 LABELS = Contract(
     "labels",
@@ -310,7 +312,7 @@ RUN = Contract(
     "run",
     1,
     "`config.yaml`, `environment.json`, `metrics.jsonl` (reproducible), `timings.jsonl` (not), "
-    "`checkpoints/` (each a `checkpoint/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
+    "`checkpoints/` (each a `checkpoint/1`, or an `adapter/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
 )
 
 CONTRACTS = {
