@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:78em;margin:2em auto;padding:0 1em;color:#1b2733}
@@ -16,9 +17,9 @@ figure img{max-width:100%}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
 code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
 """
-_COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#5f3dc4", "#495057")
+COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#5f3dc4", "#495057")
 """Distinguishable by brightness as well; the marker differs besides."""
-_MARKERS = "os^Dv*PX"
+MARKERS = "os^Dv*PX"
 
 
 def line_plot(
@@ -45,17 +46,12 @@ def line_plot(
         styles: Legend -> (number of the colour, line style as matplotlib names it); by default
             each series has a colour of its own.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure()
     for i, (name, points) in enumerate(series.items()):
         number, line = (styles or {}).get(name, (i, "-"))
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         xs, ys = [p[0] for p in points], [p[1] for p in points]
-        marker = _MARKERS[i % len(_MARKERS)] if len(points) <= 30 else None
+        marker = MARKERS[i % len(MARKERS)] if len(points) <= 30 else None
         axes.plot(xs, ys, line, label=name, color=colour, marker=marker, markersize=5, lw=1.6)
         if bands and name in bands:
             low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]
@@ -66,9 +62,32 @@ def line_plot(
     axes.grid(visible=True, alpha=0.25)
     if series:
         axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def new_figure(size: tuple[float, float] = (6.4, 4.0)) -> tuple[Any, Any]:
+    """A figure of matplotlib that needs no display, and its axes.
+
+    Args:
+        size: Inches, wide and high.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def save_figure(figure: Any, path: Path) -> None:  # noqa: ANN401 -- of matplotlib
+    """Save a figure as PNG; the same figure gives the same bytes.
+
+    Args:
+        figure: From `new_figure`.
+        path: Where; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # without Software and date the same figures give the same bytes
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(path, dpi=120, metadata={"Software": None})  # without date and version
 
 
 def bar_plot(bars: Sequence[tuple[str, int]], *, x: str, y: str) -> str:
@@ -91,7 +110,7 @@ def bar_plot(bars: Sequence[tuple[str, int]], *, x: str, y: str) -> str:
         middle = f'x="{left + wide / 2:g}" text-anchor="middle"'
         parts.append(
             f'<rect x="{left + 6}" y="{20 + high - size:.1f}" width="{wide - 12}" height="{size:.1f}" '
-            f'fill="{_COLOURS[0]}"><title>{escape(name)}: {count:,}</title></rect>'
+            f'fill="{COLOURS[0]}"><title>{escape(name)}: {count:,}</title></rect>'
             f'<text {middle} y="{14 + high - size:.1f}">{count:,}</text>'
             f'<text {middle} y="{high + 38}">{escape(name)}</text>'
         )
