@@ -12,6 +12,7 @@ from ehr_models.adapters.config import AdapterConfig
 from ehr_models.adapters.inject import adapt, merge, trained
 from ehr_models.checkpoint import load_adapter, load_checkpoint, save_checkpoint
 from ehr_models.data.batch import pack
+from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds.behrt import BehrtModelConfig
@@ -24,9 +25,9 @@ KINDS_OF_ADAPTERS = ("lora", "rslora", "dora", "pissa", "qlora")
 every_adapter = pytest.mark.parametrize("adapter", KINDS_OF_ADAPTERS)
 
 
-def classifier_of(model):
+def classifier_of(model, **head):
     torch.manual_seed(3)
-    return build_classifier(model, 3, "mean")
+    return build_classifier(model, 3, PooledConfig(**head), problem="multiclass")
 
 
 def learn(model, batch, steps=3):
@@ -65,10 +66,10 @@ def save(directory, model, tokens, base=None):
 def tune(make_model, batch, tokens_dir, tmp_path):
     """A base checkpoint and a classifier that was trained on it with an adapter, saved beside it."""
 
-    def make(kind_name, adapter="lora", **options):
+    def make(kind_name, adapter="lora", head=None, **options):
         base = make_model(kind_name)
         save(tmp_path / "base", base, tokens_dir)
-        model = classifier_of(base)
+        model = classifier_of(base, **(head or {}))
         torch.manual_seed(4)
         adapt(model, AdapterConfig(kind=adapter, rank=4, **options))
         learn(model, batch)
@@ -238,6 +239,20 @@ def test_a_model_that_goes_on_with_its_pretraining_keeps_its_own_head(
 
     assert (logits(whole) - logits(model)).abs().max() < 1e-5
     assert (logits(whole) - logits(make_model("behrt"))).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "head", [{"pooling": "bigru"}, {"pooling": "attention"}, {"shape": "lstm"}, {"shape": "ffn"}]
+)
+def test_heads_of_every_shape_are_kept_whole(tune, batch, head):
+    """The trap of an adapter without the head that was trained with it."""
+    base, model, directory = tune("gpt2", head=head)
+    at_first = dict(classifier_of(base, **head).named_parameters())
+    again = dict(load_adapter(directory).model.named_parameters())
+    beside = [n for n in trained(model) if "lora_" not in n]
+    assert {n for n in at_first if not n.startswith("transformer.")} == set(beside)
+    assert not any(torch.equal(again[name], at_first[name]) for name in beside)
+    assert torch.equal(answers(load_adapter(directory).model, batch), answers(model, batch))
 
 
 def test_the_directory_is_small_and_holds_the_trained_head(tune, tmp_path):
