@@ -67,7 +67,7 @@ def run(wire, kind, tmp_path, *, tokens=None, labels=None, name="features", **co
         tokens or wire / "tokens",
         labels or wire / "labels",
         tmp_path / name,
-        FeaturesConfig(**config),
+        FeaturesConfig(**{"precision": "fp32", **config}),
     )
     return read_features(out)
 
@@ -131,6 +131,30 @@ def test_two_runs_agree_to_the_bit(wire, kind, context, tmp_path):
     second = run(wire, kind, tmp_path, name="second", context=context)
     for name in ("features.safetensors", "index.parquet", "manifest.json"):
         assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_number_of_cores_gives_the_same_bits(wire, kind, precision, tmp_path):
+    one = run(wire, kind, tmp_path, name="one", precision=precision, batch_tokens=64)
+    torch.set_num_threads(3)
+    try:
+        several = run(wire, kind, tmp_path, name="several", precision=precision, batch_tokens=64)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_array_equal(several.matrix, one.matrix)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_bf16_is_near_fp32_and_the_manifest_names_what_was_taken(wire, kind, tmp_path, monkeypatch):
+    full = run(wire, kind, tmp_path, name="full")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    half = run(wire, kind, tmp_path, name="half", precision="auto")
+    assert half.manifest.config["precision"] == "bf16"
+    assert not np.array_equal(half.matrix, full.matrix)
+    scale = np.abs(full.matrix).max()
+    np.testing.assert_allclose(half.matrix, full.matrix, atol=0.03 * scale)
 
 
 def changed_after(records, when):

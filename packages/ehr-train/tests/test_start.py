@@ -9,13 +9,13 @@ import yaml
 from click.testing import CliRunner
 
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
+from ehr_models.precision import resolve_precision
 from ehr_tracking.config import load_config, to_dict
 from ehr_tracking.errors import UserError
 from ehr_train.cli import main
 from ehr_train.config import LogConfig, TrainConfig
 from ehr_train.plan import plan
 from ehr_train.run import train
-from ehr_train.speed import resolve_precision
 
 from .conftest import tiny_config, write_tokens
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ehr_models.precision import resolve_precision
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
@@ -13,7 +14,7 @@ from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
 from ehr_train.run import check_start
 from ehr_train.scale.launch import threads_each
-from ehr_train.speed import flops_per_token, matmul_peak, resolve_precision
+from ehr_train.speed import flops_per_token, matmul_peak
 
 
 def plan(  # noqa: PLR0913 -- what the command's options say

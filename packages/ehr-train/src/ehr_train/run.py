@@ -16,6 +16,7 @@ import click
 import torch
 import yaml
 
+from ehr_models.precision import resolve_precision
 from ehr_tracking.checkpoints import CheckpointStore, reading
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RUN
@@ -30,7 +31,6 @@ from ehr_train.job import INPUTS, Inputs, Job, count_steps, require_targets, sam
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.scale.stop import Stop
-from ehr_train.speed import resolve_precision
 
 
 def train(  # noqa: PLR0913 -- what the command's options say

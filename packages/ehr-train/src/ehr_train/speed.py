@@ -5,7 +5,6 @@ import platform
 import resource
 import sys
 import time
-from typing import Literal
 
 import torch
 from torch import nn
@@ -78,21 +77,6 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def resolve_precision(
-    precision: Literal["auto", "fp32", "bf16"], device: str
-) -> Literal["fp32", "bf16"]:
-    """What `auto` means here: bf16 where the hardware multiplies it faster than fp32.
-
-    That is every GPU with bf16, and CPUs with AMX. AVX-512 bf16 alone makes one large product faster,
-    but not a step, which was 1.24 to 1.5 times slower than in fp32 where it was measured.
-    """
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
 def keep_freed_memory() -> None:

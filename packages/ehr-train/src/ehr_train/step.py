@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ehr_models.precision import autocast
 from ehr_train.config import TrainConfig
 from ehr_train.data import draws
 from ehr_train.data.loader import Prepared
@@ -109,8 +110,3 @@ class Stepper:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a model computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

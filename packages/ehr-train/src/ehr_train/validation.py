@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ehr_models.data.windows import Windows, fill, newest
+from ehr_models.precision import autocast
 from ehr_train.config import TrainConfig
 from ehr_train.data import draws
 from ehr_train.data.examples import Examples
@@ -15,7 +16,6 @@ from ehr_train.data.sampler import Position
 from ehr_train.objectives.asker import Asker
 from ehr_train.objectives.learner import Learner
 from ehr_train.scale import group
-from ehr_train.step import autocast
 
 _EPOCH = -1
 """Masks of the validation: of no epoch of the training, and always the same."""

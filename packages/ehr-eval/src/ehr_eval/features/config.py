@@ -18,6 +18,7 @@ class FeaturesConfig:
     """Most tokens a model sees at once (the newest, behind [CLS]/[BOS]); null: as in its training."""
     one_pass: bool = True
     """Causal models read a subject once for all its prediction times, where they fit the context."""
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
     """Most tokens in one forward pass; a longer subject goes alone."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where the hardware has units for it, as in training."""

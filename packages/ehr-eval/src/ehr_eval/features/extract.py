@@ -3,7 +3,9 @@
 n prediction times, T tokens in a batch, R rows read off it, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
 from ehr_models.heads.token import hidden_states
+from ehr_models.precision import autocast, resolve_precision
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.labels import label_source
 from ehr_tracking.config import ConfigError, to_dict
@@ -45,7 +48,8 @@ def extract_features(
 
     A model sees the tokens known at the prediction time, that time included, and of those the
     newest that fit its context. A row at which nothing is known yet is all zeros; the manifest's
-    config counts them as `rows_without_tokens`. Two runs on one machine give the same bits.
+    config counts them as `rows_without_tokens`. Two runs on one machine give the same bits, on however
+    many cores.
 
     Args:
         checkpoint: A run or checkpoint directory.
@@ -77,6 +81,7 @@ def extract_features(
     tell_tasks(labels)
     features, blind = _read_all(reader, splits, rows)
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
+    resolved["precision"] = reader.precision
     resolved["delay"] = token_set.manifest.config.get("delay") or {}
     with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read) as partial:
         index = rows.select("subject_id", "prediction_time", "split").to_arrow()
@@ -126,6 +131,7 @@ class Reader:
             raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
         self.config = config
         self.context = config.context or min(limit, _trained_context(checkpoint.manifest) or limit)
+        self.precision = resolve_precision(config.precision, self.device)
         self.shared = causal and config.one_pass
         self.pooling: Pooling = (
             config.pooling if config.pooling != "auto" else "last" if causal else "mean"
@@ -135,6 +141,9 @@ class Reader:
         self, tokens: Tokens, subject: npt.NDArray[np.int64], visible: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
         """Features of n rows of one split.
+
+        On a CPU each core reads batches of its own: one batch on several cores would have them wait
+        for each other in every operation.
 
         Args:
             tokens: The split.
@@ -146,20 +155,38 @@ class Reader:
         """
         features = np.zeros((len(subject), self.model.config.hidden_size), np.float32)
         passes = plan(tokens, subject, visible, context=self.context, shared=self.shared)
-        with tqdm(total=len(subject), unit="row", desc="features", disable=None) as bar:
-            for batch in batches(passes, self.config.batch_tokens):
-                features[batch.rows] = self._forward(tokens, batch).float().cpu().numpy()
-                bar.update(len(batch.rows))
+
+        def take(batch: Passes) -> int:
+            features[batch.rows] = self._forward(tokens, batch).float().cpu().numpy()
+            return len(batch.rows)
+
+        with (
+            tqdm(total=len(subject), unit="row", desc="features", disable=None) as bar,
+            _readers(self.device) as readers,
+        ):
+            for done in readers.map(take, batches(passes, self.config.batch_tokens)):
+                bar.update(done)
         return features
 
     @torch.inference_mode()
     def _forward(self, tokens: Tokens, batch: Passes) -> Tensor:
         """[R, D] in the order of the batch's rows."""
         packed = pack(tokens, batch.windows).to(self.device)
-        half = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with autocast(self.precision, self.device):
             hidden = hidden_states(self.model, packed)
         return pool_rows(hidden, batch, self.pooling)
+
+
+@contextmanager
+def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """A thread a core, each computing on that core alone; one for any other device."""
+    cores = torch.get_num_threads()
+    threads = cores if device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
 
 
 def _trained_context(manifest: Manifest) -> int | None:

@@ -50,12 +50,13 @@ def plan(
         visible: [n] visible tokens; rows that see none get no pass.
         context: Most tokens in a window.
         shared: Read a subject once for all rows whose visible record fits the context (right for
-            causal models only: there a state depends on no later token); else cut at each row.
+            causal models only: there a state depends on no later token); else cut where each row's
+            visible record ends.
     """
     rows = np.flatnonzero(visible > 0)
     together = (visible[rows] <= context) & shared
-    # a pass: the shared one of a subject, or that of one row
-    key = np.where(together, -1, rows)
+    # a pass: the shared one of a subject, or that of the rows which see equally much
+    key = np.where(together, -1, visible[rows])
     order = np.lexsort((rows, key, subject[rows]))
     rows, key = rows[order], key[order]
     new = np.ones(len(rows), bool)
