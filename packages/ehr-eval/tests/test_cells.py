@@ -204,6 +204,7 @@ def test_an_outcome_is_read_as_it_was_however_its_arrays_lie_in_memory(tmp_path)
         point={"auroc": 0.5, "brier": 0.25},
         draws={"auroc": rng.random((9, 2))[:, 1], "brier": rng.random(18)[::-2]},
         probability=rng.random((7, 2))[:, 1],
+        decided=(rng.random((7, 2)) < 0.5)[:, 1],
         selected='{"c": 1.0}',
         seconds=0.125,
     )
@@ -211,6 +212,7 @@ def test_an_outcome_is_read_as_it_was_however_its_arrays_lie_in_memory(tmp_path)
     found = read_outcome(tmp_path / "cells" / "a.safetensors")
     assert (found.point, found.selected, found.seconds) == (outcome.point, outcome.selected, 0.125)
     np.testing.assert_array_equal(found.probability, outcome.probability)
+    np.testing.assert_array_equal(found.decided, outcome.decided)
     for metric, draws in outcome.draws.items():
         np.testing.assert_array_equal(found.draws[metric], draws)
 
@@ -321,7 +323,15 @@ def test_predictions_made_elsewhere_are_one_more_model(toys, tmp_path):
     of = table.filter(model="tuned", task="told")
     assert of.select("head", "k").unique().rows() == [("given", -1)]
     means = dict(of.filter(replicate=-1).select("metric", "value").iter_rows())
-    assert means == {"auroc": 1.0, "auprc": 1.0, "brier": 0.0625, "calibration_error": 0.25}
+    assert means == {
+        "auroc": 1.0,
+        "auprc": 1.0,
+        "brier": 0.0625,
+        "calibration_error": 0.25,
+        "partial_auroc": 1.0,
+        "sensitivity": 1.0,
+        "f1": None,  # no threshold came with them
+    }
     few_rows = table.filter(model="few", task="told", metric="auroc").sort("replicate")
     assert few_rows.select("k", "replicate", "value").rows() == [
         (8, -1, 0.5),
@@ -367,3 +377,43 @@ def test_predictions_that_leave_out_a_task_or_share_a_name_are_refused(toys, tmp
         run_ehrshot(labels, features, tmp_path / "r", SMALL, predictions={"t": theirs})
     one = replace(SMALL, tasks=("told",))
     run_ehrshot(labels, features, tmp_path / "r", one, predictions={"t": theirs})
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.protocol.ehrshot import run_ehrshot
+
+root = Path(sys.argv[1])
+config = EhrshotConfig(ks=(1, 2), replicates=1, bootstraps=0)
+run_ehrshot(root / "labels", {"m": root / "features" / "model"}, root / "out", config, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_of_it(toys, tmp_path):
+    toys.tasks(tmp_path, subjects=12)
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "no worker could begin" in last
+    assert "put the call below `if __name__ == '__main__':`" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_may_have_the_names_of_our_own_plots(toys, tmp_path):
+    labels, features = toys.tasks(tmp_path, subjects=30)
+    for old, new in (("told", "overview"), ("untold", "share")):
+        (labels / old).rename(labels / new)
+    config = replace(
+        SMALL, ks=(-1,), bootstraps=0, heads={"lr": LogisticRegressionConfig(c=(1.0,))}
+    )
+    out = run_ehrshot(labels, {"m": features["model"]}, tmp_path / "out", config)
+    plots = {p.relative_to(out / "plots").as_posix() for p in (out / "plots").rglob("*.png")}
+    assert plots == {"overview.png", "tasks/overview.png", "tasks/share.png"}
+    assert (out / "plots/overview.png").read_bytes() != (
+        out / "plots/tasks/overview.png"
+    ).read_bytes()

@@ -180,7 +180,7 @@ def read(page):
 
 def test_report_is_one_file_with_every_plot_inlined(results):
     page = read(results / "report.html")
-    plots = sorted((results / "plots").iterdir())
+    plots = sorted((results / "plots").rglob("*.png"))
     assert [p.name for p in plots] == ["overview.png", "told.png", "untold.png"]
     inlined = {base64.b64decode(src.removeprefix("data:image/png;base64,")) for src in page.images}
     assert inlined == {p.read_bytes() for p in plots}
@@ -201,7 +201,7 @@ def assert_same(found, expected, *differing):
     """All files but those that differ have the same bytes."""
     ours, theirs = (load_manifest(path).files for path in (found, expected))
     assert ours.keys() == theirs.keys()
-    assert {"results.parquet", "comparisons.parquet", "plots/told.png"} < ours.keys()
+    assert {"results.parquet", "comparisons.parquet", "plots/tasks/told.png"} < ours.keys()
     assert {name for name in ours if ours[name] != theirs[name]} <= {"timings.jsonl", *differing}
 
 
@@ -287,8 +287,10 @@ def test_the_mean_is_drawn_over_the_tasks_that_have_a_curve(tmp_path, toys, resu
         (labels / task).mkdir(exist_ok=True)
         table.write_parquet(labels / task / "labels.parquet")
     out = run_ehrshot(labels, features, tmp_path / "results", SMALL)
-    assert sorted(p.name for p in (out / "plots").iterdir()) == ["overview.png", "told.png"]
-    assert (out / "plots/told.png").read_bytes() == (results / "plots/told.png").read_bytes()
+    assert sorted(p.name for p in (out / "plots").rglob("*.png")) == ["overview.png", "told.png"]
+    assert (out / "plots/tasks/told.png").read_bytes() == (
+        results / "plots/tasks/told.png"
+    ).read_bytes()
     page = read(out / "report.html")
     assert len(page.images) == 2
     assert "one_class has no curve: no negative in held_out." in page.text

@@ -1,21 +1,42 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meds_evaluation.evaluate import _get_binary_classification_metrics
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 from sklearn.utils import resample
 
 from ehr_eval.judge.bootstrap import interval, patient_draws, scores
 from ehr_eval.judge.compare import GroupMean, Score, group_mean
 from ehr_eval.judge.metrics import undefined
+from ehr_eval.judge.metrics.f1 import best_threshold
+from ehr_eval.protocol.decisions import confusion
 
 ORACLES = {
     "auroc": roc_auc_score,
     "auprc": average_precision_score,
     "brier": brier_score_loss,
     "calibration_error": lambda label, p, sample_weight=None: theirs(label, p, sample_weight),
+    "partial_auroc": lambda *args, **kwargs: roc_auc_score(*args, max_fpr=0.2, **kwargs),
+    "sensitivity": lambda *args, **kwargs: highest(*roc_curve(*args, **kwargs)),
+    "f1": lambda label, p, sample_weight=None: f1_score(
+        label, p >= THRESHOLD, sample_weight=sample_weight, zero_division=np.nan
+    ),
 }
+THRESHOLD = 0.6
+
+
+def highest(false, true, _):
+    """Sensitivity at 95% specificity."""
+    return true[false <= 0.05 + 1e-12].max()
 
 
 def theirs(label, probability, weight=None):
@@ -38,14 +59,14 @@ def rows(n, seed, *, decimals=2):
 def test_point_estimates_equal_scikit_learn(decimals):
     for seed in range(5):
         _, label, probability = rows(211, seed, decimals=decimals)
-        for name, value in scores(label, probability).items():
+        for name, value in scores(label, probability, decided=probability >= THRESHOLD).items():
             assert abs(value[0] - ORACLES[name](label, probability)) < 1e-12
 
 
 def test_every_bootstrap_draw_equals_scikit_learn_with_sample_weights():
     subject, label, probability = rows(180, 1)
     weight = patient_draws(subject, 40)
-    found = scores(label, probability, weight)
+    found = scores(label, probability, weight, decided=probability >= THRESHOLD)
     for name, oracle in ORACLES.items():
         expected = [oracle(label, probability, sample_weight=weight[:, i]) for i in range(40)]
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-12)
@@ -72,8 +93,10 @@ def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
 def test_order_of_rows_does_not_matter(order):
     label = np.array([0, 1, 0, 1, 1, 0, 0, 1, 0], bool)
     probability = np.array([0.1, 0.1, 0.5, 0.5, 0.5, 0.9, 0.2, 0.9, 0.9])
-    whole = scores(label, probability)
-    for name, value in scores(label[list(order)], probability[list(order)]).items():
+    decided = probability > 0.4
+    whole = scores(label, probability, decided=decided)
+    at = list(order)
+    for name, value in scores(label[at], probability[at], decided=decided[at]).items():
         assert value[0] == pytest.approx(whole[name][0], abs=1e-15)
 
 
@@ -112,7 +135,8 @@ def test_over_no_rows_there_is_no_score_rather_than_0():
 
 def test_a_draw_without_rows_has_no_score_rather_than_0():
     weight = np.array([[0, 1], [0, 1]], np.uint16)
-    for value in scores(np.array([True, False]), np.array([0.8, 0.3]), weight).values():
+    label = np.array([True, False])
+    for value in scores(label, np.array([0.8, 0.3]), weight, decided=label).values():
         assert np.isnan(value).tolist() == [True, False]
 
 
@@ -121,3 +145,53 @@ def test_a_mean_over_no_task_is_none_and_over_no_draw_has_no_interval():
     known, unknown = np.array([0.4, 0.6]), np.array([np.nan, np.nan])
     assert group_mean([Score(0.5, known), Score(0.7, unknown)]) == GroupMean(0.6, None)
     assert group_mean([Score(0.5, np.zeros(0))]) == GroupMean(0.5, None)
+
+
+def test_degenerate_rows_equal_scikit_learn():
+    few = np.array([True, False, True])
+    for probability in (np.full(3, 0.5), np.array([1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0])):
+        for name, value in scores(few, probability, decided=probability >= THRESHOLD).items():
+            assert value[0] == pytest.approx(ORACLES[name](few, probability), abs=1e-12), name
+    allowed = np.r_[
+        np.ones(4, bool), np.zeros(20, bool)
+    ]  # 1 of 20 negatives is 95%, to the last digit
+    probability = np.r_[[0.9, 0.9, 0.3, 0.1], 0.5, np.full(19, 0.2)]
+    found = scores(allowed, probability)["sensitivity"][0]
+    assert found == highest(*roc_curve(allowed, probability)) == 0.75
+    assert scores(allowed, np.r_[np.full(4, 0.1), np.full(20, 0.9)])["sensitivity"][0] == 0
+
+
+@pytest.mark.parametrize("label", [np.ones(5, bool), np.zeros(5, bool)])
+def test_with_one_class_a_metric_has_a_value_only_where_it_needs_no_other(label):
+    decided = np.array([True, False, True, False, True])
+    found = scores(label, np.linspace(0, 1, 5), decided=decided)
+    reasons = undefined(label)
+    for name, value in found.items():
+        assert (name in reasons) or not np.isnan(value[0]), name
+    for name in ("auroc", "partial_auroc", "sensitivity"):
+        assert np.isnan(found[name][0])
+    assert ("f1" in reasons) == (not label.any())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=12))
+def test_no_threshold_has_a_higher_f1_than_the_one_that_is_chosen(rows):
+    label, probability = np.array([(True, 3), *rows]).T
+    label, probability = label.astype(bool), probability / 6
+    chosen = best_threshold(label, probability)
+    of = {t: f1_score(label, probability >= t) for t in np.unique(probability)}
+    assert of[chosen] == max(of.values())
+    assert chosen == max(t for t, value in of.items() if value == of[chosen])
+
+
+def test_without_a_threshold_there_is_no_f1_and_the_reason_is_told():
+    label = np.array([True, False])
+    assert np.isnan(scores(label, np.array([0.9, 0.1]))["f1"][0])
+    assert undefined(label, decided=False) == {"f1": "no threshold was chosen on tuning"}
+
+
+def test_a_confusion_matrix_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    label, called = rng.random((2, 50)) < 0.4
+    told = pa.table({"boolean_value": label, "predicted_boolean_value": called})
+    assert confusion(told).tolist() == confusion_matrix(label, called).tolist()
+    assert confusion(told.set_column(1, told.column_names[1], pa.nulls(50, pa.bool_()))) is None

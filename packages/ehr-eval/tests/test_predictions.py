@@ -59,10 +59,10 @@ def test_probabilities_come_in_the_order_of_the_labels_from_any_files(toys, labe
     write(tmp_path / "died" / "more" / "a.parquet", whole.take([2, 1]))
     found = read_predictions(tmp_path, {"died": labels, "not predicted": labels})
     assert found.keys() == {"died"}
-    assert found["died"][ALL].dtype == np.float64
-    np.testing.assert_array_equal(found["died"][ALL], np.float32([0.9, 0.1, 0.25, 1.0]))
-    upside_down = read_predictions(tmp_path, {"died": labels.reverse()})["died"][ALL]
-    np.testing.assert_array_equal(upside_down, found["died"][ALL][::-1])
+    assert found["died"][ALL].probability.dtype == np.float64
+    np.testing.assert_array_equal(found["died"][ALL].probability, np.float32([0.9, 0.1, 0.25, 1.0]))
+    upside_down = read_predictions(tmp_path, {"died": labels.reverse()})["died"][ALL].probability
+    np.testing.assert_array_equal(upside_down, found["died"][ALL].probability[::-1])
 
 
 @given(st.permutations(range(4)), st.lists(st.floats(0, 1), min_size=4, max_size=4))
@@ -70,7 +70,10 @@ def test_any_order_and_any_probabilities_are_read_back(toys, tmp_path_factory, o
     root = tmp_path_factory.mktemp("any")
     whole = table(toys, predicted_boolean_probability=pa.array(probability, pa.float64()))
     write(root / "died" / "0.parquet", whole.take(order))
-    assert read_predictions(root, {"died": frame(toys)})["died"][ALL].tolist() == probability
+    assert (
+        read_predictions(root, {"died": frame(toys)})["died"][ALL].probability.tolist()
+        == probability
+    )
 
 
 def test_folders_name_the_shots_that_a_model_was_fitted_on(toys, labels, tmp_path):
@@ -84,8 +87,8 @@ def test_folders_name_the_shots_that_a_model_was_fitted_on(toys, labels, tmp_pat
         write(folder / "0.parquet", table(toys, probability=[p] * 4))
     write(tmp_path / "died" / "all" / "0.parquet", table(toys))
     found = read_predictions(tmp_path, {"died": labels})["died"]
-    assert {draw: p[0] for draw, p in found.items() if draw != ALL} == of
-    np.testing.assert_array_equal(found[ALL], np.float32([0.9, 0.1, 0.25, 1.0]))
+    assert {draw: p.probability[0] for draw, p in found.items() if draw != ALL} == of
+    np.testing.assert_array_equal(found[ALL].probability, np.float32([0.9, 0.1, 0.25, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_other_types_of_the_same_values_are_read(toys, labels, tmp_path):
         "predicted_boolean_value": None,
     }
     write(tmp_path / "died" / "0.parquet", table(toys, **same))
-    assert read_predictions(tmp_path, {"died": labels})["died"][ALL].shape == (4,)
+    assert read_predictions(tmp_path, {"died": labels})["died"][ALL].probability.shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_sealed_predictions_are_checked_and_name_their_artifact(toys, labels, tm
     with new_artifact(out, PREDICTIONS) as partial:
         write(partial / "died" / "0.parquet", table(toys))
         seal(partial, PREDICTIONS, producer="theirs 1", config={})
-    assert read_predictions(out, {"died": labels})["died"][ALL].shape == (4,)
+    assert read_predictions(out, {"died": labels})["died"][ALL].probability.shape == (4,)
     assert predictions_source(out) == source(out)
     path = write(out / "died" / "0.parquet", table(toys, probability=(0.1, 0.9, 0.2, 0.3)))
     with pytest.raises(ContractError, match=r"0\.parquet was changed"):
@@ -185,3 +188,19 @@ def test_sealed_predictions_are_checked_and_name_their_artifact(toys, labels, tm
     with pytest.raises(ContractError, match=r"0\.parquet is missing"):
         read_predictions(out, {"died": labels})
     assert predictions_source(write(tmp_path / "raw" / "p.parquet", table(toys)).parent).contract == "meds-predictions/0.4"  # fmt: skip
+
+
+def test_what_rows_are_called_is_read_where_it_is_told_of_all(toys, labels, tmp_path):
+    called = pa.array([True, False, True, True])
+    path = write(tmp_path / "died" / "0.parquet", table(toys, predicted_boolean_value=called))
+    assert read_predictions(tmp_path, {"died": labels})["died"][ALL].decided.tolist() == [
+        1,
+        0,
+        1,
+        1,
+    ]
+    write(path, table(toys))
+    assert read_predictions(tmp_path, {"died": labels})["died"][ALL].decided is None
+    write(path, table(toys, predicted_boolean_value=pa.array([True, None, True, True])))
+    with pytest.raises(ContractError, match="row 1: predicted_boolean_value is null"):
+        read_predictions(tmp_path, {"died": labels})

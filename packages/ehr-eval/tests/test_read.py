@@ -81,5 +81,5 @@ def test_labels_find_their_rows_whatever_the_order_of_the_index(index, toys, tmp
         schema_overrides={"prediction_time": pl.Datetime("us")},
     )
     assert align(features, labels, task="t")["row"].to_list() == [1, 2]
-    with pytest.raises(ContractError, match=r"no features for 1 of 2 labels of task t, the first"):
+    with pytest.raises(ContractError, match=r"lacks 1 of 2 labels of task t, the first"):
         align(features, labels.with_columns(subject_id=pl.Series([2, 7])), task="t")

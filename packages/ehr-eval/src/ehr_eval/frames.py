@@ -103,5 +103,33 @@ def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.Da
     return keys.unique().join(subjects, on="subject_id", how="left").sort(KEY)
 
 
+def in_order_of(
+    labels: pl.DataFrame, rows: pl.DataFrame, *, where: Path, what: str, mend: str = ""
+) -> pl.DataFrame:
+    """Labels with what is there of each of them.
+
+    Args:
+        labels: subject_id, prediction_time and more.
+        rows: The key, each once, and more columns.
+        where: What `rows` were read from.
+        what: What the labels are, for the message.
+        mend: What to do where some are missing.
+
+    Returns:
+        `labels` in their order, with the further columns of `rows`.
+
+    Raises:
+        ContractError: With the number of labels that `rows` lack, and the first.
+    """
+    missing = labels.join(rows, on=KEY, how="anti", maintain_order="left")
+    if missing.height:
+        subject, time = missing.select(KEY).row(0)
+        raise ContractError(
+            f"{where} lacks {missing.height:,} of {labels.height:,} {what}, the first subject "
+            f"{subject} at {time}{mend and '; '}{mend}"
+        )
+    return labels.join(rows, on=KEY, how="left", maintain_order="left")
+
+
 def _frame(table: pa.Table) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(table))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ehr_eval.frames import KEY, PRODUCER
+from ehr_eval.frames import KEY, PRODUCER, in_order_of
 from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
 from ehr_tracking.contracts import PREDICTIONS, ContractError
@@ -25,7 +25,17 @@ MEDS_PREDICTIONS = "meds-predictions/0.4"
 _DRAW = re.compile(r"k=(?P<k>-1|[1-9]\d*)/replicate=(?P<replicate>0|[1-9]\d*)/")
 _DRAWS = re.compile(r"(?:^|/)k=")
 _LIKE_DRAW = re.compile(r"(k|replicate)=")
-LABEL, PROBABILITY = "boolean_value", "predicted_boolean_probability"
+LABEL, DECIDED = "boolean_value", "predicted_boolean_value"
+PROBABILITY = "predicted_boolean_probability"
+
+
+class Predicted(NamedTuple):
+    """What a model says of the held-out rows of a task."""
+
+    probability: npt.NDArray[np.float64]
+    """[n] of the outcome."""
+    decided: npt.NDArray[np.bool_] | None = None
+    """[n] what each row is called; None where no threshold was chosen."""
 
 
 class Draw(NamedTuple):
@@ -37,8 +47,8 @@ class Draw(NamedTuple):
 
 def read_predictions(
     directory: Path, held_out: Mapping[str, pl.DataFrame], *, others: Collection[str] = ()
-) -> dict[str, dict[Draw, npt.NDArray[np.float64]]]:
-    """Read one model's probabilities for the held-out rows of each task.
+) -> dict[str, dict[Draw, Predicted]]:
+    """Read what one model says of the held-out rows of each task.
 
     Args:
         directory: `<task>/**/*.parquet` in the schema of meds-evaluation; where it is a
@@ -48,8 +58,7 @@ def read_predictions(
         others: Tasks of the labels that are not evaluated: predictions of them are passed over.
 
     Returns:
-        Task -> draw -> [n] probability of the outcome, in the order of that task's `held_out`;
-        tasks that the model does not predict are left out.
+        Task -> draw -> what is predicted, in the order of that task's `held_out`; tasks that the model does not predict are left out.
 
     Raises:
         ContractError: If there are none; a file cannot be read, was changed, lies in no task's
@@ -113,8 +122,8 @@ def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """[p] the key, the outcome, the probability, and `file`."""
-    table = read_table(path, [*KEY, LABEL, PROBABILITY])
+    """[p] the key, the outcome, what it is called (or null), the probability, and `file`."""
+    table = read_table(path, [*KEY, LABEL, DECIDED, PROBABILITY])
     for name in (*KEY, LABEL, PROBABILITY):
         if name not in table.column_names:
             raise ContractError(f"{path} has no column {name}: not predictions of meds-evaluation")
@@ -137,14 +146,24 @@ def _read(path: Path) -> pl.DataFrame:
         LABEL: label,
         PROBABILITY: value,
     }
+    columns[DECIDED] = _decided(table, path)
     frame = pl.DataFrame(pl.from_arrow(pa.table(columns)))
     return frame.with_columns(file=pl.lit(str(path)))
 
 
+def _decided(table: pa.Table, path: Path) -> pa.ChunkedArray | pa.Array:
+    if DECIDED not in table.column_names or table[DECIDED].null_count == len(table):
+        return pa.nulls(len(table), pa.bool_())
+    no_nulls(table[DECIDED], DECIDED, path)  # of some rows alone it would be another F1
+    if not pa.types.is_boolean(table[DECIDED].type):
+        raise ContractError(f"{path}: column {DECIDED} is {table[DECIDED].type} (expected bool)")
+    return table[DECIDED]
+
+
 def _align(
     task: str, parts: list[pl.DataFrame], labels: pl.DataFrame, directory: Path
-) -> npt.NDArray[np.float64]:
-    """[n] probabilities in the order of the labels."""
+) -> Predicted:
+    """In the order of the labels."""
     predicted = pl.concat(parts)
     _refuse(predicted.filter(pl.struct(KEY).is_duplicated()), "is predicted twice", task)
     told = labels.select(*KEY, outcome=LABEL)
@@ -153,15 +172,11 @@ def _align(
     _refuse(extra, "is predicted, but is no held-out label", task)
     wrong = checked.filter(pl.col("outcome") != pl.col(LABEL))
     _refuse(wrong, f"has another {LABEL} than the labels", task)
-    found = labels.select(KEY).join(predicted, on=KEY, how="left", maintain_order="left")
-    missing = found.filter(pl.col(PROBABILITY).is_null())
-    if missing.height:
-        subject, time = missing.select(KEY).row(0)
-        raise ContractError(
-            f"{directory} does not predict {missing.height} of {labels.height} held-out labels of "
-            f"task {task}, the first subject {subject} at {time}"
-        )
-    return found[PROBABILITY].to_numpy()
+    found = in_order_of(
+        labels.select(KEY), predicted, where=directory, what=f"held-out labels of task {task}"
+    )
+    decided = None if found[DECIDED].null_count() else found[DECIDED].to_numpy()
+    return Predicted(found[PROBABILITY].to_numpy(), decided)
 
 
 def _refuse(rows: pl.DataFrame, what: str, task: str) -> None:

@@ -46,7 +46,7 @@ def line_plot(
         styles: Legend -> (number of the colour, line style as matplotlib names it); by default
             each series has a colour of its own.
     """
-    figure, axes = new_figure()
+    figure, axes = new_figure((7.6, 4.0))
     for i, (name, points) in enumerate(series.items()):
         number, line = (styles or {}).get(name, (i, "-"))
         colour = COLOURS[number % len(COLOURS)]
@@ -61,7 +61,7 @@ def line_plot(
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(visible=True, alpha=0.25)
     if series:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)  # within, it may cover a line
     save_figure(figure, path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from ehr_eval.features.mapped import MappedMatrix, Matrix, map_matrix
-from ehr_eval.frames import KEY, PRODUCER
+from ehr_eval.frames import PRODUCER, in_order_of
 from ehr_tracking.arrow.features import read_index
 from ehr_tracking.contracts import FEATURES, ContractError
 from ehr_tracking.files import PathLike
@@ -67,12 +67,10 @@ def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFr
     Raises:
         ContractError: Naming the first label without features.
     """
-    found = labels.join(features.index, on=KEY, how="left", maintain_order="left")
-    missing = found.filter(pl.col("row").is_null())
-    if missing.height:
-        subject, time = missing.select(KEY).row(0)
-        raise ContractError(
-            f"{features.directory} has no features for {missing.height} of {labels.height} labels "
-            f"of task {task}, the first subject {subject} at {time}; extract them for these labels"
-        )
-    return found
+    return in_order_of(
+        labels,
+        features.index,
+        where=features.directory,
+        what=f"labels of task {task}",
+        mend="extract features for these labels",
+    )

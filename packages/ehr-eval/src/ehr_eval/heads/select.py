@@ -1,7 +1,8 @@
 """Fit a head on the shots, choose a point of its grid on the tuning shots, predict.
 
 Every point is fitted on the training shots alone; the one with the best tuning AUROC is kept (the
-first of equals, in the order in which they were tried), and fitted anew on both where that is asked.
+first of equals, in the order in which they were tried). The threshold of F1 is chosen with that fit; then
+it is fitted anew on both, where that is asked.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.grid import Fit, HeadConfig, Labels
 from ehr_eval.heads.search import fit_at, tried
 from ehr_eval.judge.bootstrap import scores
+from ehr_eval.judge.metrics.f1 import best_threshold
 from ehr_eval.judge.metrics.ranked import Floats
 
 
@@ -23,6 +25,8 @@ class Fitted(NamedTuple):
     """[n] of the positive class."""
     selected: dict[str, float]
     """The grid's point that was kept."""
+    threshold: float
+    """What is called positive is at least as probable: of highest F1 on the tuning rows."""
     unconverged: tuple[dict[str, float], ...] = ()
     """Points of the grid whose fits were ended before they converged."""
 
@@ -52,11 +56,12 @@ def fit_predict(
             best, chosen = value, fit
         if not fit.converged:
             unconverged.append(fit.point)
+    threshold = best_threshold(y_tuning, chosen.predict(x_tuning))
     if config.refit:
         chosen = fit_at(config, chosen.point, *_together(train, tuning))
         if not chosen.converged:
             unconverged.append(chosen.point)
-    return Fitted(chosen.predict(new), chosen.point, tuple(unconverged))
+    return Fitted(chosen.predict(new), chosen.point, threshold, tuple(unconverged))
 
 
 def _together(*parts: tuple[Matrix, Labels]) -> tuple[Matrix, Labels]:

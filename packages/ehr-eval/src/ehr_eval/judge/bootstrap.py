@@ -58,6 +58,7 @@ def scores(
     probability: Floats,
     weight: npt.NDArray[np.uint16] | None = None,
     *,
+    decided: npt.NDArray[np.bool_] | None = None,
     metrics: Iterable[str] = tuple(METRICS),
 ) -> dict[str, Floats]:
     """Each metric under each column of weights.
@@ -66,22 +67,24 @@ def scores(
         label: [n].
         probability: [n] in [0, 1].
         weight: [n, B]; None: one column of ones, the point estimate.
+        decided: [n] what each row is called by a threshold that was chosen on other rows.
         metrics: Names in `METRICS`.
 
     Returns:
-        Metric -> [B]; NaN where undefined (AUROC without both classes, AUPRC without positives,
-        any without rows).
+        Metric -> [B]; NaN where undefined (AUROC without both classes, AUPRC without positives, F1
+        without `decided`, any without rows).
 
     Examples:
-        >>> found = scores(np.array([0, 1, 1], bool), np.array([.5, .5, 1.]))
+        >>> found = scores(np.array([0, 1, 1], bool), np.array([.5, .5, 1.]), metrics=("auroc", "brier"))
         >>> {metric: round(float(value[0]), 3) for metric, value in found.items()}
-        {'auroc': 0.75, 'auprc': 0.833, 'calibration_error': 0.0, 'brier': 0.167}
+        {'auroc': 0.75, 'brier': 0.167}
     """
     if weight is None:
         weight = np.ones((len(label), 1), np.uint16)
     width = max(1, _WEIGHTS // max(1, len(label)))
     order = np.argsort(-probability, kind="stable")
     label, probability = label[order], probability[order]
+    decided = None if decided is None else decided[order]
     first = np.flatnonzero(np.r_[True, np.diff(probability) != 0]) if len(label) else order
     found: dict[str, list[Floats]] = {name: [np.zeros(0)] for name in metrics}
     for begin in range(0, weight.shape[1], width):
@@ -90,6 +93,7 @@ def scores(
             probability_N=probability,
             first_G=first,
             weight_NB=weight[order, begin : begin + width].astype(np.float64),
+            decided_N=decided,
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             for name, parts in found.items():

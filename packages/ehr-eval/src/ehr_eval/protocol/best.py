@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from ehr_eval.frames import KEY
+from ehr_eval.frames import KEY, in_order_of
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
@@ -71,14 +71,13 @@ def _of_task(task: str, path: Path, labels: pl.DataFrame) -> Floats:
         raise ContractError(
             f"{path}: subject {twice[KEY[0]][0]} at {twice[KEY[1]][0]} is there twice"
         )
-    joined = labels.select(KEY).join(risks, on=KEY, how="left", maintain_order="left")
-    missing = joined.filter(pl.col(RISK).is_null())
-    if missing.height:
-        subject, time = missing.select(KEY).row(0)
-        raise ContractError(
-            f"{path} lacks {missing.height} of {labels.height} held-out labels of task {task}, the "
-            f"first subject {subject} at {time}; give the risks of the data set that was labelled"
-        )
+    joined = in_order_of(
+        labels.select(KEY),
+        risks,
+        where=path,
+        what=f"held-out labels of task {task}",
+        mend="give the risks of the data set that was labelled",
+    )
     return joined[RISK].to_numpy()
 
 

@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -20,6 +21,7 @@ from ehr_eval.features.mapped import MappedMatrix, map_matrix
 from ehr_eval.heads.select import Fitted, fit_predict
 from ehr_eval.judge.bootstrap import scores
 from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.predictions import Predicted
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
 from ehr_eval.protocol.shots import shots
 from ehr_eval.protocol.taskrows import Given, TaskRows, map_task
@@ -62,10 +64,14 @@ class Outcome(NamedTuple):
     """Metric -> [B]."""
     probability: Floats | None
     """[n] of all held-out rows; kept of the first cell that is fitted on all training rows."""
+    decided: npt.NDArray[np.bool_] | None
+    """[n] what they are called, with the probability and where a threshold was chosen."""
     selected: str | None
     """The grid's point that was kept, as JSON; None where nothing was fitted."""
     seconds: float
     """Wall time of fitting and predicting."""
+    is_decided: bool = True
+    """Whether a threshold was chosen."""
     unconverged: tuple[str, ...] = ()
     """Points of the grid, as JSON, whose fits were ended by a limit of steps."""
 
@@ -113,18 +119,27 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
     task = _task(plan.task(cell.task))
     label = task.splits[HELD_OUT].label
     began = perf_counter()
+    selected: str | None = None
+    unconverged: tuple[str, ...] = ()
     if cell.head == GIVEN:
-        fitted = Fitted(task.given[Given(cell.model, cell.k, cell.replicate)], {})
+        predicted = task.given[Given(cell.model, cell.k, cell.replicate)]
     else:
         fitted = _fit(cell, task, plan)
+        predicted = Predicted(fitted.probability, fitted.probability >= fitted.threshold)
+        selected = json.dumps(fitted.selected)
+        unconverged = tuple(json.dumps(point) for point in fitted.unconverged)
     seconds = perf_counter() - began
+    judge = partial(scores, label, predicted.probability, decided=predicted.decided)
+    kept = predicted if cell.k == -1 and cell.replicate == 0 else None
     outcome = Outcome(
-        point={m: float(v[0]) for m, v in scores(label, fitted.probability).items()},
-        draws=scores(label, fitted.probability, task.weight),
-        probability=fitted.probability if cell.k == -1 and cell.replicate == 0 else None,
-        selected=None if cell.head == GIVEN else json.dumps(fitted.selected),
+        point={m: float(v[0]) for m, v in judge().items()},
+        draws=judge(task.weight),
+        probability=kept and kept.probability,
+        decided=kept and kept.decided,
+        selected=selected,
         seconds=seconds,
-        unconverged=tuple(json.dumps(point) for point in fitted.unconverged),
+        is_decided=predicted.decided is not None,
+        unconverged=unconverged,
     )
     write_outcome(plan.outcome(cell), outcome)
 
@@ -155,16 +170,21 @@ def _matrix(path: Path) -> MappedMatrix:
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
     """Write what `read_outcome` reads: whole or not at all; another process may write the very same."""
-    tensors = {f"draws/{metric}": draws for metric, draws in outcome.draws.items()}
+    tensors: dict[str, npt.NDArray[Any]] = {
+        f"draws/{metric}": draws for metric, draws in outcome.draws.items()
+    }
     tensors["point"] = np.array(list(outcome.point.values()))
     if outcome.probability is not None:
         tensors["probability"] = np.asarray(outcome.probability, np.float64)
+    if outcome.decided is not None:
+        tensors["decided"] = outcome.decided
     # safetensors writes memory as it lies, whatever the strides: a column of a matrix would be garbage
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = {
         "metrics": list(outcome.point),
         "selected": outcome.selected,
         "seconds": outcome.seconds,
+        "is_decided": outcome.is_decided,
         "unconverged": outcome.unconverged,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +205,9 @@ def read_outcome(path: Path) -> Outcome | None:
         point=dict(zip(about["metrics"], tensors["point"].tolist(), strict=True)),
         draws={metric: tensors[f"draws/{metric}"] for metric in about["metrics"]},
         probability=tensors.get("probability"),
+        decided=tensors.get("decided"),
         selected=about["selected"],
         seconds=about["seconds"],
+        is_decided=about["is_decided"],
         unconverged=tuple(about["unconverged"]),
     )

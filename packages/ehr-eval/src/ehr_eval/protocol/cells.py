@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from threading import Thread
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -51,8 +52,10 @@ def _here(cells: Sequence[Cell], plan: Plan) -> Iterator[Cell]:
 
 def _elsewhere(cells: Sequence[Cell], plan: Plan, workers: int) -> Iterator[Cell]:
     """In processes that are spawned, since torch or polars may have started threads, which a fork breaks."""
+    context = get_context("spawn")
+    begun = context.Event()
     pool = ProcessPoolExecutor(
-        min(workers, len(cells)), mp_context=get_context("spawn"), initializer=_begin
+        min(workers, len(cells)), mp_context=context, initializer=_begin, initargs=(begun,)
     )
     waiting, running = iter(cells), dict[Future[None], Cell]()
     try:
@@ -69,6 +72,11 @@ def _elsewhere(cells: Sequence[Cell], plan: Plan, workers: int) -> Iterator[Cell
                     raise _failed(running[future], error) from error
                 yield running.pop(future)
     except BrokenProcessPool as e:
+        if not begun.is_set():
+            raise UnfinishedError(
+                "no worker could begin: each reads the script that called run_ehrshot, which must not "
+                "call it again; put the call below `if __name__ == '__main__':`, or give workers=1"
+            ) from e
         near = "; ".join(str(cell) for cell in [*running.values()][:workers])
         raise UnfinishedError(
             f"a worker was killed (is memory short?) at one of: {near}. Other cells that are done "
@@ -85,8 +93,9 @@ def _failed(cell: Cell, error: BaseException) -> UnfinishedError:
     )
 
 
-def _begin() -> None:
+def _begin(begun: Event) -> None:
     """In a new worker: one thread, and the end with its parent, however that ends."""
+    begun.set()
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each worker
     Thread(target=_end_with_parent, daemon=True).start()

@@ -82,8 +82,8 @@ def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation
             result.unconverged += [(cell, point) for point in outcome.unconverged]
             if outcome.probability is not None:
                 key = (setting.model, setting.head)
-                result.predictions[key] = _predictions(task.splits[HELD_OUT], outcome.probability)
-        reasons = undefined(label)
+                result.predictions[key] = _predictions(task.splits[HELD_OUT], outcome)
+        reasons = undefined(label, decided=all(outcome.is_decided for _, outcome in done))
         means = {m: _mean([o for _, o in done], m) for m in METRICS}
         result.rows += [
             _row(task.name, setting, -1, metric, mean, label, reasons.get(metric))
@@ -154,7 +154,7 @@ def _outcome(cell: Cell, plan: Plan) -> Outcome:
 def _replicate(
     cell: Cell, outcome: Outcome, label: npt.NDArray[np.bool_]
 ) -> Iterator[dict[str, Any]]:
-    reasons = undefined(label)
+    reasons = undefined(label, decided=outcome.is_decided)
     for metric in METRICS:
         score = Score(outcome.point[metric], outcome.draws[metric])
         reason = reasons.get(metric)
@@ -195,14 +195,16 @@ def _row(
     }
 
 
-def _predictions(rows: SplitRows, probability: Floats) -> pa.Table:
+def _predictions(rows: SplitRows, outcome: Outcome) -> pa.Table:
     """In the columns of meds-evaluation."""
     return pa.table(
         {
             "subject_id": rows.subject_id,
             "prediction_time": pa.array(rows.time, pa.timestamp("us")),
             "boolean_value": rows.label,
-            "predicted_boolean_value": pa.nulls(len(rows), pa.bool_()),
-            "predicted_boolean_probability": np.asarray(probability, np.float32),
+            "predicted_boolean_value": pa.array(
+                [None] * len(rows) if outcome.decided is None else outcome.decided, pa.bool_()
+            ),
+            "predicted_boolean_probability": np.asarray(outcome.probability, np.float32),
         }
     )

@@ -13,7 +13,7 @@ from ehr_eval.features.read import FeatureSet, align, read_features
 from ehr_eval.frames import KEY, read_labels
 from ehr_eval.judge.bootstrap import patient_draws
 from ehr_eval.judge.metrics.ranked import Floats
-from ehr_eval.predictions import predictions_source, read_predictions
+from ehr_eval.predictions import Predicted, predictions_source, read_predictions
 from ehr_eval.protocol.best import read_risks
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
@@ -156,10 +156,10 @@ def _held_out(tasks: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 
 def _given(
     predictions: Mapping[str, Path], tasks: Mapping[str, pl.DataFrame], *, others: Set[str]
-) -> dict[str, dict[Given, Floats]]:
-    """Task -> the held-out probabilities of each model that was trained elsewhere."""
+) -> dict[str, dict[Given, Predicted]]:
+    """Task -> what each model that was trained elsewhere says of the held-out rows."""
     held_out = _held_out(tasks)
-    found: dict[str, dict[Given, Floats]] = {task: {} for task in tasks}
+    found: dict[str, dict[Given, Predicted]] = {task: {} for task in tasks}
     for model, path in predictions.items():
         read = read_predictions(path, held_out, others=others)
         missing = sorted(tasks.keys() - read.keys())
@@ -169,7 +169,7 @@ def _given(
                 "name the tasks that shall be evaluated with -s tasks=[...]"
             )
         for task, draws in read.items():
-            found[task] |= {Given(model, *draw): probability for draw, probability in draws.items()}
+            found[task] |= {Given(model, *draw): predicted for draw, predicted in draws.items()}
     return found
 
 
@@ -177,7 +177,7 @@ def _task(
     name: str,
     table: pl.DataFrame,
     models: Iterable[str],
-    given: Mapping[Given, Floats],
+    given: Mapping[Given, Predicted],
     config: EhrshotConfig,
 ) -> TaskRows:
     splits = {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from ehr_eval.features.mapped import map_tensors
-from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.predictions import Predicted
 from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN, TUNING
 
 Ints = npt.NDArray[np.int64]
@@ -51,8 +51,8 @@ class TaskRows:
     splits: Mapping[str, SplitRows]
     weight: npt.NDArray[np.uint16]
     """[n, B] how often each held-out row counts in each draw."""
-    given: Mapping[Given, Floats]
-    """Held-out probabilities [n] in the order of the rows."""
+    given: Mapping[Given, Predicted]
+    """Of the held-out rows [n], in their order."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -83,8 +83,11 @@ def write_task(path: Path, task: TaskRows) -> None:
         tensors[f"{split}/time"] = rows.time
         tensors[f"{split}/label"] = rows.label
         tensors |= {f"{split}/row/{model}": row for model, row in rows.row.items()}
-    for given, probability in task.given.items():
-        tensors[f"given/{given.model}/{given.k}/{given.replicate}"] = probability
+    for given, predicted in task.given.items():
+        name = f"given/{given.model}/{given.k}/{given.replicate}"
+        tensors[f"{name}/probability"] = predicted.probability
+        if predicted.decided is not None:
+            tensors[f"{name}/decided"] = predicted.decided
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
@@ -102,7 +105,8 @@ def map_task(path: Path) -> TaskRows:
             row={n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)},
         )
     for name, tensor in tensors.items():
-        if name.startswith("given/"):
-            _, model, k, replicate = name.split("/")
-            given[Given(model, int(k), int(replicate))] = tensor
+        if name.startswith("given/") and name.endswith("/probability"):
+            _, model, k, replicate, _ = name.split("/")
+            decided = tensors.get(name.removesuffix("probability") + "decided")
+            given[Given(model, int(k), int(replicate))] = Predicted(tensor, decided)
     return TaskRows(path.stem, splits, tensors["weight"], given)

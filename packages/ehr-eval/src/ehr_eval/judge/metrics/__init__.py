@@ -12,9 +12,12 @@ from ehr_eval.judge.metrics.auprc import auprc
 from ehr_eval.judge.metrics.auroc import auroc
 from ehr_eval.judge.metrics.brier import brier
 from ehr_eval.judge.metrics.calibration import calibration_error
+from ehr_eval.judge.metrics.f1 import f1
+from ehr_eval.judge.metrics.partial_auroc import partial_auroc
 from ehr_eval.judge.metrics.ranked import Floats, Ranked
+from ehr_eval.judge.metrics.sensitivity import sensitivity
 
-Class = Literal["positive", "negative"]
+Need = Literal["positive", "negative", "threshold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class Metric:
     score: Callable[[Ranked], Floats]
     """[B], one a draw; where it is undefined, NaN or infinite without a warning of its own."""
     higher_is_better: bool = True
-    needs: tuple[Class, ...] = ("positive", "negative")
-    """Without a row of these it is undefined."""
+    needs: tuple[Need, ...] = ("positive", "negative")
+    """Without a row of these, or a threshold that was chosen on tuning rows, it is undefined."""
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -46,26 +49,35 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 needs=(),
             ),
             Metric("brier", "Brier", brier, higher_is_better=False, needs=()),
+            Metric("partial_auroc", "AUROC at FPR <= .2", partial_auroc),
+            Metric("sensitivity", "Sensitivity at 95% specificity", sensitivity),
+            Metric("f1", "F1", f1, needs=("positive", "threshold")),
         )
     }
 )
 """Every metric by name, in the order of results and report."""
 
 
-def undefined(label: npt.NDArray[np.bool_]) -> dict[str, str]:
+def undefined(label: npt.NDArray[np.bool_], *, decided: bool = True) -> dict[str, str]:
     """Metric -> why it has no value on these rows; empty where all have one.
 
+    Args:
+        label: [n].
+        decided: Whether a threshold was chosen.
+
     Examples:
-        >>> undefined(np.array([True, True]))
-        {'auroc': 'no negative in held_out'}
-        >>> sorted(undefined(np.array([False])))
-        ['auprc', 'auroc']
+        >>> undefined(np.array([True, True]))["auroc"]
+        'no negative in held_out'
+        >>> undefined(np.array([True, False]), decided=False)
+        {'f1': 'no threshold was chosen on tuning'}
     """
     if not len(label):
         return dict.fromkeys(METRICS, "no row in held_out")
-    there = {"positive": bool(label.any()), "negative": not label.all()}
+    there = {"positive": bool(label.any()), "negative": not label.all(), "threshold": decided}
     return {
-        metric.name: f"no {missing[0]} in held_out"
+        metric.name: "no threshold was chosen on tuning"
+        if missing[0] == "threshold"
+        else f"no {missing[0]} in held_out"
         for metric in METRICS.values()
         if (missing := [name for name in metric.needs if not there[name]])
     }

@@ -24,6 +24,8 @@ class Ranked:
     """Where each group of equal probabilities begins: they stand and fall together."""
     weight_NB: Floats
     """How often each row counts in each draw."""
+    decided_N: npt.NDArray[np.bool_] | None = None
+    """What each row is called by a threshold that was chosen on other rows; None where there is none."""
 
     @cached_property
     def total_B(self) -> Floats:
