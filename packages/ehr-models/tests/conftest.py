@@ -16,7 +16,8 @@ from ehr_models.data.tokens import STATIC, Tokens, leading
 from ehr_models.data.windows import Windows, newest
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
-from ehr_models.registry import build
+from ehr_models.kinds.exmed_bert import ExMedBertModelConfig
+from ehr_models.registry import build, look_up
 from ehr_tracking.contracts import BOS_ID, CLS_ID, SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
 
@@ -32,8 +33,14 @@ TINY = {
     for name, kind in ZOO.items()
 }
 """One of every kind in the table, as small as it comes."""
+CODES = [*SPECIALS, "GENDER//F", "GENDER//M", "STATE//NY", "STATE//TX", "STATE//CA"]
+CODES += [f"{('ATC', 'DIAGNOSIS', 'LAB')[i % 3]}//{i}" for i in range(len(CODES), VOCAB)]
+"""What the tokens stand for, to kinds that go by that."""
 VARIANTS = {
     "behrt-original": BehrtModelConfig(size="original", layers=2),
+    "exmed_bert-paper": ExMedBertModelConfig(
+        size="paper", layers=2, hidden=48, position="learned", initialization="normal"
+    ),
     "behrt-narrow": BehrtModelConfig(size="tiny", embedding=24, age="sinusoid", time="months"),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
 }
@@ -170,6 +177,8 @@ def make_model():
             config = type(config)(**{**config.__dict__, **overrides})
         torch.manual_seed(0)
         model = build(config, VOCAB)
+        if KINDS[config.kind].lookups is not None:
+            look_up(model, config, CODES)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
@@ -213,6 +222,33 @@ def padded(inputs_of):
         }
 
     return pad
+
+
+@pytest.fixture
+def tokens_with_words(tmp_path: Path):
+    """Tokens whose vocabulary holds these codes behind the special tokens."""
+
+    def write(codes):
+        directory = _write_tokens(tmp_path / "tokens", vocab=len(SPECIALS) + len(codes))
+        words = [
+            {"id": i, "token": t, "kind": "code" if i >= len(SPECIALS) else "special"}
+            | ({"code": t} if i >= len(SPECIALS) else {})
+            for i, t in enumerate([*SPECIALS, *codes])
+        ]
+        schema = pa.schema([(c.name, TYPES[c.dtype]) for c in TOKENS.beside["vocab.parquet"]])
+        pq.write_table(pa.Table.from_pylist(words, schema), directory / "vocab.parquet")
+        (directory / "manifest.json").unlink()
+        seal(directory, TOKENS, producer="test 0", config={}, seed=0)
+        return directory
+
+    return write
+
+
+TYPES = {
+    **{"int32": pa.int32(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()},
+    **{"float": pa.float32(), "double": pa.float64()},
+    "list<element: string>": pa.list_(pa.string()),
+}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ehr_models.layers.embeddings import (
     DAY_US,
     ORIGIN_US,
     STATIC,
-    Months,
+    BinnedDays,
     Time2Vec,
     days_since_2020,
     rotary,
@@ -68,7 +68,7 @@ def test_time2vec_keeps_days_apart_in_a_bf16_model():
 
 
 def test_a_table_of_months_by_hand():
-    table = Months(12, 1)
+    table = BinnedDays(13, 12, 1)
     with torch.no_grad():
         table.weight.copy_(torch.arange(13.0)[:, None])
     days = torch.tensor([-400.0, 0.0, 30.0, 31.0, 364.0, 366.0, 9e4])  # a month has 30.4 days
@@ -80,7 +80,7 @@ def test_age_and_absolute_time_in_other_ways(make_model, how):
     """What an age and a time add to the code: waves of days, or rows of months (since 1900)."""
     embed = make_model("behrt", age=how, time=how, static=False).base_model.embeddings
     age, time = torch.tensor([[4000.0]]), torch.tensor([[ORIGIN_US + 40 * DAY_US]])
-    added = embed._when({"age": age, "time": time}, torch.zeros(1)).flatten()
+    added = embed._when({"age": age, "time": time}, torch.zeros(64)).flatten()
     if how == "months":
         expected = embed.age.weight[131] + embed.time.weight[1441]  # 120 years and 40 days
     else:
@@ -161,7 +161,7 @@ def test_the_sinusoid_survives_initialisation_and_loading(tmp_path):
     fresh.save_pretrained(tmp_path)
     visits = torch.tensor([1, 2])
     for model in (fresh, BehrtModel.from_pretrained(tmp_path)):
-        added = model.embeddings._visits(visits, torch.zeros(1)) / (0.02 * math.sqrt(2))
+        added = model.embeddings._visits(visits, torch.zeros(128)) / (0.02 * math.sqrt(2))
         torch.testing.assert_close(added, sinusoid(visits, 128))
 
 

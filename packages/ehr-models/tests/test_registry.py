@@ -120,7 +120,10 @@ def test_what_does_not_fit_is_refused(config, message):
 
 def test_a_kind_is_pretrained_by_what_it_sees():
     found = {kind.name: kind.pretraining for kind in KINDS.values() if kind.name != "mixer"}
-    assert found == {"behrt": "mlm", "bert": "mlm", "gpt2": "clm", "llama": "clm"}
+    assert found == {
+        **{"behrt": "mlm", "bert": "mlm", "exmed_bert": "mlm"},
+        **{"gpt2": "clm", "llama": "clm"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,22 @@ PAGE = Path(__file__).parents[3] / "docs" / "extend.md"
 CODES = 57
 DAY_US = 86_400_000_000
 TINY = {"size": "tiny", "hidden": 16, "layers": 2, "heads": 2, "intermediate": 32}
+WORDS = pa.schema(
+    {
+        **{"id": pa.int32(), "token": pa.string(), "kind": pa.string(), "code": pa.string()},
+        **{"bin": pa.int32(), "lower": pa.float32(), "upper": pa.float32()},
+        **{"count": pa.int64(), "subjects": pa.int64()},
+        **{"description": pa.string(), "parents": pa.list_(pa.string())},
+    }
+)
 
 
 def write_tokens(directory: Path, splits: dict[str, list[dict]], codes: int = CODES) -> Path:
     """A tokens/1 data set: for each split, subjects as {subject_id, token, time (days or None)}."""
     directory.mkdir(parents=True)
-    size = len(SPECIALS) + codes
     text = [*SPECIALS, *(f"C{i}" for i in range(codes))]
-    pq.write_table(
-        pa.table({"id": pa.array(range(size), pa.int32()), "token": text}),
-        directory / "vocab.parquet",
-    )
+    words = [{"id": i, "token": t, "kind": "code", "code": t} for i, t in enumerate(text)]
+    pq.write_table(pa.Table.from_pylist(words, WORDS), directory / "vocab.parquet")
     (directory / "tokenizer.json").write_text(json.dumps({"scheme": "joint"}))
     for split, subjects in splits.items():
         (directory / split).mkdir()

@@ -2,10 +2,12 @@
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
+from collections.abc import Sequence
 from copy import deepcopy
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -16,10 +18,13 @@ from transformers import (
 )
 
 from ehr_models.config import ModelConfig
+from ehr_models.data.tokens import TokenSet
 from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import HeadName, Kind, Size, size_of
 from ehr_models.layers.attention import NAME
+from ehr_models.layers.initialization import redraw
+from ehr_models.vocabulary import read_vocabulary
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import PAD_ID
 
@@ -60,18 +65,47 @@ def model_class(kind: Kind, head: HeadName) -> type[PreTrainedModel]:
     return PooledForPreTraining if head == "both" else PooledForSequenceClassification
 
 
-def build(config: ModelConfig, vocab_size: int, head: HeadName = "token") -> PreTrainedModel:
+def build(
+    config: ModelConfig, vocabulary: TokenSet | int, head: HeadName = "token"
+) -> PreTrainedModel:
     """A model with new weights, drawn from torch's global generator.
 
     Args:
         config: Kind, size and overrides.
-        vocab_size: Rows of `vocab.parquet`; embeddings get a multiple of 64.
+        vocabulary: Of these tokens; or its number of rows, which leaves a kind that goes by what
+            codes mean (`Kind.lookups`) without it. Embeddings get a multiple of 64 rows.
         head: Over tokens, over pooled states, or both.
 
     Raises:
-        ConfigError: If sizes do not fit together.
+        ConfigError: If sizes do not fit together, or the vocabulary does not fit the config.
+        ContractError: If the vocabulary cannot be read.
     """
-    return _new(architecture(config, vocab_size), head)
+    rows = vocabulary if isinstance(vocabulary, int) else vocabulary.vocab_size
+    model = _new(architecture(config, rows), head)
+    if config.initialization != "normal":
+        redraw(model, config.initialization)
+    if KINDS[config.kind].lookups is not None and not isinstance(vocabulary, int):
+        words = read_vocabulary(vocabulary.directory)
+        look_up(model, config, [word.code or word.token for word in words])
+    return model
+
+
+def look_up(model: PreTrainedModel, config: ModelConfig, codes: Sequence[str]) -> None:
+    """Tell a model what its kind takes from the vocabulary.
+
+    Args:
+        model: New, of a kind with `lookups`.
+        config: It was built from.
+        codes: The code of each token, or its text where it stands for none.
+
+    Raises:
+        ConfigError: If they do not fit the config.
+    """
+    lookups = KINDS[config.kind].lookups
+    assert lookups is not None
+    for name, values in lookups(config, codes).items():
+        buffer = model.base_model.get_buffer(name)
+        buffer[: len(values)] = torch.tensor(values, dtype=buffer.dtype)
 
 
 def without_pooled(model: PreTrainedModel) -> PreTrainedModel:

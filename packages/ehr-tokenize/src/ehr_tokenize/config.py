@@ -7,8 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ehr_tokenize.codes.maps import MapStep
-from ehr_tokenize.codes.patterns import Regex
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, Regex
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
@@ -98,6 +99,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(tree).__name__}")
     return tree
+
+
+def regex(pattern: str) -> str:
+    """The same pattern.
+
+    Raises:
+        ValueError: If it is no regular expression.
+
+    Examples:
+        >>> regex("^LAB//")
+        '^LAB//'
+    """
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
+    return pattern
+
+
+Regex = Annotated[str, AfterValidator(regex)]
+"""A field of a config that holds one, searched in codes."""
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:

@@ -49,7 +49,7 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
     """With the head of its pretraining."""
     if init is None:
         _require(KINDS[config.model.kind], config)
-        return registry.build(config.model, tokens.vocab_size)
+        return registry.build(config.model, tokens)
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
     _require(checkpoint.kind, config)

@@ -1,6 +1,6 @@
 """What a kind of model is, said once; without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ Pretraining = Literal["mlm", "clm"]
 """Masked tokens, or the next one."""
 HeadName = Literal["token", "pooled", "both"]
 """Over tokens, over the pooled states of subjects, or one of each on the same states."""
+Initialization = Literal["normal", "orthogonal", "xavier", "kaiming"]
+"""How matrices are drawn: see `layers.initialization`."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -54,9 +56,11 @@ class ArchitectureConfig:
     max_positions: PositiveInt | None = None
     """Longest sequence."""
     dropout: Fraction | None = None
-    """Of embeddings and residual branches; 0, but 0.1 in `behrt-original`."""
+    """Of embeddings and residual branches; 0, but 0.1 in the sizes that are of a paper."""
     attention_dropout: Fraction | None = None
     """Of attention weights, likewise; above 0 it forgoes the fused kernels of GPUs in training."""
+    initialization: Initialization = "normal"
+    """How a new model's matrices are drawn. `normal` is the kind's own way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,9 @@ class Kind:
     """It decodes token by token from a cache (`use_cache`, `past_key_values`)."""
     inputs: Mapping[str, str]
     """Argument of the model -> field of `Batch`."""
+    lookups: Callable[[Any, Sequence[str]], Mapping[str, Sequence[int]]] | None = None
+    """What the kind takes from the vocabulary: from its config and the code of each token (its text,
+    where it stands for none) to buffers of the backbone by name, a number for each token."""
     token_head: str
     """Module of the pretraining model that makes logits of states."""
     heads: tuple[HeadName, ...] = ("token", "pooled", "both")

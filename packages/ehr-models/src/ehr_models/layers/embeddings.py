@@ -64,16 +64,17 @@ class Time2Vec(nn.Module):
         initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
 
 
-class Months(nn.Embedding):
-    """A learned table of months; what lies outside shares its first and last row."""
+class BinnedDays(nn.Embedding):
+    """A learned table of equal parts of a year; what lies outside shares its first or last row."""
 
-    def __init__(self, months: int, width: int) -> None:
-        super().__init__(months + 1, width)
+    def __init__(self, bins: int, per_year: int, width: int) -> None:
+        super().__init__(bins, width)
+        self.per_year = per_year
 
     def forward(self, days: Tensor) -> Tensor:
         """Days [...] to [..., D]."""
-        month = (days * 12 / DAYS_PER_YEAR).long()
-        return super().forward(month.clamp(0, self.num_embeddings - 1))
+        number = (days * self.per_year / DAYS_PER_YEAR).long()
+        return super().forward(number.clamp(0, self.num_embeddings - 1))
 
 
 def days_since_2020(time: Tensor) -> Tensor:
@@ -97,6 +98,11 @@ def sinusoid(ordinal: Tensor, width: int) -> Tensor:
     exponent = torch.arange(0, width, 2, device=ordinal.device, dtype=torch.float32) / width
     angle = ordinal[..., None] * 10_000.0**-exponent
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :width]
+
+
+def waves(at: Tensor, like: Tensor, std: float) -> Tensor:
+    """A sinusoid [..., D] as large as its fellow summands `like` at first, not 35 times that."""
+    return std * math.sqrt(2) * sinusoid(at, like.shape[-1]).to(like.dtype)
 
 
 def rotary(position_ids: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 This file is copied beside checkpoints as their remote code: it needs torch, transformers and
 `embeddings.py` only.
 
-`config` is that of the kind: `hidden_size`, `embedding_size` (the width of the code table, None for
-that of the model), `num_attention_heads`, `intermediate_size`, `mlp` (swiglu or gelu), `norm` (pre or
+`config` is that of the kind: `hidden_size`, `embedding_size` (the width of the code table, where it is
+not that of the model), `num_attention_heads`, `intermediate_size`, `mlp` (swiglu or gelu), `norm` (pre or
 post), `bias`, `dropout`, `attention_dropout`, `layer_norm_eps`. With post, gelu and bias a layer is
 that of BERT.
 
@@ -132,7 +132,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 def table_width(config: Any) -> int:  # noqa: ANN401 -- the kind's own
     """E: the width of the code table, which may be narrower than the model."""
-    return int(config.embedding_size or config.hidden_size)
+    return int(getattr(config, "embedding_size", None) or config.hidden_size)
 
 
 class TokenHead(nn.Module):

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from ehr_tokenize.codes.patterns import Regex, regex
 from ehr_tokenize.codes.units import NO_UNIT, UNIT_CODES
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, Regex, regex
 
 
 def _unit_regex(pattern: str) -> str:

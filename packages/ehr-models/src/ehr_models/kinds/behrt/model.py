@@ -11,7 +11,6 @@ B batch, L length, D width, E width of the embeddings, V vocabulary. A packed ba
 # transformers leaves some methods untyped
 # mypy: allow-untyped-calls
 
-import math
 from typing import Any, Literal, cast
 
 import torch
@@ -23,11 +22,11 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from ehr_models.layers.embeddings import (
     DAYS_1900_TO_2020,
     STATIC,
-    Months,
+    BinnedDays,
     Time2Vec,
     days_since_2020,
     rotary,
-    sinusoid,
+    waves,
 )
 from ehr_models.layers.encoder import EncoderLayer, TokenHead, masked_loss, table_width
 
@@ -92,9 +91,9 @@ class BehrtEmbeddings(nn.Module):
         width = table_width(config)
         self.code = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         if config.age in ("time2vec", "months"):
-            self.age = _when(config, config.age, config.max_age_months)
+            self.age = _of_days(config, config.age, config.max_age_months)
         if config.time in ("time2vec", "months"):
-            self.time = _when(config, config.time, config.max_time_months)
+            self.time = _of_days(config, config.time, config.max_time_months)
         self.when = config.age != "none" or config.time != "none"
         if self.when and config.static:
             self.static = nn.Parameter(torch.empty(width))
@@ -128,25 +127,21 @@ class BehrtEmbeddings(nn.Module):
         """Age plus time [B, L, E]; of static tokens their own vector."""
         config, parts = self.config, []
         if config.age == "sinusoid":
-            parts.append(self._waves(_given(inputs, "age"), like))
+            parts.append(waves(_given(inputs, "age"), like, config.initializer_range))
         elif config.age != "none":
             parts.append(self.age(_given(inputs, "age")))
-        if config.time == "sinusoid":
-            parts.append(self._waves(days_since_2020(_given(inputs, "time")), like))
-        elif config.time == "months":
-            parts.append(self.time(days_since_2020(_given(inputs, "time")) + DAYS_1900_TO_2020))
-        elif config.time != "none":
-            parts.append(self.time(days_since_2020(_given(inputs, "time"))))
+        if config.time != "none":
+            days = days_since_2020(_given(inputs, "time"))
+            if config.time == "sinusoid":
+                parts.append(waves(days, like, config.initializer_range))
+            else:
+                begins = DAYS_1900_TO_2020 if config.time == "months" else 0
+                parts.append(self.time(days + begins))
         total: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         if not config.static:
             return total
         static = (_given(inputs, "time") == STATIC)[..., None]
         return torch.where(static, self.static.to(total.dtype), total)
-
-    def _waves(self, at: Tensor, like: Tensor) -> Tensor:
-        """A sinusoid as large as its fellow summands, not 35 times that."""
-        scale = self.config.initializer_range * math.sqrt(2)
-        return scale * sinusoid(at, table_width(self.config)).to(like.dtype)
 
     def _visits(self, visit: Tensor, like: Tensor) -> Tensor | float:
         config = self.config
@@ -154,14 +149,16 @@ class BehrtEmbeddings(nn.Module):
         if config.position == "learned":
             total = total + self.position(visit)
         elif config.position == "sinusoid":
-            total = total + self._waves(visit, like)
+            total = total + waves(visit, like, config.initializer_range)
         return total
 
 
-def _when(config: BehrtConfig, how: str, months: int) -> nn.Module:
+def _of_days(config: BehrtConfig, how: str, months: int) -> nn.Module:
     """From days [...] to [..., E]."""
     width = table_width(config)
-    return Time2Vec(config.time_features, width) if how == "time2vec" else Months(months, width)
+    if how == "time2vec":
+        return Time2Vec(config.time_features, width)
+    return BinnedDays(months + 1, 12, width)
 
 
 def _given(inputs: dict[str, Tensor | None], name: str) -> Tensor:
