@@ -243,6 +243,7 @@ def sampler(config: TrainConfig, examples: Examples) -> Sampler:
         window="newest" if config.objective.labelled else config.data.window,
         batch_tokens=config.data.batch_tokens,
         seed=config.seed,
+        shortest=config.data.shortest,
     )
 
 

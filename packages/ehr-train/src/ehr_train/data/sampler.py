@@ -6,7 +6,6 @@ E examples. An epoch is one permutation of the examples, cut into steps that hol
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from ehr_models.data.windows import Windows, fill, newest, window_at
 from ehr_train.data import draws
 from ehr_train.data.examples import Examples
 
-_ORDER, _WINDOW = 1, 2  # so that two uses of one seed draw differently
+_ORDER, _WINDOW, _LENGTH = 1, 2, 3  # so that uses of one seed draw differently
 
 
 class Position(NamedTuple):
@@ -36,11 +35,13 @@ class Sampler:
     window: Literal["random", "newest"]
     batch_tokens: int
     seed: int
+    shortest: int | None = None
+    """Least tokens of a random window, whose lengths are then drawn up to `context`."""
 
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
         """[E] tokens of each window."""
-        return np.minimum(self.examples.visible, self.context)
+        every = np.arange(len(self.examples))
+        return np.minimum(self.examples.visible, self._context(every, epoch))
 
     def steps_of(self, epochs: int) -> int:
         """Optimizer steps of the first `epochs` epochs."""
@@ -59,13 +60,23 @@ class Sampler:
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The examples in order, and where each step begins and the last ends."""
         order = draws.order(self.seed, _ORDER, epoch, np.arange(len(self.examples)))
-        return order, fill(self.lengths[order], self.batch_tokens)
+        return order, fill(self.lengths(epoch)[order], self.batch_tokens)
 
     def _windows(self, example: npt.NDArray[np.int64], epoch: int) -> Windows:
         tokens, row = self.examples.tokens, self.examples.subject[example]
         visible = self.examples.visible[example]
         if self.window == "newest":
             return newest(tokens, row, visible, self.context, example)
-        places = np.maximum(visible - self.context, 0) + 1
+        context = self._context(example, epoch)
+        places = np.maximum(visible - context, 0) + 1
         offset = draws.below(places, self.seed, _WINDOW, epoch, tokens.subject_id[row])
-        return window_at(tokens, row, visible, offset, self.context, example)
+        return window_at(tokens, row, visible, offset, context, example)
+
+    def _context(self, example: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """Most tokens of the window of each example: uniform in their logarithm."""
+        if self.shortest is None or self.window == "newest":
+            return np.full(len(example), self.context)
+        subject = self.examples.tokens.subject_id[self.examples.subject[example]]
+        octaves = np.log(self.context / self.shortest)
+        drawn = np.exp(draws.uniform(self.seed, _LENGTH, epoch, subject) * octaves)
+        return np.rint(self.shortest * drawn).astype(np.int64)
