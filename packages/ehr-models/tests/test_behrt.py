@@ -221,6 +221,25 @@ def test_a_mask_is_not_padding(make_model, batch):
 MINUTE_US = 60_000_000
 
 
+@pytest.mark.parametrize(("locality", "near"), [(2.0, (0.6, 1.0)), (0.0, (0.0, 0.1))])
+def test_attention_begins_at_the_nearest_tokens(make_model, locality, near):
+    """Of 128 tokens those within two places get most of it, whatever they are of; without, 5 of 128."""
+    model = make_model("behrt", locality=locality)
+    attention = model.behrt.layers[0].attention
+    torch.manual_seed(1)
+    shape = (1, 128, model.config.num_attention_heads, attention.head_dim)
+    rope = rotary(torch.arange(128)[None], attention.head_dim, model.config.rope_theta)
+    x = torch.randn(1, 128, model.config.hidden_size)
+    query, key = (
+        rotate(p(x).view(shape).transpose(1, 2), *rope)
+        for p in (attention.q_proj, attention.k_proj)
+    )
+    weights = (query @ key.transpose(-1, -2) * attention.head_dim**-0.5).softmax(-1)[0]
+    distance = (torch.arange(128)[:, None] - torch.arange(128)).abs()
+    share = (weights * (distance <= 2)).sum(-1)[:, 8:-8].mean().item()
+    assert near[0] <= share <= near[1]
+
+
 def at(year):
     return ORIGIN_US + int((year - 2020) * 365.25 * DAY_US)
 

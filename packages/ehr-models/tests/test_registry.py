@@ -36,7 +36,7 @@ def test_behrt_small_by_hand():
     table, width, inner = 64, 128, 384
     time2vec = 64 + 64 + 64 * table
     embeddings = (1024 + 513 + 2 + 1) * table + 2 * time2vec + 2 * table + (table + 1) * width
-    layer = 4 * width**2 + 3 * width * inner + 4 * width
+    layer = 4 * width * (width + 1) + 2 * (width + 1) * inner + (inner + 1) * width + 4 * width
     head = width * table + table + 2 * table + 1024
     assert count_parameters(BehrtModelConfig(size="small"), 1000) == {
         "embeddings": embeddings,

@@ -15,8 +15,10 @@ B batch, L length, D width, E width of the code table, H heads, V vocabulary.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -39,6 +41,20 @@ def eager_attention(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+class NearProjection(nn.Linear):
+    """To queries or keys that RoPE turns, so that attention begins at the nearest tokens.
+
+    All of its biases begin at `locality`, b. Then the logit of a token d places away is, before anything
+    is learned, b^2 times the sum of 2 cos(w d) over the frequencies w, over the root of the head's
+    width: a bell about d = 0, the narrower the higher b and the frequencies.
+    """
+
+    @torch.no_grad()
+    def reset(self, locality: float) -> None:
+        """Initial biases."""
+        initialization.constant_(self.bias, locality)
+
+
 class SelfAttention(nn.Module):
     """Bidirectional multi-head attention."""
 
@@ -49,8 +65,12 @@ class SelfAttention(nn.Module):
         self.config = config
         width, bias = config.hidden_size, config.bias
         self.head_dim = width // config.num_attention_heads
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(width, width, bias=bias)
+        if getattr(config, "locality", 0.0) > 0:
+            self.q_proj: nn.Linear = NearProjection(width, width)
+            self.k_proj: nn.Linear = NearProjection(width, width)
+        else:
+            self.q_proj = nn.Linear(width, width, bias=bias)
+            self.k_proj = nn.Linear(width, width, bias=bias)
         self.v_proj = nn.Linear(width, width, bias=bias)
         self.o_proj = nn.Linear(width, width, bias=bias)
 

@@ -1,8 +1,8 @@
 """BEHRT: a bidirectional encoder over codes, age, time, visit and segment; without torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from ehr_models.kinds.record import ArchitectureConfig, Kind, Size, one_of
@@ -35,6 +35,15 @@ class BehrtModelConfig(ArchitectureConfig):
     visit: bool | None = None
     mlp: Literal["swiglu", "gelu"] | None = None
     norm: Literal["pre", "post"] | None = None
+    locality: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How sharply attention begins at the nearest tokens, with `rope` (2 where not given); 0: evenly."""
+
+    @model_validator(mode="after")
+    def _near_needs_rope(self) -> Self:
+        position = self.position or ("sinusoid" if self.size == "original" else "rope")
+        if self.locality and position != "rope":
+            raise ValueError(f"locality needs position = rope, not {position}")
+        return self
 
 
 BEHRT = Kind(

@@ -28,7 +28,13 @@ from ehr_models.layers.embeddings import (
     rotary,
     waves,
 )
-from ehr_models.layers.encoder import EncoderLayer, TokenHead, masked_loss, table_width
+from ehr_models.layers.encoder import (
+    EncoderLayer,
+    NearProjection,
+    TokenHead,
+    masked_loss,
+    table_width,
+)
 
 
 class BehrtConfig(PreTrainedConfig):
@@ -69,6 +75,8 @@ class BehrtConfig(PreTrainedConfig):
     norm: Literal["pre", "post"] = "pre"
     bias: bool = False
     rope_theta: float = 10_000.0
+    locality: float = 0.0
+    """With `rope`: queries and keys have biases that begin at this value; see `NearProjection`."""
     dropout: float = 0.0
     attention_dropout: float = 0.0
     layer_norm_eps: float = 1e-6
@@ -189,6 +197,8 @@ class BehrtPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Time2Vec):
             module.reset(self.config.initializer_range)
+        elif isinstance(module, NearProjection):
+            module.reset(self.config.locality)
         elif isinstance(module, BehrtEmbeddings) and hasattr(module, "static"):
             initialization.normal_(module.static, 0.0, self.config.initializer_range)
 
@@ -312,8 +322,14 @@ ORIGINAL: dict[str, Any] = {
 }
 """How BEHRT as published (Li et al. 2020) differs from the defaults of `BehrtConfig`."""
 
+NEAR: dict[str, Any] = {"bias": True, "rope_theta": 100.0, "locality": 2.0}
+"""What new models with `rope` begin with. Most of what there is to know of a hidden code stands beside
+it, but attention that is even at first gives each of L tokens 1 / L of the gradient, so that nothing
+but frequencies is learned for a long time; and of a base of 10,000 half of the frequencies do not tell
+neighbours apart. A checkpoint keeps what its own config says."""
+
 CHOICES = (
-    *("age", "time", "static", "position", "segment", "visit", "mlp", "norm"),
+    *("age", "time", "static", "position", "segment", "visit", "mlp", "norm", "locality"),
     *("dropout", "attention_dropout"),
 )
 
@@ -327,6 +343,8 @@ def architecture(config: Any, size: Any, common: dict[str, Any]) -> BehrtConfig:
         common: What every kind has: `vocab_size`, `true_vocab_size`, `pad_token_id`.
     """
     choices = dict(ORIGINAL) if config.size == "original" else {}
+    if (config.position or choices.get("position", "rope")) == "rope":
+        choices |= NEAR
     for name in CHOICES:
         if getattr(config, name) is not None:
             choices[name] = getattr(config, name)
