@@ -79,4 +79,5 @@ class Sampler:
         subject = self.examples.tokens.subject_id[self.examples.subject[example]]
         octaves = np.log(self.context / self.shortest)
         drawn = np.exp(draws.uniform(self.seed, _LENGTH, epoch, subject) * octaves)
-        return np.rint(self.shortest * drawn).astype(np.int64)
+        length: npt.NDArray[np.int64] = np.rint(self.shortest * drawn).astype(np.int64)
+        return length
