@@ -95,7 +95,9 @@ def test_defaults_are_the_protocol():
 
 
 def test_impossible_settings_name_their_key():
-    with pytest.raises(ConfigError, match="pooling"):
-        load_config(FeaturesConfig, None, ["pooling=cls"])
+    with pytest.raises(
+        ConfigError, match=r"pooling = 'attention': .*fine-tune one .*pooling=attention"
+    ):
+        load_config(FeaturesConfig, None, ["pooling=attention"])
     with pytest.raises(ConfigError, match="bootstraps"):
         load_config(EhrshotConfig, None, ["bootstraps=-1"])

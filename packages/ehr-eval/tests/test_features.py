@@ -93,7 +93,7 @@ def test_rows_are_the_sorted_union_of_the_tasks_and_the_artifact_holds(wire, kin
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "sum"])
 @pytest.mark.parametrize("context", [8, 64])
 def test_features_equal_one_plain_forward_per_row(wire, kind, pooling, context, tmp_path):
     found = run(wire, kind, tmp_path, pooling=pooling, context=context)
@@ -107,8 +107,19 @@ def test_features_equal_one_plain_forward_per_row(wire, kind, pooling, context, 
         where = (0, start, prefix, start + max(0, known - context) + prefix, start + known)
         with torch.inference_mode():
             hidden = hidden_states(model, pack(flat, Windows(*np.array(where)[:, None])))
-        expected = hidden[-1] if pooling == "last" else hidden.mean(0)
-        np.testing.assert_allclose(found.matrix[i], expected.numpy(), atol=1e-5)
+        expected = {
+            "last": hidden[-1],
+            "mean": hidden.mean(0),
+            "max": hidden.amax(0),
+            "sum": hidden.sum(0),
+        }[pooling]
+        np.testing.assert_allclose(found.matrix[i], expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_cls_of_records_that_lead_with_another_token_is_refused(wire, tmp_path):
+    with pytest.raises(UserError, match="needs sequences that begin with"):
+        run(wire, "behrt", tmp_path, pooling="cls")
+    assert not (tmp_path / "features").exists()
 
 
 def subjects_of(tokens, split):

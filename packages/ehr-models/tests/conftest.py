@@ -45,6 +45,14 @@ VARIANTS = {
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
 }
 
+EVERY_HEAD = [
+    *({"pooling": how} for how in ("last", "mean", "max", "sum", "attention", "bigru", "cls")),
+    {"shape": "ffn", "hidden": 12, "layers": 2, "pooling": "attention"},
+    {"shape": "gru", "hidden": 6, "layers": 2},
+    {"shape": "lstm"},
+]
+"""Each pooling and each shape."""
+
 
 @pytest.fixture(autouse=True)
 def mixer_in_the_table(monkeypatch):

@@ -2,7 +2,11 @@ import pytest
 import torch
 
 from ehr_models.data.batch import pack
+from ehr_models.heads.config import PooledConfig
+from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.heads.token import hidden_states
+
+from .conftest import EVERY_HEAD
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,3 +34,15 @@ def test_fp32_on_a_gpu_equals_the_cpu(model, batch):
     assert (got.cpu() - exact).abs().max() < 1e-3
     got.square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("head", EVERY_HEAD, ids=str)
+def test_pooled_heads_on_a_gpu_equal_the_cpu(make_model, batch, head):
+    model = build_classifier(make_model("behrt"), 3, PooledConfig(**head), problem="multiclass")
+    exact = classify(model.eval(), batch)
+    model.cuda()
+    first, again = (classify(model, batch.to("cuda")) for _ in range(2))
+    assert torch.equal(first, again)
+    assert (first.cpu() - exact).abs().max() < 1e-3
+    first.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

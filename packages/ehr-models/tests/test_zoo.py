@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -16,14 +17,17 @@ from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, open_tokens
 from ehr_models.describe import count_parameters
 from ehr_models.heads.config import PooledConfig
-from ehr_models.heads.pooled import build_classifier, classify, pool
-from ehr_models.heads.pooling import FREE
+from ehr_models.heads.pooled import build_classifier, class_logits, classify, with_both
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds import KINDS
 from ehr_models.layers.embeddings import ORIGIN_US
-from ehr_models.registry import TOKEN_CLASSES, architecture, build
+from ehr_models.registry import TOKEN_CLASSES, architecture, build, without_pooled
 from ehr_tracking.config import validate
 from ehr_tracking.manifest import source, verify
+
+from .conftest import EVERY_HEAD
+
+HEADS = ["token", "pooled", "both"]
 
 
 def kind_of(model):
@@ -33,6 +37,20 @@ def kind_of(model):
 def logits_of(model, batch):
     with torch.no_grad():
         return token_logits(model, hidden_states(model, batch))
+
+
+def head_of(model, head):
+    """The model with that head, its new weights the same each time."""
+    torch.manual_seed(5)
+    classifier = build_classifier(model, 3, PooledConfig(pooling="max"), problem="multiclass")
+    return {"token": model, "pooled": classifier, "both": with_both(model, classifier)}[head]
+
+
+def answers(model, batch):
+    """Of tokens and of subjects, as its heads give."""
+    states = hidden_states(model, batch)
+    found = [token_logits(model, states)] if hasattr(model, kind_of(model).token_head) else []
+    return [*found, class_logits(model, states, batch)] if hasattr(model, "classifier") else found
 
 
 def third(batch):
@@ -129,15 +147,12 @@ def test_any_kind_may_be_isolated_by_padding(kind_name, make_model, batch, monke
 # --- training
 
 
-def test_every_weight_learns(kind_name, make_model, batch):
-    model = make_model(kind_name)
-    for one in (model, build_classifier(model, 1, PooledConfig(), problem="binary")):
-        one.zero_grad()
-        states = hidden_states(one, batch)
-        out = classify(one, batch) if one is not model else token_logits(model, states)
-        out.square().sum().backward()
-        unused = {n for n, p in one.named_parameters() if p.grad is None or not p.grad.any()}
-        assert unused == set()
+@pytest.mark.parametrize("head", HEADS)
+def test_every_weight_learns(kind_name, make_model, batch, head):
+    model = head_of(make_model(kind_name), head)
+    sum(answer.square().sum() for answer in answers(model, batch)).backward()
+    unused = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert unused == set()
 
 
 def test_gradient_checkpointing_changes_nothing(model, batch):
@@ -253,39 +268,61 @@ def test_token_logits_are_those_of_the_whole_model(model, records, spans, inputs
     assert (whole[rows, :90] - ours).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("pooling", FREE)
 def test_classifiers_agree_packed_padded_and_alone(
-    kind_name, make_model, records, spans, batch, padded, pooling
+    kind_name, make_model, records, spans, batch, padded
 ):
-    torch.manual_seed(5)
-    classifier = build_classifier(
-        make_model(kind_name), 3, PooledConfig(pooling=pooling), problem="multiclass"
-    )
+    classifier = head_of(make_model(kind_name), "pooled")
     with torch.no_grad():
         together = classify(classifier, batch)
         alone = torch.cat([classify(classifier, pack(records, s)) for s in spans])
-        states = hidden_states(classifier, batch)
-        states = pool(states, batch.cu_seqlens, pooling, input_ids=batch.input_ids)
-        by_hand = states @ classifier.classifier.weight.T + classifier.classifier.bias
         labels = torch.zeros(len(spans), dtype=torch.long)
         sides = [
             classifier(**padded(classifier, batch, s), labels=labels) for s in ("left", "right")
         ]
     assert together.shape == (len(spans), 3)
     assert (together - alone).abs().max() < 1e-5
-    assert (together - by_hand).abs().max() < 1e-5
     mean = -together.log_softmax(-1)[:, 0].mean().item()
     for out in sides:
         assert (out.logits - together).abs().max() < 1e-5
         assert out.loss.item() == pytest.approx(mean, rel=1e-4)
 
 
+def test_a_model_with_both_heads_answers_as_one_with_either(kind_name, make_model, batch, padded):
+    model = make_model(kind_name)
+    both = head_of(model, "both")
+    tokens, classes = answers(both, batch)
+    assert torch.equal(tokens, answers(model, batch)[0])
+    assert torch.equal(classes, answers(head_of(model, "pooled"), batch)[0])
+    inputs = padded(both, batch)
+    real = inputs["attention_mask"].bool()
+    labels = torch.where(real, inputs["input_ids"], -100)
+    with torch.no_grad():
+        out = both(**inputs, labels=labels, pooled_labels=torch.tensor([0, 1, 2, 0, 1, 2, 0]))
+    assert (out.logits[real][:, :90] - tokens).abs().max() < 1e-5
+    assert (out.pooled_logits - classes).abs().max() < 1e-5
+    likely = tokens.log_softmax(-1)[torch.arange(len(tokens)), batch.input_ids]
+    chosen = classes.log_softmax(-1)[range(7), [0, 1, 2, 0, 1, 2, 0]]
+    assert out.loss.item() == pytest.approx(-(likely.mean() + chosen.mean()).item(), rel=1e-4)
+
+
+def test_either_head_of_both_can_be_dropped(kind_name, make_model, batch):
+    model = make_model(kind_name)
+    both = head_of(model, "both")
+    alone = without_pooled(both)
+    assert type(alone) is type(model)
+    assert alone.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(answers(alone, batch)[0], answers(model, batch)[0])
+    assert alone.can_generate() == model.can_generate()
+    if alone.can_generate():
+        assert alone.generation_config.suppress_tokens == list(range(90, 128))
+    assert torch.equal(
+        answers(head_of(both, "pooled"), batch)[0], answers(head_of(model, "pooled"), batch)[0]
+    )
+
+
 def test_a_classifier_copies_the_backbone(kind_name, make_model, batch):
     model = make_model(kind_name)
-    classifier = build_classifier(
-        model, 1, PooledConfig(pooling="last", dropout=0.1), problem="binary"
-    )
-    assert classifier.config.classifier_dropout == 0.1
+    classifier = head_of(model, "pooled")
     with torch.no_grad():
         before = hidden_states(model, batch)
         assert torch.equal(before, hidden_states(classifier, batch))
@@ -312,21 +349,17 @@ def save(directory, model, tokens):
     return directory
 
 
-def answers(model, batch):
-    with torch.no_grad():
-        return classify(model, batch) if hasattr(model, "classifier") else logits_of(model, batch)
-
-
-@pytest.mark.parametrize("head", ["token", "pooled"])
+@pytest.mark.parametrize("head", HEADS)
 def test_round_trip_to_the_last_bit(model, batch, tokens_dir, tmp_path, head):
-    if head == "pooled":
-        model = build_classifier(model, 3, PooledConfig(pooling="max"), problem="multiclass")
+    model = head_of(model, head).eval()
     directory = save(tmp_path / "c", model, tokens_dir)
     assert verify(directory) == []
     loaded = load_checkpoint(directory, head=head)
     assert type(loaded.model) is type(model)
     assert not loaded.model.training
-    assert torch.equal(answers(model, batch), answers(loaded.model, batch))
+    with torch.no_grad():
+        for before, after in zip(answers(model, batch), answers(loaded.model, batch), strict=True):
+            assert torch.equal(before, after)
     assert (loaded.kind, loaded.head) == (kind_of(model), head)
     assert loaded.vocab_size == 90
     assert loaded.source == source(directory)
@@ -345,7 +378,8 @@ def test_the_same_model_gives_the_same_bytes(kind_name, make_model, tokens_dir, 
 def test_no_code_of_a_directory_is_run_on_loading(kind_name, make_model, tokens_dir, tmp_path):
     """Not even where its files are sealed and name classes."""
     model = make_model(kind_name)
-    for one in (model, build_classifier(model, 1, PooledConfig(), problem="binary")):
+    for head in HEADS:
+        one = head_of(model, head)
         directory = tmp_path / type(one).__name__
         directory.mkdir()
         save(directory, one, tokens_dir)
@@ -387,7 +421,9 @@ for auto, names in json.loads(sys.argv[2]).items():
         with torch.no_grad():
             out = model(**load_file(path.with_suffix(".inputs")))
         answer = out.last_hidden_state if auto == "AutoModel" else out.logits
-        save_file({"answer": answer.contiguous()}, path.with_suffix(f".{auto}"))
+        save_file({"answer": answer.contiguous()}, f"{path}.{auto}")
+        if auto == "AutoModelForPreTraining":
+            save_file({"answer": out.pooled_logits.contiguous()}, f"{path}.{auto}.pooled")
 assert not [m for m in sys.modules if m.startswith("ehr_")]
 """
 
@@ -396,28 +432,28 @@ assert not [m for m in sys.modules if m.startswith("ehr_")]
 def test_checkpoints_load_where_no_package_of_ours_is(
     every_name, make_model, batch, padded, tokens_dir, tmp_path
 ):
-    """Through AutoModel with the code beside them, with the same answers."""
+    """Through AutoModel with the code beside them, with the same answers; and with either head alone."""
     plan, expected = {}, {}
-    for name in every_name:
+    for name, head in zip(every_name, cycle(EVERY_HEAD)):
         model = make_model(name)
-        classifier = build_classifier(model, 3, PooledConfig(pooling="max"), problem="multiclass")
-        auto = TOKEN_CLASSES[kind_of(model).pretraining].__name__
-        states = hidden_states(model, batch).detach()
+        classifier = build_classifier(model, 3, PooledConfig(**head), problem="multiclass").eval()
         with torch.no_grad():
-            classes = classify(classifier, batch)
+            states = hidden_states(model, batch)
+            tokens, classes = token_logits(model, states), classify(classifier, batch)
+        token_class = TOKEN_CLASSES[kind_of(model).pretraining].__name__
+        of_tokens = {"AutoModel": states, token_class: tokens}
+        of_subjects = {"AutoModelForSequenceClassification": classes}
+        of_both = {"AutoModelForPreTraining": tokens, "AutoModelForPreTraining.pooled": classes}
         for label, one, wanted in (
-            (name, model, {"AutoModel": states, auto: token_logits(model, states).detach()}),
-            (
-                f"{name}-classifier",
-                classifier,
-                {"AutoModelForSequenceClassification": classes, "AutoModel": states},
-            ),
+            (name, model, of_tokens),
+            (f"{name}-classifier", classifier, of_subjects),
+            (f"{name}-both", with_both(model, classifier), of_both | of_tokens | of_subjects),
         ):
             save(tmp_path / label, one, tokens_dir)
             save_file(padded(model, batch), tmp_path / f"{label}.inputs")
-            for cls, answer in wanted.items():
-                plan.setdefault(cls, []).append(label)
-                expected[label, cls] = answer
+            for answer, value in wanted.items():
+                plan.setdefault(answer.removesuffix(".pooled"), {})[label] = None
+                expected[f"{label}.{answer}"] = value
 
     subprocess.run(
         [sys.executable, "-c", ELSEWHERE, str(tmp_path), json.dumps(plan)],
@@ -427,7 +463,7 @@ def test_checkpoints_load_where_no_package_of_ours_is(
     )
 
     real = padded(make_model("behrt"), batch)["attention_mask"].bool()
-    for (label, cls), answer in expected.items():
-        got = load_file(tmp_path / f"{label}.{cls}")["answer"]
-        got = got if "Sequence" in cls else got[real][:, : answer.shape[1]]
-        assert (got - answer).abs().max() < 1e-5, (label, cls)
+    for name, answer in expected.items():
+        got = load_file(tmp_path / name)["answer"]
+        got = got[real][:, : answer.shape[1]] if got.ndim == 3 else got
+        assert (got - answer).abs().max() < 1e-5, name

@@ -53,11 +53,13 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
     _require(checkpoint.kind, config)
-    if config.objective.head == "token" and checkpoint.head != "token":
+    if config.objective.head != "pooled" and checkpoint.head == "pooled":
         raise ConfigError(
             f"{init} holds a model for classification, not for {config.objective.kind}"
         )
-    return checkpoint.model
+    return (
+        registry.without_pooled(checkpoint.model) if checkpoint.head == "both" else checkpoint.model
+    )
 
 
 def _require(kind: Kind, config: TrainConfig) -> None:

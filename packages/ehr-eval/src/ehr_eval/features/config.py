@@ -1,19 +1,32 @@
 """What a user may set about how features are read from a model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
+
+
+def _free(pooling: object) -> object:
+    """Refuse poolings that have weights of their own."""
+    if pooling in ("attention", "bigru"):
+        raise ValueError(
+            "its weights are learned with a classifier: fine-tune one (ehr-train -s objective.pooling="
+            f"{pooling}), and judge its predictions"
+        )
+    return pooling
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FeaturesConfig:
     """How one vector is read from a model for each prediction time."""
 
-    pooling: Literal["auto", "last", "mean"] = "auto"
-    """`auto`: the last visible token of a causal model, the mean over all of a bidirectional one."""
+    pooling: Annotated[
+        Literal["auto", "last", "mean", "max", "sum", "cls"], BeforeValidator(_free)
+    ] = "auto"
+    """`last` visible token, `mean`, `max` or `sum` over all, or the leading [CLS]; `auto`: last of a
+    causal model, mean of a bidirectional one."""
     context: int | None = Field(default=None, ge=2)
     """Most tokens a model sees at once (the newest, behind [CLS]/[BOS]); null: as in its training."""
     one_pass: bool = True

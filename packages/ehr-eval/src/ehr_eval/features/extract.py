@@ -174,7 +174,7 @@ class Reader:
         packed = pack(tokens, batch.windows).to(self.device)
         with autocast(self.precision, self.device):
             hidden = hidden_states(self.model, packed)
-        return pool_rows(hidden, batch, self.pooling)
+        return pool_rows(hidden, packed.input_ids, batch, self.pooling)
 
 
 @contextmanager
