@@ -126,21 +126,21 @@ def tiny_config(kind: str = "mlm", **changes) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def next_visit(tmp_path_factory):
+def visit_codes(tmp_path_factory):
     """The objective that docs/extend.md adds, added as it says; and its YAML."""
     section = PAGE.read_text().split("## An objective\n")[1].split("\n## ")[0]
     file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    path = tmp_path_factory.mktemp("objectives") / "next_visit.py"
+    path = tmp_path_factory.mktemp("objectives") / "visit_codes.py"
     path.write_text(file)
-    spec = importlib.util.spec_from_file_location("next_visit", path)
+    spec = importlib.util.spec_from_file_location("visit_codes", path)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "next_visit", module)
+        patch.setitem(sys.modules, "visit_codes", module)
         spec.loader.exec_module(module)
-        exec(line, {"OBJECTIVES": OBJECTIVES, "NextVisit": module.NextVisit})
+        exec(line, {"OBJECTIVES": OBJECTIVES, "VisitCodes": module.VisitCodes})
         for cls in (Part, Sum, TrainConfig):
             rebuild_dataclass(cls, force=True)
-        yield module.NextVisit, re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
-    del OBJECTIVES["next_visit"]
+        yield module.VisitCodes, re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1]
+    del OBJECTIVES["visit_codes"]
     for cls in (Part, Sum, TrainConfig):
         rebuild_dataclass(cls, force=True)

@@ -16,8 +16,8 @@ from ehr_train.run import train
 from .conftest import tiny_config
 
 
-def test_it_asks_for_each_code_of_the_next_visit_once(next_visit):
-    objective, _ = next_visit
+def test_it_asks_for_each_code_of_the_visit_codes_once(visit_codes):
+    objective, _ = visit_codes
     n = 12
     tokens = Tokens(
         subject_id=np.array([1, 2]),
@@ -37,18 +37,18 @@ def test_it_asks_for_each_code_of_the_next_visit_once(next_visit):
     assert question.counts == {"loss": 4}
 
 
-def test_the_sum_of_the_page_trains_and_says_how_each_part_does(next_visit, tokens, tmp_path):
-    (tmp_path / "c.yaml").write_text(next_visit[1])
+def test_the_sum_of_the_page_trains_and_says_how_each_part_does(visit_codes, tokens, tmp_path):
+    (tmp_path / "c.yaml").write_text(visit_codes[1])
     given = load_config(TrainConfig, tmp_path / "c.yaml").objective
     config = tiny_config("clm", objective=given, optim=OptimConfig(lr=1e-2, steps=20))
     run = train(tokens, tmp_path / "run", config)
     assert load_config(TrainConfig, run / "config.yaml") == config
     records = read_log(run / "metrics.jsonl")
     for r in records:
-        assert r["loss"] == pytest.approx(r["loss_clm"] + 0.5 * r["loss_next_visit"])
-    parts = [r["loss_next_visit"] for r in records]
+        assert r["loss"] == pytest.approx(r["loss_clm"] + 0.5 * r["loss_visit_codes"])
+    parts = [r["loss_visit_codes"] for r in records]
     assert np.mean(parts[-3:]) < np.mean(parts[:3]) - 0.1
     last = records[-1]
-    both = last["val_clm_loss"] + 0.5 * last["val_next_visit_loss"]
+    both = last["val_clm_loss"] + 0.5 * last["val_visit_codes_loss"]
     assert last["val_loss"] == pytest.approx(both)
-    assert 0 <= last["val_next_visit_accuracy"] <= 1
+    assert 0 <= last["val_visit_codes_accuracy"] <= 1

@@ -9,7 +9,7 @@ from ehr_train.config import OptimConfig, TrainConfig
 from ehr_train.data.examples import whole_records
 from ehr_train.data.loader import Share
 from ehr_train.data.sampler import Position, Sampler
-from ehr_train.objectives import CLM, Classification
+from ehr_train.objectives import CLM, MLM, Classification
 from ehr_train.objectives.asker import Asker
 from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.total import Part, Sum
@@ -39,8 +39,8 @@ def gradient(stepper, step):
     return means, counts, [p.grad.clone() for p in stepper.learner.parameters()]
 
 
-def test_losses_and_gradients_of_a_sum_are_those_of_its_parts_alone(tokens, next_visit):
-    other = next_visit[0]()
+def test_losses_and_gradients_of_a_sum_are_those_of_its_parts_alone(tokens, visit_codes):
+    other = visit_codes[0]()
     both = Sum(parts=(Part(objective=CLM(), weight=0.3), Part(objective=other, weight=2.0)))
     means, counts, together = gradient(*stepper_and_step(tokens, both))
     alone = [gradient(*stepper_and_step(tokens, o)) for o in (CLM(), other)]
@@ -61,8 +61,8 @@ def test_the_same_part_twice_is_told_apart_by_number():
     [
         ("[{objective: {kind: clm}}]", "at least 2 items"),
         (
-            "[{objective: {kind: clm}}, {objective: {kind: classification}}]",
-            "one head, but of these parts needs clm the token head, classification the pooled head",
+            "[{objective: {kind: plos}}, {objective: {kind: classification}}]",
+            "one pooled head, but of these parts plos and classification need one each",
         ),
         ("[{objective: {kind: clm}}, {objective: {kind: mlm}}]", "one sees all, one the past"),
         ("[{objective: {kind: mlm}}, {objective: {kind: mlm}}]", "at most one may hide tokens"),
@@ -77,6 +77,6 @@ def test_what_no_model_can_be_trained_for_is_refused_in_one_line(parts, message)
 
 
 def test_a_part_that_reads_labels_makes_the_sum_do_so():
-    part = Part(objective=Classification())
-    assert Sum(parts=(part, part)).labelled
-    assert Sum(parts=(part, part)).head == "pooled"
+    both = Sum(parts=(Part(objective=MLM()), Part(objective=Classification())))
+    assert both.labelled == "binary"
+    assert both.head == "both"

@@ -30,6 +30,7 @@ from ehr_train.config import (
     DataConfig,
     OptimConfig,
     TrainConfig,
+    TrainedConfig,
     ValidationConfig,
 )
 from ehr_train.objectives import CLM, Classification
@@ -233,7 +234,7 @@ def test_fine_tuning_learns_what_was_visible(task, tmp_path):
 def test_a_frozen_backbone_stays_as_it_was(task, tmp_path):
     tokens, labels = task
     base = train(tokens, tmp_path / "base", tiny_config())
-    config = finetune_config(objective={"backbone": "frozen"})
+    config = finetune_config(trained=TrainedConfig(backbone="frozen"))
     run = train(tokens, tmp_path / "ft", config, init=base, labels=labels)
     before = load_checkpoint(base).model.base_model.state_dict()
     after = load_checkpoint(run).model
@@ -273,7 +274,7 @@ def test_bad_input_is_refused_and_leaves_nothing(tokens, task, tmp_path):
         ("has no split train; it has held_out", {"tokens": held}),
         ("another vocabulary", {"tokens": write_tokens(tmp_path / "v", other(3), 4), "init": base}),
         ("needs --labels", {"config": finetune_config()}),
-        ("labels are for objective.kind", {"labels": labels}),
+        ("--labels are for objective.kind = classification, multi.*, not mlm", {"labels": labels}),
         ("none: no such directory", {"config": finetune_config(), "labels": tmp_path / "none"}),
         ("subjects that .* does not have", {"config": finetune_config(), "labels": labels}),
         ("cannot be pretrained with objective clm", {"config": tiny_config(objective=CLM())}),

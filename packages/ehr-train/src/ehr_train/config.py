@@ -10,9 +10,11 @@ from ehr_models.config import ModelConfig
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_tracking.config import STRICT
+from ehr_train.figures import mode_of
 from ehr_train.objectives import OBJECTIVES, Objective
 from ehr_train.objectives.choice import OneOf
 from ehr_train.objectives.mlm import MLM
+from ehr_train.objectives.parts import Score
 from ehr_train.objectives.total import Sum
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -80,6 +82,18 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainedConfig:
+    """What of a model is trained beside its new head."""
+
+    backbone: Literal["full", "frozen", "last"] = "full"
+    """All of what makes states, nothing of it, or its last layers."""
+    last: Count = 2
+    """How many layers `backbone: last` trains; what comes behind them is trained as well."""
+    codes: Literal["tuned", "frozen"] = "tuned"
+    """Whether the table of code embeddings is trained, or kept as it is."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ValidationConfig:
     """Measuring on the tuning split."""
 
@@ -87,6 +101,9 @@ class ValidationConfig:
     """Steps between validations; the last step is always validated."""
     patience: Count | None = None
     """Stop after so many validations in a row without a better score."""
+    best: str | None = None
+    """The figure that says which checkpoint is best, e.g. `auroc`, `auprc`, `f1`, `c_index`, `loss`;
+    of a sum `<part>_<figure>`. None: that of the objective."""
     max_tokens: Count | None = None
     """Most tokens that are measured on, of subjects drawn once and for all; None takes every one."""
 
@@ -118,6 +135,7 @@ class TrainConfig:
     """Ignored where `--init` names a checkpoint: its model is taken."""
     objective: Annotated[Objective, OneOf(OBJECTIVES, {"sum": Sum})] = Field(default_factory=MLM)
     """Where none is named, the one for which the kind of `model` is pretrained."""
+    trained: TrainedConfig = Field(default_factory=TrainedConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
@@ -128,6 +146,22 @@ class TrainConfig:
     compile: bool = False
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @property
+    def score(self) -> Score:
+        """The validation figure that says which checkpoint is best."""
+        name = self.validation.best
+        return self.objective.score if name is None else Score(name, mode_of(name))
+
+    @model_validator(mode="after")
+    def _has_the_figure(self) -> Self:
+        best, figures = self.validation.best, self.objective.figures
+        if best is not None and best not in figures:
+            raise ValueError(
+                f"validation.best = {best}, but objective {self.objective.kind} has "
+                f"{', '.join(figures)}"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -21,14 +21,10 @@ from ehr_tracking.contracts import TRAIN, TUNING, ContractError
 from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, Source, sha256, source
 from ehr_train.config import TrainConfig
-from ehr_train.data.examples import (
-    Examples,
-    label_examples,
-    read_labels,
-    refuse_unknown,
-    whole_records,
-)
+from ehr_train.data.examples import Examples
+from ehr_train.data.labels import LabelRows, read_rows, refuse_unknown
 from ehr_train.data.sampler import Position, Sampler
+from ehr_train.objectives import OBJECTIVES, Objective
 
 INPUTS = "inputs.json"
 _EPOCHS = 10
@@ -111,7 +107,7 @@ class Job:
         """Where the run keeps its checkpoints."""
         config = self.config()
         return CheckpointStore(
-            self.out / "checkpoints", keep=config.checkpoint.keep, mode=config.objective.score.mode
+            self.out / "checkpoints", keep=config.checkpoint.keep, mode=config.score.mode
         )
 
     def inputs(self) -> Inputs:
@@ -177,36 +173,40 @@ class Job:
         """
         return open_tokens(self.tokens)
 
-    def examples(self, tokens: TokenSet, split: str) -> Examples:
-        """What the model is shown of a split.
+    def examples(self, objective: Objective, tokens: TokenSet, split: str) -> Examples:
+        """What a model is shown of a split for an objective.
 
         Raises:
             ContractError: If the split is missing or damaged, or the labels are.
         """
-        rows = open_split(tokens, split)
-        if self.labels is None:
-            return whole_records(rows)
-        return label_examples(read_labels(self.labels), rows)
+        return objective.examples(open_split(tokens, split), self._rows(objective))
 
-    def train_examples(self, tokens: TokenSet) -> Examples:
+    def _rows(self, objective: Objective) -> LabelRows | None:
+        if self.labels is None or objective.labelled is None:
+            return None
+        return read_rows(self.labels, objective.labelled)
+
+    def train_examples(self, objective: Objective, tokens: TokenSet) -> Examples:
         """What the model learns from.
 
         Raises:
             ContractError: If there is nothing.
         """
-        examples = self.examples(tokens, TRAIN)
+        examples = self.examples(objective, tokens, TRAIN)
         if len(examples) == 0:
             what = (
                 f"{self.labels} labels no subject" if self.labels else f"{self.tokens} has no one"
             )
-            raise ContractError(f"{what} of the train split: nothing to learn from")
+            raise ContractError(
+                f"{what} of the train split that objective {objective.kind} could learn from"
+            )
         return examples
 
-    def tuning_examples(self, tokens: TokenSet) -> Examples | None:
+    def tuning_examples(self, objective: Objective, tokens: TokenSet) -> Examples | None:
         """What the model is validated on; None where there is nothing."""
         if TUNING not in tokens.splits:
             return None
-        examples = self.examples(tokens, TUNING)
+        examples = self.examples(objective, tokens, TUNING)
         return examples if len(examples) else None
 
     def check(self, config: TrainConfig, nproc: int) -> None:
@@ -220,14 +220,18 @@ class Job:
         if labelled and self.labels is None:
             raise ConfigError(f"objective.kind = {kind} needs --labels DIRECTORY of one task")
         if self.labels is not None and not labelled:
-            raise ConfigError(f"labels are for objective.kind = classification, not {kind}")
+            kinds = ", ".join(
+                name for name, cls in OBJECTIVES.items() if getattr(cls, "labelled", None)
+            )
+            raise ConfigError(f"--labels are for objective.kind = {kinds}, not {kind}")
         if self.device == "cuda":
             _require_devices(nproc)
         elif config.compile:
             _require_compiler()
         tokens = self.open_tokens()
-        if self.labels is not None:
-            refuse_unknown(read_labels(self.labels), tokens, where=self.labels)
+        rows = self._rows(config.objective)
+        if rows is not None and self.labels is not None:
+            refuse_unknown(rows, tokens, where=self.labels)
         if config.validation.patience is not None and TUNING not in tokens.splits:
             raise ConfigError(
                 f"validation.patience needs a tuning split, but {self.tokens} has only "
@@ -240,19 +244,19 @@ def sampler(config: TrainConfig, examples: Examples) -> Sampler:
     return Sampler(
         examples=examples,
         context=config.data.context,
-        window="newest" if config.objective.labelled else config.data.window,
+        window="newest" if config.objective.cut else config.data.window,
         batch_tokens=config.data.batch_tokens,
         seed=config.seed,
         shortest=config.data.shortest,
     )
 
 
-def require_targets(config: TrainConfig, order: Sampler, tokens: TokenSet) -> None:
+def require_targets(objective: Objective, order: Sampler, tokens: TokenSet) -> None:
     """Refuse a train split of which an objective can ask nothing.
 
     Args:
-        config: Of the run.
-        order: Of its steps.
+        objective: Fitted.
+        order: Of the steps of a run.
         tokens: What they are of.
 
     Raises:
@@ -260,8 +264,7 @@ def require_targets(config: TrainConfig, order: Sampler, tokens: TokenSet) -> No
     """
     from ehr_train.objectives.asker import Asker
 
-    objective = config.objective.fitted(order.examples)
-    asker = Asker(objective, order.examples, tokens.vocab_size, config.seed)
+    asker = Asker(objective, order.examples, tokens.vocab_size, order.seed)
     epoch = islice(order.steps(Position()), order.steps_of(1))
     missing = asker.without_target(windows for _, windows in epoch)
     if missing:

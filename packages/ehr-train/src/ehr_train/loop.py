@@ -50,12 +50,12 @@ class Trainer:
         self.config = config = job.config()
         self.device = _device(job.device)
         tokens = job.open_tokens()
-        examples = job.train_examples(tokens)
+        examples = job.train_examples(config.objective, tokens)
         self.sampler = sampler(config, examples)
         objective = config.objective.fitted(examples)
         self.store = job.checkpoints()
         latest = self.store.latest()
-        self.model: PreTrainedModel = load_or_build(job.init, config, tokens, latest)
+        self.model: PreTrainedModel = load_or_build(job.init, config, objective, tokens, latest)
         self.model.train()
         learner = Learner(self.model, objective).to(self.device)
         self.stepper = Stepper(learner, config, self.device, stop)
@@ -69,7 +69,7 @@ class Trainer:
             c=attention_share(self.model.config.hidden_size),
         )
         self.asker = Asker(objective, examples, tokens.vocab_size, config.seed)
-        tuning = job.tuning_examples(tokens)
+        tuning = job.tuning_examples(objective, tokens)
         self.validator = None
         if tuning is not None:
             kept = measured(tuning, config.data.context, config.validation.max_tokens, config.seed)
@@ -194,7 +194,7 @@ class Trainer:
         return metrics, improved
 
     def _score(self, metrics: dict[str, float]) -> float | None:
-        return metrics.get(f"val_{self.config.objective.score.name}")
+        return metrics.get(f"val_{self.config.score.name}")
 
     def _save(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
         snapshot = self.state.gather()

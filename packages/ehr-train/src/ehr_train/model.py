@@ -12,16 +12,23 @@ from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import Kind
 from ehr_tracking.config import ConfigError
 from ehr_train.config import TrainConfig
+from ehr_train.objectives import Objective
+from ehr_train.trained import freeze
 
 
 def load_or_build(
-    init: Path | None, config: TrainConfig, tokens: TokenSet, latest: Path | None
+    init: Path | None,
+    config: TrainConfig,
+    objective: Objective,
+    tokens: TokenSet,
+    latest: Path | None,
 ) -> PreTrainedModel:
     """The model to train, on the CPU.
 
     Args:
         init: A checkpoint to start from.
         config: Says what to build where there is none.
+        objective: That of the config, fitted.
         tokens: Whose vocabulary the model has to share.
         latest: The run's own last checkpoint, where it is resumed.
 
@@ -30,7 +37,6 @@ def load_or_build(
         ContractError: If a checkpoint is damaged or of another vocabulary.
     """
     torch.manual_seed(config.seed)
-    objective = config.objective
     if latest is not None:
         model = load_checkpoint(latest).model
     else:
@@ -41,25 +47,26 @@ def load_or_build(
             f"data.context = {config.data.context}, but the model takes {longest} positions; "
             "raise model.max_positions or lower data.context"
         )
-    objective.freeze(model)
+    freeze(model, config.trained)
     return model
 
 
 def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> PreTrainedModel:
-    """With the head of its pretraining."""
+    """With the head of its pretraining, where the objective needs that."""
     if init is None:
         _require(KINDS[config.model.kind], config)
         return registry.build(config.model, tokens)
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
     _require(checkpoint.kind, config)
-    if config.objective.head != "pooled" and checkpoint.head == "pooled":
+    if config.objective.head == "pooled" or checkpoint.head == "token":
+        return checkpoint.model
+    if checkpoint.head == "pooled":
         raise ConfigError(
-            f"{init} holds a model for classification, not for {config.objective.kind}"
+            f"{init} holds a model without a head over tokens, which objective "
+            f"{config.objective.kind} needs"
         )
-    return (
-        registry.without_pooled(checkpoint.model) if checkpoint.head == "both" else checkpoint.model
-    )
+    return registry.without_pooled(checkpoint.model)
 
 
 def _require(kind: Kind, config: TrainConfig) -> None:

@@ -52,13 +52,14 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
     latest = job.checkpoints().latest() if begun else None
     token_set = job.open_tokens()
-    order = sampler(config, job.train_examples(token_set))
-    require_targets(config, order, token_set)
-    job.tuning_examples(token_set)
+    order = sampler(config, job.train_examples(config.objective, token_set))
+    objective = config.objective.fitted(order.examples)
+    require_targets(objective, order, token_set)
+    job.tuning_examples(objective, token_set)
     with reading(init) if init and not begun else nullcontext() as checkpoint:
         if not begun:
             job, _ = job.resolved(checkpoint)
-        model = load_or_build(job.init, config, token_set, latest)
+        model = load_or_build(job.init, config, objective, token_set, latest)
     steps, per_epoch = count_steps(order, config), order.steps_of(1)
     mean_tokens = float(order.lengths(0).sum()) / per_epoch
     precision = resolve_precision(config.precision, device)

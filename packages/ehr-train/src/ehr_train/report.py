@@ -68,7 +68,7 @@ def _figures(
         "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
         "train loss": _ends([r for r in metrics if "loss" in r], len(metrics)),
     }
-    if best := _best(validated, config.objective.score):
+    if best := _best(validated, config.score):
         shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
         figures["best validation"] = f"{shown} at step {best['step']}"
     else:

@@ -54,7 +54,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
         nproc: Processes on this machine. One trains in this very process; more are started under
             torchrun's agent, each with its share of the cores or a GPU of its own.
         init: A run or checkpoint to start from.
-        labels: Directory of one task's MEDS labels, for `objective.kind: classification`.
+        labels: MEDS labels of one task, for an objective that learns from such.
         resume: Go on where a run in `out` was stopped; begin where there is none.
         overwrite: Replace a run in `out`.
         device: cpu or cuda; the GPU where there is one.
@@ -80,9 +80,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
             if (out / MANIFEST).is_file():
                 return out
             _write_config(out, _taken_over(config, job.config()))
-            if passed_over := job.checkpoints().fall_back(
-                f"val_{job.config().objective.score.name}"
-            ):
+            if passed_over := job.checkpoints().fall_back(f"val_{job.config().score.name}"):
                 click.echo(passed_over, err=True)
             with _directory(out, begun=True):
                 _run(job, nproc, stop)
@@ -234,10 +232,10 @@ def _write_config(out: Path, config: TrainConfig) -> None:
 def _prepare(job: Job) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
-    order = sampler(config, job.train_examples(tokens))
-    require_targets(config, order, tokens)
+    order = sampler(config, job.train_examples(config.objective, tokens))
+    require_targets(config.objective.fitted(order.examples), order, tokens)
     steps = count_steps(order, config)
-    job.tuning_examples(tokens)
+    job.tuning_examples(config.objective, tokens)
     return replace(job, steps=steps)
 
 

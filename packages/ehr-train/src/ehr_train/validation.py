@@ -98,7 +98,8 @@ class Validator:
                 if answers is None:
                     continue
                 if scores is None:
-                    scores = torch.zeros(len(self.asker.examples), dtype=torch.float64)
+                    shape = (len(self.asker.examples), *answers.shape[1:])
+                    scores = torch.zeros(shape, dtype=torch.float64)
                 if question.counted:
                     scores[question.example] = answers.double().cpu()
         learner.train()

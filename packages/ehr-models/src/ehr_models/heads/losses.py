@@ -86,7 +86,7 @@ def survival_nll(logits: Tensor, days: Tensor, happened: Tensor, edges: Sequence
         Gensheimer and Narasimhan 2019, A scalable discrete-time survival model, PeerJ 7:e6257.
     """
     ends = torch.tensor(edges[1:], dtype=torch.float64, device=logits.device)
-    days, happened = days.double(), happened.bool()
+    days, happened = days.double().contiguous(), happened.bool()
     interval = torch.where(
         happened,
         torch.bucketize(days, ends, right=False),

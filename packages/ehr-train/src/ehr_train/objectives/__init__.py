@@ -10,18 +10,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.classification import Classification
 from ehr_train.objectives.clm import CLM
 from ehr_train.objectives.mlm import MLM
+from ehr_train.objectives.multiclass import MultiClass
+from ehr_train.objectives.multilabel import MultiLabel
+from ehr_train.objectives.next_visit import NextVisit
 from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
+from ehr_train.objectives.plos import PLOS
+from ehr_train.objectives.regression import Regression
+from ehr_train.objectives.survival import Survival
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from ehr_models.data.batch import Batch
+    from ehr_models.data.tokens import Tokens
+    from ehr_train.data.labels import LabelRows
 
 
 class Objective(Protocol):
@@ -48,16 +57,35 @@ class Objective(Protocol):
         """Whether a model is shown other tokens than are there."""
 
     @property
-    def labelled(self) -> bool:
-        """Whether examples are rows of labels rather than whole records."""
+    def cut(self) -> bool:
+        """Whether examples end at some time, so that always the newest that is visible is shown."""
+
+    @property
+    def labelled(self) -> Problem | None:
+        """What the labels that it learns from have to say; None where it needs none."""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What `metrics` may give; the last word of each is a name of `ehr_train.figures.MODES`."""
 
     @property
     def score(self) -> Score:
-        """The validation figure that says which checkpoint is best."""
+        """The one that says which checkpoint is best, where no other is asked for."""
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Name of each loss -> its weight. The mean of each is over its own targets."""
+
+    def examples(self, tokens: "Tokens", rows: "LabelRows | None") -> Examples:
+        """What a model is shown of a split.
+
+        Args:
+            tokens: The split.
+            rows: The labels, where it is `labelled`; of any subjects.
+
+        Raises:
+            ContractError: If labels and split do not fit together.
+        """
 
     def fitted(self, train: Examples) -> "Objective":
         """The same with what depends on the train examples worked out.
@@ -68,9 +96,6 @@ class Objective(Protocol):
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The model with the head that answers, from one with its pretraining head."""
-
-    def freeze(self, model: "PreTrainedModel") -> None:
-        """Let what is not trained have no gradient."""
 
     def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
         """What is asked of a batch.
@@ -95,7 +120,7 @@ class Objective(Protocol):
         """
 
     def scores(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Any:  # noqa: ANN401 -- see below
-        """What `metrics` wants of each span, a tensor [S]; None where sums are enough."""
+        """What `metrics` wants of each span, a tensor [S, ...]; None where sums are enough."""
 
     def metrics(
         self,
@@ -108,7 +133,7 @@ class Objective(Protocol):
         Args:
             means: Of each pair that `loss` gives in evaluation mode and that has a target; at least
                 one loss is among them.
-            scores: [E] what `scores` gave of each example.
+            scores: [E, ...] what `scores` gave of each example.
             examples: Those that were asked about.
 
         Returns:
@@ -120,5 +145,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MLM,
     "clm": CLM,
     "classification": Classification,
+    "multiclass": MultiClass,
+    "multilabel": MultiLabel,
+    "regression": Regression,
+    "survival": Survival,
+    "next_visit": NextVisit,
+    "plos": PLOS,
 }
 """kind -> class."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_train.data.examples import Examples
+from ehr_train.figures import Mode
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class Score(NamedTuple):
     """A validation figure, and whether a low or a high one is better."""
 
     name: str
-    mode: Literal["min", "max"]
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True, eq=False)

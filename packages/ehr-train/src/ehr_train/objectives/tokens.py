@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
-from ehr_train.data.examples import Examples
+from ehr_train.data.examples import Examples, whole_records
 from ehr_train.objectives.parts import Asked, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from ehr_models.data.tokens import Tokens
+    from ehr_train.data.labels import LabelRows
 
 LOGITS = 2**25
 """Most logits held at once: 128 MB in fp32."""
@@ -27,9 +31,15 @@ class TokenObjective:
     head: ClassVar[HeadName] = "token"
     sees: ClassVar[Sees | None] = None
     hides: ClassVar[bool] = False
-    labelled: ClassVar[bool] = False
+    cut: ClassVar[bool] = False
+    labelled: ClassVar[Problem | None] = None
+    figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "perplexity")
     score: ClassVar[Score] = Score("loss", "min")
     weights: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+
+    def examples(self, tokens: "Tokens", rows: "LabelRows | None") -> Examples:  # noqa: ARG002 -- the same in each
+        """Whole records."""
+        return whole_records(tokens)
 
     def fitted(self, train: Examples) -> Self:  # noqa: ARG002 -- depends on none
         """Itself: it needs to know nothing of the examples."""
@@ -38,9 +48,6 @@ class TokenObjective:
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The model itself: it was built with such a head."""
         return model
-
-    def freeze(self, model: "PreTrainedModel") -> None:
-        """Nothing: all is trained."""
 
     def loss(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Pairs:
         """The loss and, in evaluation mode, how many of the likeliest tokens are right."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT
 from ehr_train.data.examples import Examples
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ehr_models.data.batch import Batch
+    from ehr_models.data.tokens import Tokens
+    from ehr_train.data.labels import LabelRows
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -42,9 +45,11 @@ class Sum:
     @model_validator(mode="after")
     def _one_model_can_answer(self) -> Self:
         kinds = ", ".join(self._named)
-        if len({o.head for o in self._named.values()}) > 1:
-            asked = ", ".join(f"{name} the {o.head} head" for name, o in self._named.items())
-            raise ValueError(f"a model has one head, but of these parts needs {asked}")
+        pooled = [name for name, o in self._named.items() if o.head == "pooled"]
+        if len(pooled) > 1:
+            raise ValueError(
+                f"a model has one pooled head, but of these parts {' and '.join(pooled)} need one each"
+            )
         if len({o.sees for o in self._named.values()} - {None}) > 1:
             raise ValueError(
                 f"no model can be trained for {kinds} at once: one sees all, one the past"
@@ -64,13 +69,14 @@ class Sum:
         return named
 
     @property
-    def _first(self) -> Objective:
-        return self.parts[0].objective
+    def _pooled(self) -> Objective | None:
+        """The part that asks one thing of each span, where there is one: it says what examples are."""
+        return next((o for o in self._named.values() if o.head == "pooled"), None)
 
     @property
     def head(self) -> HeadName:
-        """That of all parts."""
-        return self._first.head
+        """That over tokens, and the pooled one besides where a part needs it."""
+        return "token" if self._pooled is None else "both"
 
     @property
     def sees(self) -> Sees | None:
@@ -83,9 +89,22 @@ class Sum:
         return any(o.hides for o in self._named.values())
 
     @property
-    def labelled(self) -> bool:
-        """Whether one of them is."""
-        return any(o.labelled for o in self._named.values())
+    def cut(self) -> bool:
+        """Whether those of the part with a pooled head are."""
+        return any(o.cut for o in self._named.values())
+
+    @property
+    def labelled(self) -> Problem | None:
+        """What one of them needs."""
+        return next((o.labelled for o in self._named.values() if o.labelled), None)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """`loss`, and those of the parts as `<part>_<figure>`."""
+        return (
+            "loss",
+            *(f"{name}_{figure}" for name, o in self._named.items() for figure in o.figures),
+        )
 
     @property
     def score(self) -> Score:
@@ -101,19 +120,22 @@ class Sum:
             for loss, weight in objective.weights.items()
         }
 
+    def examples(self, tokens: "Tokens", rows: "LabelRows | None") -> Examples:
+        """Those of the part with a pooled head, else whole records."""
+        return (self._pooled or self.parts[0].objective).examples(tokens, rows)
+
     def fitted(self, train: Examples) -> Self:
         """With each part fitted."""
         parts = (replace(p, objective=p.objective.fitted(train)) for p in self.parts)
         return replace(self, parts=tuple(parts))
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The first part's: all need the same head."""
-        return self._first.attach(model)
+        """The model itself, with the head of the pooled part beside its own."""
+        if self._pooled is None:
+            return model
+        from ehr_models.heads.pooled import with_both
 
-    def freeze(self, model: "PreTrainedModel") -> None:
-        """What each part freezes."""
-        for objective in self._named.values():
-            objective.freeze(model)
+        return with_both(model, self._pooled.attach(model))
 
     def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
         """What each part asks, its names behind the part's."""
