@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, Tokens, leading
-from ehr_models.data.windows import newest, window_at
+from ehr_models.data.windows import newest, whole_visits, window_at
 from ehr_tracking.contracts import BOS_ID
 
 
@@ -82,6 +84,56 @@ def test_every_window_holds_its_prefix_then_a_stretch_of_what_is_visible(
             assert index[:kept].tolist() == list(range(kept))
             assert (np.diff(index) > 1).sum() <= 1  # one gap at most
             assert windows.prefix[i] in (0, kept)
+
+
+def with_visits(lengths, statics, visit) -> Tokens:
+    return replace(split_of(lengths, statics), visit=np.asarray(visit, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("visible", "context", "expected"),
+    [
+        (12, 12, [list(range(12))]),
+        (12, 9, [[0, 1, 7, 8, 9, 10, 11], list(range(7))]),  # the visit at 4 does not fit whole
+        (12, 7, [[0, 1, 7, 8, 9, 10, 11], list(range(7))]),
+        (12, 6, [[0, 1, 8, 9, 10, 11], [0, 1, 4, 5, 6, 7], [0, 1, 2, 3]]),  # one is cut within
+        (9, 7, [[0, 1, 4, 5, 6, 7, 8], [0, 1, 2, 3]]),
+        (5, 7, [[0, 1, 2, 3, 4]]),
+    ],
+)
+def test_whole_visits_by_hand(visible, context, expected):
+    tokens = with_visits([12], [2], [0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3])
+    windows = whole_visits(tokens, 0, visible, context)
+    found = [seen(tokens, windows.take(slice(i, i + 1))) for i in range(len(windows))]
+    assert found == expected
+    assert windows.example.tolist() == [0] * len(expected)
+
+
+@given(
+    records=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=6),
+    statics=st.integers(1, 6),
+    context=st.integers(2, 30),
+)
+def test_whole_visits_show_all_once_and_cut_no_visit_that_fits(records, statics, context):
+    lengths = [statics + sum(visits) for visits in records]
+    visit = [np.repeat(np.arange(len(v) + 1), [statics, *v]) for v in records]
+    tokens = with_visits(lengths, [statics] * len(records), np.concatenate(visit))
+    windows = whole_visits(tokens, np.arange(len(records)), lengths, context, example=[*lengths])
+    assert windows.length.max() <= context
+    prefix = min(statics, context // 2)
+    for i, n in enumerate(lengths):
+        mine = windows.take(windows.first == tokens.offsets[i])
+        assert set(mine.example) == {n}
+        start, stop = mine.start - tokens.offsets[i], mine.stop - tokens.offsets[i]
+        assert stop[0] == n
+        assert start[-1] == 0
+        assert (start[:-1] == stop[1:]).all()  # newest first, and nothing twice or never
+        assert (mine.prefix == np.where(start > 0, prefix, 0)).all()
+        for cut, end in zip(start[:-1], stop[:-1], strict=True):
+            whole = visit[i][cut] != visit[i][cut - 1]
+            assert whole or visit[i][cut] == visit[i][end - 1]  # else one visit fills the window
+            before = np.flatnonzero(visit[i] == visit[i][cut - 1])
+            assert prefix + end - before[0] > context  # the next would not have fitted
 
 
 def test_windows_carry_the_callers_numbers():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_models.data.tokens import Tokens
-from ehr_models.data.windows import Windows, fill, newest
+from ehr_models.data.windows import Windows, fill, newest, whole_visits
 from ehr_tracking.contracts import BOS_ID
 from ehr_train.data.examples import whole_records
 from ehr_train.data.sampler import Position, Sampler
@@ -84,6 +84,20 @@ def test_newest_windows_are_what_evaluation_sees():
     every = np.arange(len(LENGTHS))
     shown = epochs(sampler(LENGTHS, window="newest"), 1)[0]
     assert sorted(shown) == rows(newest(records(LENGTHS), every, LENGTHS, 16))
+
+
+def test_windows_of_whole_visits_come_once_an_epoch_each_and_resume():
+    """A long record has several; the epoch is a permutation of all."""
+    s = sampler(LENGTHS, window="visits")
+    every = np.arange(len(LENGTHS))
+    expected = rows(whole_visits(records(LENGTHS), every, LENGTHS, 16, every))
+    assert len(expected) > len(LENGTHS)
+    first, second = epochs(s, 2)
+    assert sorted(first) == sorted(second) == sorted(expected)
+    assert first != second
+    run = [(p, rows(w)) for p, w in islice(s.steps(Position()), 12)]
+    assert max(sum(w[2] + w[4] - w[3] for w in step) for _, step in run) <= 64
+    assert [(p, rows(w)) for p, w in islice(s.steps(run[6][0]), 5)] == run[7:]
 
 
 @given(

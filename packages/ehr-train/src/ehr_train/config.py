@@ -28,9 +28,10 @@ class DataConfig:
 
     context: Annotated[int, Field(ge=2)] = 512
     """Most tokens of one window."""
-    window: Literal["random", "newest"] = "random"
-    """Which part of a record longer than the context is seen; drawn anew in every epoch. Validation
-    and fine-tuning always see the newest."""
+    window: Literal["random", "newest", "visits"] = "random"
+    """Which part of a record longer than the context is seen: a `random` one, drawn anew in every
+    epoch; the `newest`; or all of it, in several windows of whole `visits`. Validation and
+    fine-tuning always see the newest."""
     shortest: Annotated[int, Field(ge=2)] | None = None
     """Draw the length of each random window between this and `context`, uniformly in its logarithm.
     A model has to find out which of L tokens matters, and the signal for each is 1 / L at first: of

@@ -114,6 +114,67 @@ def window_at(
     )
 
 
+def whole_visits(
+    tokens: Tokens,
+    row: npt.ArrayLike,
+    visible: npt.ArrayLike,
+    context: int,
+    example: npt.ArrayLike | None = None,
+) -> Windows:
+    """Each record in as many windows as it takes, cut between visits.
+
+    The first holds the newest whole visits that fit the context behind the prefix; those that do not
+    fit make up the next, and so on to the oldest. A visit too long for a window is cut within, its
+    newest tokens first. Tokens outside of visits that stand together count as a visit.
+
+    Args:
+        tokens: One split.
+        row: [n] rows of `tokens`.
+        visible: [n] how many of its tokens may be seen, counted from its first.
+        context: Most tokens of a window. At most half of them go to the prefix.
+        example: [n] numbers of the windows; 0, 1, 2... where not given.
+
+    Returns:
+        [S >= n] record by record, newest first.
+
+    Examples:
+        >>> visit, zeros = np.array([0, 1, 1, 2, 2, 2, 3]), np.zeros(7)
+        >>> t = Tokens(np.array([7]), np.array([0, 7]), np.array([1]), *[zeros] * 3, visit, zeros)
+        >>> w = whole_visits(t, [0], [7], context=5)
+        >>> w.prefix.tolist(), w.start.tolist(), w.stop.tolist()
+        ([1, 0], [3, 0], [7, 3])
+    """
+    row = np.atleast_1d(row).astype(np.int64)
+    visible = np.atleast_1d(visible).astype(np.int64)
+    first = tokens.offsets[row]
+    prefix = np.minimum(tokens.prefix[row].astype(np.int64), context // 2)
+    bounds = [
+        _between_visits(tokens.visit[f : f + n], int(p), context) if n > context else [int(n), 0]
+        for f, n, p in zip(first, visible, prefix, strict=True)
+    ]
+    number = np.repeat(np.arange(len(row)), [len(b) - 1 for b in bounds])
+    start = np.array([at for b in bounds for at in b[1:]], np.int64)
+    stop = np.array([at for b in bounds for at in b[:-1]], np.int64)
+    return Windows(
+        example=(number if example is None else np.asarray(example, np.int64)[number]),
+        first=first[number],
+        prefix=np.where(start > 0, prefix[number], 0),
+        start=first[number] + start,
+        stop=first[number] + stop,
+    )
+
+
+def _between_visits(visit: npt.NDArray[np.integer], prefix: int, context: int) -> list[int]:
+    """Where a record longer than the context is cut: from its end down to 0."""
+    begins = np.flatnonzero(visit[1:] != visit[:-1]) + 1
+    bounds = [len(visit)]
+    while (stop := bounds[-1]) > context:
+        least = stop - (context - prefix)
+        fitting = begins[np.searchsorted(begins, least) :]
+        bounds.append(int(fitting[0]) if len(fitting) and fitting[0] < stop else least)
+    return [*bounds, 0]
+
+
 def fill(lengths: Integers, budget: int) -> list[int]:
     """Cut a row of windows into runs of at most `budget` tokens; a longer one goes alone.
 

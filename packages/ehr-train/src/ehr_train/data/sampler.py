@@ -1,17 +1,19 @@
 """Which windows make up every step: a pure function of config and position.
 
-E examples. An epoch is one permutation of the examples, cut into steps that hold at most
-`batch_tokens` real tokens, over all processes. How a step is shared out says `balance`.
+E examples, I instances: an example is one, but for windows of whole visits, of which a long record has
+several. An epoch is one permutation of the instances, cut into steps that hold at most `batch_tokens`
+real tokens, over all processes. How a step is shared out says `balance`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ehr_models.data.windows import Windows, fill, newest, window_at
+from ehr_models.data.windows import Windows, fill, newest, whole_visits, window_at
 from ehr_train.data import draws
 from ehr_train.data.examples import Examples
 
@@ -32,16 +34,27 @@ class Sampler:
 
     examples: Examples
     context: int
-    window: Literal["random", "newest"]
+    window: Literal["random", "newest", "visits"]
     batch_tokens: int
     seed: int
     shortest: int | None = None
     """Least tokens of a random window, whose lengths are then drawn up to `context`."""
 
     def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
-        """[E] tokens of each window."""
+        """[I] tokens of each window."""
+        if self.window == "visits":
+            return self._visits.length
         every = np.arange(len(self.examples))
         return np.minimum(self.examples.visible, self._context(every, epoch))
+
+    @cached_property
+    def _visits(self) -> Windows:
+        """[I] the windows of whole visits, the same in every epoch."""
+        examples = self.examples
+        every = np.arange(len(examples))
+        return whole_visits(
+            examples.tokens, examples.subject, examples.visible, self.context, every
+        )
 
     def steps_of(self, epochs: int) -> int:
         """Optimizer steps of the first `epochs` epochs."""
@@ -53,24 +66,27 @@ class Sampler:
         while True:
             order, bounds = self._epoch(epoch)
             for batch in range(done, len(bounds) - 1):
-                examples = order[bounds[batch] : bounds[batch + 1]]
-                yield Position(epoch, batch + 1), self._windows(examples, epoch)
+                instances = order[bounds[batch] : bounds[batch + 1]]
+                yield Position(epoch, batch + 1), self._windows(instances, epoch)
             epoch, done = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[int]]:
-        """The examples in order, and where each step begins and the last ends."""
-        order = draws.order(self.seed, _ORDER, epoch, np.arange(len(self.examples)))
-        return order, fill(self.lengths(epoch)[order], self.batch_tokens)
+        """The instances in order, and where each step begins and the last ends."""
+        lengths = self.lengths(epoch)
+        order = draws.order(self.seed, _ORDER, epoch, np.arange(len(lengths)))
+        return order, fill(lengths[order], self.batch_tokens)
 
-    def _windows(self, example: npt.NDArray[np.int64], epoch: int) -> Windows:
-        tokens, row = self.examples.tokens, self.examples.subject[example]
-        visible = self.examples.visible[example]
+    def _windows(self, instance: npt.NDArray[np.int64], epoch: int) -> Windows:
+        if self.window == "visits":
+            return self._visits.take(instance)
+        tokens, row = self.examples.tokens, self.examples.subject[instance]
+        visible = self.examples.visible[instance]
         if self.window == "newest":
-            return newest(tokens, row, visible, self.context, example)
-        context = self._context(example, epoch)
+            return newest(tokens, row, visible, self.context, instance)
+        context = self._context(instance, epoch)
         places = np.maximum(visible - context, 0) + 1
         offset = draws.below(places, self.seed, _WINDOW, epoch, tokens.subject_id[row])
-        return window_at(tokens, row, visible, offset, context, example)
+        return window_at(tokens, row, visible, offset, context, instance)
 
     def _context(self, example: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
         """Most tokens of the window of each example: uniform in their logarithm."""
