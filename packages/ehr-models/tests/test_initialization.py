@@ -39,7 +39,8 @@ def drawn_by(method, weight):
 @pytest.mark.parametrize("method", ["normal", *METHODS])
 @pytest.mark.parametrize("kind", ["behrt", "exmed_bert", "gpt2", "bert"])
 def test_what_a_new_model_looks_like(kind, method):
-    config = KINDS[kind].config(size="small" if kind == "behrt" else "tiny", initialization=method)
+    plain = {"size": "small", "locality": 0.0} if kind == "behrt" else {"size": "tiny"}
+    config = KINDS[kind].config(**plain, initialization=method)
     torch.manual_seed(0)
     model = build(config, 300)
     found = matrices(model)
