@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -80,6 +80,22 @@ def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 -- any dataclass ins
     """The resolved config as plain JSON values, to be stored in a manifest."""
     tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return tree
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree of settings by their dotted keys, as `-s` names them.
+
+    Examples:
+        >>> dotted({"optim": {"lr": 0.1, "betas": [0.9, 0.98]}, "seed": 0})
+        {'optim.lr': 0.1, 'optim.betas': [0.9, 0.98], 'seed': 0}
+    """
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= dotted(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

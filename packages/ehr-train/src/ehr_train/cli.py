@@ -28,6 +28,13 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.option("--init", type=PATH, help="Run or checkpoint to start from.")
 @click.option("--labels", type=PATH, help="MEDS labels of one task, to fine-tune on.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[:WHERE]",
+    help="Show the run while it trains: mlflow:http://127.0.0.1:5000, tensorboard or wandb (offline); "
+    "may be repeated.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
 @overwrite_option("a run")
 @click.option(
@@ -42,6 +49,7 @@ def main(
     init: Path | None,
     labels: Path | None,
     device: str | None,
+    track: tuple[str, ...],
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -52,9 +60,11 @@ def main(
     """
     if tokens is None or out is None:
         raise click.UsageError("--tokens and --out are needed")
+    from ehr_tracking.backends import check_trackers
     from ehr_tracking.config import load_config
     from ehr_train.config import TrainConfig
 
+    check_trackers(track)
     config = load_config(TrainConfig, config_file, overrides)
     if dry_run:
         import yaml
@@ -75,6 +85,7 @@ def main(
     train(
         tokens, out, config,
         nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
+        track=track,
     )  # fmt: skip
     if finished:
         click.echo(f"{out} is complete; nothing to resume")

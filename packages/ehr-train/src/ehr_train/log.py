@@ -9,8 +9,8 @@ import click
 import torch
 from tqdm import tqdm
 
-from ehr_tracking.backends import open_tracker
 from ehr_tracking.errors import UserError
+from ehr_tracking.steps import StepLog
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
 from ehr_train.step import Done
@@ -20,7 +20,7 @@ _SILENCE = 30
 
 
 class Log:
-    """The trackers and the bar; the device is waited for only where it says so.
+    """The log of steps and the bar; the device is waited for only where it says so.
 
     Every process has one, so that all stop at the same step; the first one writes.
     """
@@ -42,12 +42,12 @@ class Log:
         self.bar = bar
         self.stopping = False
         """Whether a process has been asked to stop, by the end of a step that has been read."""
-        self.tracker = open_tracker("jsonl", out)
+        self.steps = StepLog(out)
         self._step, self._began, self._said = step, time.monotonic(), time.monotonic()
         self._pending: list[tuple[dict[str, Any], Done, float]] = []
         self._read: list[tuple[dict[str, Any], Done, float]] = []
         if group.rank() == 0:
-            self.tracker.rewind(step)
+            self.steps.rewind(step)
 
     def __len__(self) -> int:
         """Steps that are not written yet."""
@@ -116,7 +116,7 @@ class Log:
         steps[-1][0].update(metrics)
         timings = self.watch.laps([done.tokens for _, done, _ in steps])
         for (record, _, waited), timing in zip(steps, timings, strict=True):
-            self.tracker.step(
+            self.steps.append(
                 record, {"step": record["step"], **timing, "waited": round(waited, 4)}
             )
         record, timing = steps[-1][0], timings[-1]

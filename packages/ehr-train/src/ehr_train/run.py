@@ -6,7 +6,7 @@ not wait for it.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,10 @@ import torch
 import yaml
 
 from ehr_models.precision import resolve_precision
+from ehr_tracking.backends import Card
+from ehr_tracking.backends.follow import following
 from ehr_tracking.checkpoints import CheckpointStore, reading
-from ehr_tracking.config import to_dict
+from ehr_tracking.config import dotted, to_dict
 from ehr_tracking.contracts import RUN
 from ehr_tracking.errors import UserError, is_disk_full
 from ehr_tracking.files import PathLike, write_whole
@@ -44,6 +46,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
+    track: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Train a model and write a sealed `run/1` directory.
 
@@ -58,6 +61,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
         resume: Go on where a run in `out` was stopped; begin where there is none.
         overwrite: Replace a run in `out`.
         device: cpu or cuda; the GPU where there is one.
+        track: Trackers that show the run, `NAME` or `NAME:WHERE` each; they change nothing of it.
 
     Returns:
         `out`.
@@ -83,26 +87,37 @@ def train(  # noqa: PLR0913 -- what the command's options say
             if passed_over := job.checkpoints().fall_back(f"val_{job.config().score.name}"):
                 click.echo(passed_over, err=True)
             with _directory(out, begun=True):
-                _run(job, nproc, stop)
+                _run(job, nproc, stop, track)
             return out
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
             with _directory(out, begun=False):
                 resolved = replace(config, precision=resolve_precision(config.precision, device))
                 write_start(out, resolved, inputs)
-                _run(job, nproc, stop)
+                _run(job, nproc, stop, track)
     return out
 
 
-def _run(job: Job, nproc: int, stop: Stop) -> None:
+def _run(job: Job, nproc: int, stop: Stop, track: Sequence[str]) -> None:
     job = _prepare(job)
-    if nproc == 1:
-        from ehr_train.worker import work
+    with following(job.out, track, _card(job)):
+        if nproc == 1:
+            from ehr_train.worker import work
 
-        work(job, stop)
-    else:
-        launch.launch("ehr_train.worker", job.spec(), nproc, job.device, stop)
-    _finish(job)
+            work(job, stop)
+        else:
+            launch.launch("ehr_train.worker", job.spec(), nproc, job.device, stop)
+        _report(job)
+    _seal(job)
+
+
+def _card(job: Job) -> Card:
+    inputs = {f"input.{role}": s.fingerprint for role, s in job.inputs().sources.items()}
+    return Card(
+        name=job.out.absolute().name,
+        params=dotted(to_dict(job.config())),
+        tags={"producer": PRODUCER, **inputs},
+    )
 
 
 def check_start(
@@ -239,16 +254,20 @@ def _prepare(job: Job) -> Job:
     return replace(job, steps=steps)
 
 
-def _finish(job: Job) -> None:
-    config, sources = job.config(), job.inputs().sources
+def _report(job: Job) -> None:
+    inputs = job.inputs().sources.items()
     write_report(
-        job.out, config, [f"{role} {s.contract} by {s.producer}" for role, s in sources.items()]
+        job.out, job.config(), [f"{role} {s.contract} by {s.producer}" for role, s in inputs]
     )
+
+
+def _seal(job: Job) -> None:
+    config = job.config()
     seal(
         job.out,
         RUN,
         producer=PRODUCER,
         config=to_dict(config),
         seed=config.seed,
-        inputs=sources,
+        inputs=job.inputs().sources,
     )
