@@ -5,9 +5,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ from ehr_tracking.contracts import ADAPTER, CHECKPOINT, RUN, ContractError
 from ehr_tracking.files import PathLike, sync, write_whole
 from ehr_tracking.manifest import MANIFEST, check_file, damage, load_manifest
 
-_POINTERS = "pointers.json"
+POINTERS = "pointers.json"
 _Step = Annotated[str, Field(pattern=r"^step-\d{8,}$")]
 """Name of a checkpoint, which becomes a path."""
 
@@ -74,7 +74,7 @@ class CheckpointStore:
             if not (partial / MANIFEST).is_file():
                 raise AssertionError(f"checkpoint {name} was not sealed")
             shutil.rmtree(self.directory / name, ignore_errors=True)
-            if not (self.directory / _POINTERS).is_file():  # no checkpoint yet, not: pointers lost
+            if not (self.directory / POINTERS).is_file():  # no checkpoint yet, not: pointers lost
                 self._write(_Pointers())
             partial.rename(self.directory / name)
             sync(self.directory)
@@ -95,6 +95,23 @@ class CheckpointStore:
     def best(self) -> Path | None:
         """The checkpoint with the best score, or None where none was scored."""
         return self._path(self._read().best)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Take some checkpoints out of the scores; the latest and the best stay what they are."""
+        pointers = self._read()
+        kept = {n: s for n, s in pointers.scores.items() if n not in names}
+        self._write(replace(pointers, scores=kept))
+
+    def alone(self, name: str) -> str:
+        """`pointers.json` of a copy that holds one of the checkpoints alone: its latest, and the best if it is."""
+        pointers = self._read()
+        best = name if pointers.best == name else None
+        return _text(_Pointers(latest=name, best=best, scores={name: pointers.scores.get(name)}))
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove some checkpoints, but for those that somebody reads."""
+        for name in names:
+            _remove_unread(self.directory / name)
 
     def fall_back(self, metric: str | None = None) -> str | None:
         """Make the newest checkpoint that is as it was sealed the latest; remove nothing.
@@ -135,8 +152,8 @@ class CheckpointStore:
 
     def _pointers(self) -> "tuple[_Pointers, list[str]]":
         """The pointers, and why they are none where they should be."""
-        if not (self.directory / _POINTERS).is_file():
-            return _Pointers(), [f"{self.directory / _POINTERS} is missing"]
+        if not (self.directory / POINTERS).is_file():
+            return _Pointers(), [f"{self.directory / POINTERS} is missing"]
         try:
             return self._read(), []
         except ContractError as e:
@@ -162,7 +179,7 @@ class CheckpointStore:
         return None if name is None else self.directory / name
 
     def _read(self) -> "_Pointers":
-        path = self.directory / _POINTERS
+        path = self.directory / POINTERS
         if not path.is_file():
             return _Pointers()
         try:
@@ -187,11 +204,15 @@ class CheckpointStore:
         return kept
 
     def _write(self, pointers: "_Pointers") -> None:
-        write_whole(self.directory / _POINTERS, json.dumps(asdict(pointers), indent=1) + "\n")
+        write_whole(self.directory / POINTERS, _text(pointers))
 
     def _remove_partials(self) -> None:
         for path in self.directory.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _text(pointers: _Pointers) -> str:
+    return json.dumps(asdict(pointers), indent=1) + "\n"
 
 
 @contextmanager

@@ -202,9 +202,13 @@ def seal(
             for p, h in zip(paths, hashes, strict=True)
         },
     )
-    text = TypeAdapter(Manifest).dump_json(manifest, indent=1).decode() + "\n"
-    write_whole(directory / MANIFEST, text)
+    write_whole(directory / MANIFEST, manifest_text(manifest))
     return manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """A manifest as its file holds it."""
+    return TypeAdapter(Manifest).dump_json(manifest, indent=1).decode() + "\n"
 
 
 def load_manifest(directory: PathLike) -> Manifest:

@@ -87,7 +87,10 @@ def save_figure(figure: Any, path: Path) -> None:  # noqa: ANN401 -- of matplotl
         path: Where; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata={"Software": None})  # without date and version
+    partial = path.with_name(f".{path.name}.partial")
+    # without date and version
+    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    partial.replace(path)
 
 
 def bar_plot(bars: Sequence[tuple[str, int]], *, x: str, y: str) -> str:
