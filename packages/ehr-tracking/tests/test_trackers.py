@@ -1,6 +1,7 @@
 """Trackers against what others read of them: MLflow's client and server, TensorBoard's reader, W&B's file."""
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -203,6 +204,21 @@ def test_the_offline_run_of_wandb_holds_each_step_once(tmp_path) -> None:
     for name in ("SUMMARY.txt", "plots/loss.png"):
         assert (folder / "files" / name).read_bytes() == (run / name).read_bytes()
     assert not [p for p in run.rglob("*") if p.is_symlink()]
+
+
+def test_the_tracker_of_the_page_has_each_step_once(tmp_path, monkeypatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "extend.md").read_text()
+    file, line = re.findall(r"```python\n(.*?)```", page.split("## A tracker\n")[1], re.DOTALL)[:2]
+    (tmp_path / "csv_tracker.py").write_text(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(TRACKERS, "csv", None)  # taken out again afterwards
+    exec(
+        line.replace("ehr_tracking.backends.csv", "csv_tracker"),
+        {"TRACKERS": TRACKERS, "Backend": Backend},
+    )
+    killed_and_resumed(tmp_path / "behrt", "csv")
+    lines = (tmp_path / "behrt" / "losses.csv").read_text().splitlines()
+    assert [(int(s), float(x)) for s, x in (line.split(",") for line in lines)] == LOSSES
 
 
 class Flaky:
