@@ -1,13 +1,14 @@
 """`ehr-models`. Configs are imported where they are used: pydantic takes its time over them."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import ehr_models
 from ehr_tracking.errors import Group, UserError
-from ehr_tracking.options import set_option
+from ehr_tracking.options import PATH, overwrite_option, set_option
 
 if TYPE_CHECKING:
     from ehr_models.config import ModelConfig
@@ -20,7 +21,7 @@ VOCAB_SIZE = click.option(
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(ehr_models.__version__, package_name="ehr-models")
 def main() -> None:
-    """Models of health records: what there is, and how large it truly is.
+    """Models of health records: what there is, how large it truly is, and where its codes start.
 
     Example: ehr-models list
     """
@@ -81,6 +82,93 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     click.echo(f"parameters at {vocab_size:,} tokens:")
     for part, count in counts.items():
         click.echo(f"  {part:<12}{count:>16,}")
+
+
+@main.command()
+@click.option("--kind", required=True, help="Kind of model: `ehr-models list`.")
+@click.option("--size", required=True, help="Of that kind.")
+@click.option("--tokens", type=PATH, required=True, help="Token data set (tokens/1).")
+@click.option(
+    "--codes",
+    multiple=True,
+    metavar="[VOCABULARY=]PATH",
+    help="Vectors by code: a ClinVec directory, or a .csv, .txt, .vec, .safetensors or .pt file; "
+    "VOCABULARY= says what bare codes are of. May be repeated.",
+)
+@click.option(
+    "--descriptions", type=PATH, help="Vectors by description, for codes that --codes lacks."
+)
+@click.option("--out", type=PATH, required=True, help="Checkpoint to write (checkpoint/1).")
+@click.option("--vocabularies", help="Of ClinVec, e.g. icd10cm,atc,cpt; all that are there.")
+@click.option(
+    "--resize",
+    "method",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "truncate", "pca", "learned_projection", "pad_smart", "pad_random"]),
+    help="From the width of the vectors to that of the embedding.",
+)
+@click.option(
+    "--hierarchy/--no-hierarchy",
+    default=True,
+    show_default=True,
+    help="Start codes without a vector from one above them.",
+)
+@click.option("--freeze-codes", is_flag=True, help="Keep the embedding out of training.")
+@click.option(
+    "--noise",
+    type=click.FloatRange(0),
+    default=0.1,
+    show_default=True,
+    help="Of vectors that are not a token's own, as a share of the embedding's deviation.",
+)
+@click.option("--mapping", type=PATH, help="YAML of patterns: what MEDS codes stand for.")
+@click.option("--rxnorm-atc", type=PATH, help="CSV with columns rxcui and atc.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@set_option("layers=4")
+@overwrite_option("a checkpoint")
+def init(
+    kind: str,
+    size: str,
+    tokens: Path,
+    codes: tuple[str, ...],
+    descriptions: Path | None,
+    out: Path,
+    vocabularies: str | None,
+    method: str,
+    hierarchy: bool,
+    freeze_codes: bool,
+    noise: float,
+    mapping: Path | None,
+    rxnorm_atc: Path | None,
+    seed: int,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Write a new model whose codes start from vectors that others trained.
+
+    `ehr-train --init` goes on from it. docs/codes.md tells the forms of tables.
+
+    Example: ehr-models init --kind behrt --size large --tokens demo/tokens --codes ClinVec --out demo/start
+    """
+    config = _preset(f"{kind}-{size}", overrides)
+    from ehr_models.codes.command import init, lines
+    from ehr_models.codes.config import CodesConfig
+    from ehr_models.codes.mapping import MappingConfig
+    from ehr_tracking.config import load_config, validate
+
+    chosen = None if vocabularies is None else [v.strip() for v in vocabularies.split(",")]
+    given = {
+        "vocabularies": chosen, "mapping": load_config(MappingConfig, mapping), "resize": method,
+        "hierarchy": hierarchy, "freeze": freeze_codes, "noise": noise, "seed": seed,
+    }  # fmt: skip
+    done = init(
+        tokens, out, config, validate(CodesConfig, given, where="options"), codes=codes,
+        descriptions=descriptions, rxnorm_atc=rxnorm_atc, overwrite=overwrite,
+    )  # fmt: skip
+    for line in lines(done):
+        click.echo(line)
+    click.echo(f"wrote {out}; see {out / 'codes.parquet'} and {out / 'codes.png'}")
 
 
 def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":

@@ -90,8 +90,9 @@ class TrainedConfig:
     """All of what makes states, nothing of it, or its last layers."""
     last: Count = 2
     """How many layers `backbone: last` trains; what comes behind them is trained as well."""
-    codes: Literal["tuned", "frozen"] = "tuned"
-    """Whether the table of code embeddings is trained, or kept as it is."""
+    codes: Literal["tuned", "frozen"] | None = None
+    """Whether the table of code embeddings is trained, or kept as it is; None: as the checkpoint says
+    (`ehr-models init --freeze-codes`), and trained where it says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,6 +5,7 @@ from typing import cast
 from torch import nn
 from transformers import PreTrainedModel
 
+from ehr_models.codes.freeze import freeze_codes
 from ehr_tracking.config import ConfigError
 from ehr_train.config import TrainedConfig
 
@@ -35,8 +36,7 @@ def freeze(model: PreTrainedModel, trained: TrainedConfig) -> None:
             if parameter is first:
                 break
             parameter.requires_grad_(False)
-    if trained.codes == "frozen":
-        model.get_input_embeddings().requires_grad_(False)
+    freeze_codes(model, None if trained.codes is None else trained.codes == "frozen")
 
 
 def _layers(backbone: PreTrainedModel) -> nn.ModuleList:
