@@ -6,6 +6,7 @@ may take.
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -186,7 +187,9 @@ def report(runs: tuple[Path, ...], out: Path, overwrite: bool) -> None:
 )
 @click.option("--best-only", "checkpoints", flag_value="best", help="Of the checkpoints the best.")
 @overwrite_option("a file")
-def export(run: Path, out: Path, checkpoints: str | None, overwrite: bool) -> None:
+def export(
+    run: Path, out: Path, checkpoints: Literal["best", "none"] | None, overwrite: bool
+) -> None:
     """Pack RUN into one archive, to fetch from a machine that goes away.
 
     What is unpacked verifies, and the same run gives the same bytes.

@@ -32,10 +32,12 @@ def compare(records: Sequence[Record]) -> list[dict[str, Any]]:
 def differences(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each setting that is not the same in all runs; None where a run has no such setting."""
     keys = dict.fromkeys(k for r in records for k in r.settings)
-    rows = [{"setting": k, **{r.name: r.settings.get(k) for r in records}} for k in keys]
+    values = {key: [r.settings.get(key) for r in records] for key in keys}
     return [
-        row for row in rows if any(r.settings.get(row["setting"]) != row[records[0].name] for r in records)
-    ]  # fmt: skip
+        {"setting": key, **dict(zip([r.name for r in records], row, strict=True))}
+        for key, row in values.items()
+        if any(value != row[0] for value in row)
+    ]
 
 
 def best_runs(records: Sequence[Record]) -> list[dict[str, Any]]:
