@@ -10,7 +10,7 @@ from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_eval.protocol.shots import sample, shots
-from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.contracts import SHOTS
 from ehr_tracking.errors import UserError

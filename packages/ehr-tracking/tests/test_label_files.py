@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ehr_tracking.arrow.labels import label_files, label_source
+from ehr_tracking.arrow.label_files import label_files, label_source
 from ehr_tracking.contracts import LABELS, ContractError
 from ehr_tracking.manifest import new_artifact, raw_source, seal, source
 

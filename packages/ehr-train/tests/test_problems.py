@@ -18,6 +18,7 @@ from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import newest
 from ehr_models.heads.pooled import classify
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import ConfigError, load_config, to_dict
 from ehr_tracking.contracts import BOS_ID
@@ -419,3 +420,65 @@ def test_rows_of_labels_can_be_learnt_beside_masked_tokens(cohort, tmp_path):
     last = read_log(run / "metrics.jsonl")[-1]
     assert last["val_loss"] == pytest.approx(last["val_mlm_loss"] + last["val_classification_loss"])
     assert {"val_classification_auroc", "val_classification_auprc"} <= last.keys()
+
+
+# --- labels in a CSV file, with weights and measurements
+
+
+def test_a_csv_file_brings_labels_weights_and_measurements(cohort, tmp_path):
+    """Only the measurement tells the label; its scale is that of the train rows."""
+    tokens, _ = cohort
+    rng = np.random.default_rng(3)
+    subject = np.concatenate([np.arange(90), 1000 + np.arange(36)])
+    crp = rng.normal(500, 100, len(subject))
+    lines = [
+        f"{s},1970-01-10,{'yes' if c > 500 else 'no'},{1 + s % 3},{'' if s == 5 else f'{c:.3f}'}"
+        for s, c in zip(subject, crp, strict=True)
+    ]
+    path = tmp_path / "outcome.csv"
+    path.write_text("\n".join(["patient,date,ill,iptw,crp", *lines]) + "\n")
+    columns = LabelColumns(
+        subject="patient", time="date", value="ill", weight="iptw", measurements=("crp",)
+    )
+    config = config_for(
+        "classification", labels=columns, trained=TrainedConfig(backbone="frozen"),
+        optim=OptimConfig(lr=5e-2, steps=40, warmup=0),
+    )  # fmt: skip
+    run = train(tokens, tmp_path / "run", config, labels=path)
+    figures = said(run)
+    assert figures["val_auroc"] > 0.95
+    checkpoint = load_checkpoint(run)
+    known = np.delete(crp[:90], 5)
+    model = checkpoint.model.config
+    assert model.measurement_names == ["crp"]
+    assert model.measurement_mean == pytest.approx([known.mean()], abs=1e-3)
+    assert model.measurement_std == pytest.approx([known.std()], abs=1e-3)
+    # the loss is the mean over rows of weight times loss, with measurements scaled as in train
+    rows = open_split(open_tokens(tokens), "tuning")
+    batch = pack(rows, newest(rows, np.arange(36), [11] * 36, 32))
+    scaled = (crp[90:] - model.measurement_mean[0]) / model.measurement_std[0]
+    batch = replace(
+        batch, subject={"measurements": torch.tensor(scaled[:, None], dtype=torch.float32)}
+    )
+    with torch.no_grad():
+        logits = classify(checkpoint.model, batch)[:, 0]
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, torch.tensor(crp[90:] > 500).float(), torch.tensor(1.0 + subject[90:] % 3)
+    )
+    assert figures["val_loss"] == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_a_csv_file_that_does_not_fit_is_refused_before_anything_is_written(cohort, tmp_path):
+    path = tmp_path / "l.csv"
+    for text, message in [
+        ("patient,date,y\n1,then,0\n", r"line 2: date = 'then' is not a date or time"),
+        ("patient,date,y\n77777,1970-01-10,0\n", "name 1 subjects that .* the first 77777"),
+        ("who,date,y\n", "has no column patient; it has who, date, y"),
+    ]:
+        path.write_text(text)
+        columns = LabelColumns(subject="patient", time="date", value="y")
+        config = config_for("classification", labels=columns)
+        with pytest.raises(UserError, match=message) as error:
+            train(cohort[0], tmp_path / "run", config, labels=path)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()

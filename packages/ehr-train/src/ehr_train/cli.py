@@ -26,7 +26,11 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     help="Processes on this machine.",
 )
 @click.option("--init", type=PATH, help="Run or checkpoint to start from.")
-@click.option("--labels", type=PATH, help="MEDS labels of one task, to fine-tune on.")
+@click.option(
+    "--labels",
+    type=PATH,
+    help="MEDS labels of one task, or a CSV file (see -s labels.subject, .time, .value).",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
 @click.option(
     "--track",
@@ -57,6 +61,9 @@ def main(
     """Pretrain a model on tokens, or fine-tune one on labels.
 
     Example: ehr-train --tokens demo/tokens --out demo/runs/behrt --nproc 2 -c configs/train/behrt-mlm.yaml
+
+    Labels of a CSV file: ehr-train --tokens T --init M --out R --labels file.csv -s labels.subject=patient
+    -s labels.time=date -s labels.value=readmitted -s objective.kind=classification
     """
     if tokens is None or out is None:
         raise click.UsageError("--tokens and --out are needed")

@@ -9,6 +9,7 @@ from pydantic_core import ArgsKwargs
 from ehr_models.config import ModelConfig
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
 from ehr_train.figures import mode_of
 from ehr_train.objectives import OBJECTIVES, Objective
@@ -138,6 +139,8 @@ class TrainConfig:
     objective: Annotated[Objective, OneOf(OBJECTIVES, {"sum": Sum})] = Field(default_factory=MLM)
     """Where none is named, the one for which the kind of `model` is pretrained."""
     trained: TrainedConfig = Field(default_factory=TrainedConfig)
+    labels: LabelColumns = Field(default_factory=LabelColumns)
+    """What the columns of `--labels FILE.csv` are called."""
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)

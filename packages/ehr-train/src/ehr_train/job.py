@@ -158,7 +158,7 @@ class Job:
         return replace(self, init=checkpoint), changed if same else [*changed, "init: another one"]
 
     def _data(self) -> dict[str, Source]:
-        from ehr_tracking.arrow.labels import label_source
+        from ehr_tracking.arrow.label_files import label_source
 
         sources = {"tokens": source(self.tokens)}
         if self.labels is not None:
@@ -173,40 +173,40 @@ class Job:
         """
         return open_tokens(self.tokens)
 
-    def examples(self, objective: Objective, tokens: TokenSet, split: str) -> Examples:
-        """What a model is shown of a split for an objective.
+    def examples(self, config: TrainConfig, tokens: TokenSet, split: str) -> Examples:
+        """What the model is shown of a split.
 
         Raises:
             ContractError: If the split is missing or damaged, or the labels are.
         """
-        return objective.examples(open_split(tokens, split), self._rows(objective))
+        return config.objective.examples(open_split(tokens, split), self._rows(config))
 
-    def _rows(self, objective: Objective) -> LabelRows | None:
-        if self.labels is None or objective.labelled is None:
+    def _rows(self, config: TrainConfig) -> LabelRows | None:
+        if self.labels is None or config.objective.labelled is None:
             return None
-        return read_rows(self.labels, objective.labelled)
+        return read_rows(self.labels, config.objective.labelled, config.labels)
 
-    def train_examples(self, objective: Objective, tokens: TokenSet) -> Examples:
+    def train_examples(self, config: TrainConfig, tokens: TokenSet) -> Examples:
         """What the model learns from.
 
         Raises:
             ContractError: If there is nothing.
         """
-        examples = self.examples(objective, tokens, TRAIN)
+        examples = self.examples(config, tokens, TRAIN)
         if len(examples) == 0:
             what = (
                 f"{self.labels} labels no subject" if self.labels else f"{self.tokens} has no one"
             )
             raise ContractError(
-                f"{what} of the train split that objective {objective.kind} could learn from"
+                f"{what} of the train split that objective {config.objective.kind} could learn from"
             )
         return examples
 
-    def tuning_examples(self, objective: Objective, tokens: TokenSet) -> Examples | None:
+    def tuning_examples(self, config: TrainConfig, tokens: TokenSet) -> Examples | None:
         """What the model is validated on; None where there is nothing."""
         if TUNING not in tokens.splits:
             return None
-        examples = self.examples(objective, tokens, TUNING)
+        examples = self.examples(config, tokens, TUNING)
         return examples if len(examples) else None
 
     def check(self, config: TrainConfig, nproc: int) -> None:
@@ -229,7 +229,7 @@ class Job:
         elif config.compile:
             _require_compiler()
         tokens = self.open_tokens()
-        rows = self._rows(config.objective)
+        rows = self._rows(config)
         if rows is not None and self.labels is not None:
             refuse_unknown(rows, tokens, where=self.labels)
         if config.validation.patience is not None and TUNING not in tokens.splits:

@@ -50,7 +50,7 @@ class Trainer:
         self.config = config = job.config()
         self.device = _device(job.device)
         tokens = job.open_tokens()
-        examples = job.train_examples(config.objective, tokens)
+        examples = job.train_examples(config, tokens)
         self.sampler = sampler(config, examples)
         objective = config.objective.fitted(examples)
         self.store = job.checkpoints()
@@ -69,7 +69,7 @@ class Trainer:
             c=attention_share(self.model.config.hidden_size),
         )
         self.asker = Asker(objective, examples, tokens.vocab_size, config.seed)
-        tuning = job.tuning_examples(objective, tokens)
+        tuning = job.tuning_examples(config, tokens)
         self.validator = None
         if tuning is not None:
             kept = measured(tuning, config.data.context, config.validation.max_tokens, config.seed)

@@ -52,10 +52,10 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
     latest = job.checkpoints().latest() if begun else None
     token_set = job.open_tokens()
-    order = sampler(config, job.train_examples(config.objective, token_set))
+    order = sampler(config, job.train_examples(config, token_set))
     objective = config.objective.fitted(order.examples)
     require_targets(objective, order, token_set)
-    job.tuning_examples(objective, token_set)
+    job.tuning_examples(config, token_set)
     with reading(init) if init and not begun else nullcontext() as checkpoint:
         if not begun:
             job, _ = job.resolved(checkpoint)

@@ -247,10 +247,10 @@ def _write_config(out: Path, config: TrainConfig) -> None:
 def _prepare(job: Job) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
-    order = sampler(config, job.train_examples(config.objective, tokens))
+    order = sampler(config, job.train_examples(config, tokens))
     require_targets(config.objective.fitted(order.examples), order, tokens)
     steps = count_steps(order, config)
-    job.tuning_examples(config.objective, tokens)
+    job.tuning_examples(config, tokens)
     return replace(job, steps=steps)
 
 

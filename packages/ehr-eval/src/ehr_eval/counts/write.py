@@ -20,7 +20,7 @@ from ehr_eval.counts.things import Things, fit_things
 from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects, tell_tasks
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
-from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.meds import data_files, read_codes
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import FEATURES, MEDS, TOKENS, TRAIN, ContractError

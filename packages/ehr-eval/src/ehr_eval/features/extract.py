@@ -27,7 +27,7 @@ from ehr_models.data.tokens import Tokens, open_tokens
 from ehr_models.heads.token import hidden_states
 from ehr_models.precision import autocast, resolve_precision
 from ehr_tracking.arrow.features import write_features
-from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES
 from ehr_tracking.files import PathLike

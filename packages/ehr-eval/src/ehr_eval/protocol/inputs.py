@@ -18,7 +18,7 @@ from ehr_eval.protocol.best import read_risks
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
 from ehr_tracking.arrow.features import SPLIT_NAMES
-from ehr_tracking.arrow.labels import label_source
+from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import HELD_OUT, SPLITS, ContractError
 from ehr_tracking.errors import UserError

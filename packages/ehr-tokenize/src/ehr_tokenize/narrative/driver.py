@@ -24,7 +24,8 @@ from ehr_tokenize.narrative.terms import Terms
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
-from ehr_tracking.arrow.labels import KEY, VALUES, label_source, read_labels
+from ehr_tracking.arrow.label_files import label_source
+from ehr_tracking.arrow.labels import KEY, VALUES, read_labels
 from ehr_tracking.arrow.meds import code_infos
 from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict

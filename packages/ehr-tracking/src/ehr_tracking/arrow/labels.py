@@ -9,20 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
+from ehr_tracking.arrow.label_csv import LabelColumns, read_csv_labels
+from ehr_tracking.arrow.label_files import label_files
 from ehr_tracking.arrow.parquet import count_rows, read_table
 from ehr_tracking.arrow.tasks import name_tasks
-from ehr_tracking.contracts import LABELS, MEDS_LABELS, ContractError
+from ehr_tracking.contracts import ContractError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import (
-    MANIFEST,
-    Source,
-    check_file,
-    load_manifest,
-    raw_source,
-    read_manifest,
-    source,
-)
-from ehr_tracking.tree import files_below
 
 KEY = ("subject_id", "prediction_time")
 VALUES = {
@@ -37,13 +29,16 @@ DURATION = "duration_days"
 _READ = (*VALUES, DURATION)
 
 
-def read_labels(path: PathLike, *, reader: str) -> dict[str, pa.Table]:
+def read_labels(
+    path: PathLike, *, reader: str, columns: LabelColumns | None = None
+) -> dict[str, pa.Table]:
     """Read the labels of each task.
 
     Args:
         path: A `labels/1` artifact, a tree of tasks, the directory of one task, or one file, by the
-            rule of `ehr_tracking.arrow.tasks`; sealed ones are checked.
+            rule of `ehr_tracking.arrow.tasks`; sealed ones are checked. A file `*.csv` as well.
         reader: Distribution and version of the caller, for messages.
+        columns: What a CSV file calls its columns; as MEDS does where not given.
 
     Returns:
         Task -> `subject_id` int64, `prediction_time` timestamp[us], and those of `VALUES` and
@@ -55,20 +50,33 @@ def read_labels(path: PathLike, *, reader: str) -> dict[str, pa.Table]:
             two rows contradict each other.
     """
     path = Path(path)
+    if path.suffix == ".csv":
+        return read_csv_labels(path, columns or LabelColumns())
     return {task: _read_task(task, files) for task, files in _tasks(path, reader).items()}
 
 
-def read_task(path: PathLike, *, reader: str) -> tuple[str, pa.Table]:
+def read_task(
+    path: PathLike, *, reader: str, columns: LabelColumns | None = None
+) -> tuple[str, pa.Table]:
     """Read the labels of the one task that a path holds, and its name.
 
     Args:
         path: As of `read_labels`.
         reader: Distribution and version of the caller, for messages.
+        columns: As of `read_labels`.
 
     Raises:
         ContractError: As of `read_labels`, or naming the tasks where there are several.
     """
     path = Path(path)
+    if path.suffix == ".csv":
+        named = read_labels(path, reader=reader, columns=columns)
+        if len(named) > 1:
+            raise ContractError(
+                f"{path} is read for {len(named)} outcomes ({', '.join(named)}), but one is needed; "
+                "name one as labels.value"
+            )
+        return next(iter(named.items()))
     tasks = _tasks(path, reader)
     if len(tasks) > 1:
         first, files = next(iter(tasks.items()))
@@ -94,6 +102,9 @@ def task_table(path: Path, *, reader: str) -> list[dict[str, object]]:
     Raises:
         ContractError: As of `read_labels`, but for what columns hold.
     """
+    if path.suffix == ".csv":
+        tables = read_labels(path, reader=reader)
+        return [{"task": t, "rows": len(table), "files": 1} for t, table in tables.items()]
     return [
         {"task": task, "rows": sum(map(count_rows, files)), "files": len(files)}
         for task, files in _tasks(path, reader).items()
@@ -280,51 +291,6 @@ def require_known(
                 f"labels of task {task} name {len(unknown):,} subjects that {where} does not have, "
                 f"the first {unknown[0]}; were they made from other data?"
             )
-
-
-def label_source(labels: Path) -> Source:
-    """Labels as an input: the artifact that they are or belong to, else the files."""
-    sealed = _artifact(labels)
-    return raw_source(labels, contract=MEDS_LABELS) if sealed is None else source(sealed)
-
-
-def label_files(labels: Path, *, reader: str) -> list[Path]:
-    """The Parquet files of labels, in path order; sealed ones are checked against their manifest.
-
-    Args:
-        labels: A `labels/1` artifact, one task or one file of it, or the same without a manifest.
-        reader: Distribution and version of the caller, for the message.
-
-    Raises:
-        ContractError: If a sealed file is missing or was changed, one is there that was not sealed,
-            or `labels` is an artifact of another kind.
-    """
-    sealed = _artifact(labels)
-    if sealed is None:
-        return _parquet(labels)
-    manifest = read_manifest(sealed, LABELS, reader=reader)
-    below = labels if sealed == labels else labels.absolute()
-    listed = (sealed / name for name in manifest.files if name.endswith(".parquet"))
-    found = sorted({*_parquet(below), *(path for path in listed if path.is_relative_to(below))})
-    for path in found:
-        check_file(sealed, manifest, path.relative_to(sealed).as_posix())
-    return [labels / path.relative_to(below) for path in found]
-
-
-def _artifact(labels: Path) -> Path | None:
-    """The artifact that `labels` is, or is a task or a file of."""
-    if (labels / MANIFEST).is_file():
-        return labels
-    above = labels.absolute().parents
-    for directory in above[: 2 if labels.is_file() else 1]:
-        if (directory / MANIFEST).is_file():
-            kind = load_manifest(directory).contract.partition("/")[0]
-            return directory if kind == LABELS.name else None
-    return None
-
-
-def _parquet(path: Path) -> list[Path]:
-    return [path] if path.is_file() else files_below(path, ".parquet")
 
 
 def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:

@@ -31,6 +31,12 @@ class Examples:
     whether the event came then (survival)."""
     names: tuple[str, ...] = ()
     """Of the classes, or of the C labels."""
+    weight: npt.NDArray[np.float32] | None = None
+    """[E] what the loss of each is multiplied by."""
+    measurements: npt.NDArray[np.float32] | None = None
+    """[E, M] numbers that were known then, as they are; not a number where one is missing."""
+    measured: tuple[str, ...] = ()
+    """What the M measurements are called."""
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -72,4 +78,13 @@ def label_examples(rows: LabelRows, tokens: "Tokens") -> Examples:
         raise ContractError(
             f"subject {tokens.subject_id[row[np.argmin(visible)]]} has no token up to its prediction time"
         )
-    return Examples(tokens, row, visible, rows.label[mine], rows.names)
+    return Examples(
+        tokens,
+        row,
+        visible,
+        rows.label[mine],
+        rows.names,
+        weight=None if rows.weight is None else rows.weight[mine],
+        measurements=None if rows.measurements is None else rows.measurements[mine],
+        measured=rows.measured,
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.contracts import ContractError
 from ehr_train import PRODUCER
 
@@ -32,15 +33,22 @@ class LabelRows:
     """As `Examples.label`."""
     names: tuple[str, ...] = ()
     """As `Examples.names`."""
+    weight: npt.NDArray[np.float32] | None = None
+    """[R]"""
+    measurements: npt.NDArray[np.float32] | None = None
+    """[R, M] not a number where one is missing"""
+    measured: tuple[str, ...] = ()
+    """What the M measurements are called."""
 
 
-def read_rows(path: Path, problem: "Problem") -> LabelRows:
+def read_rows(path: Path, problem: "Problem", columns: LabelColumns | None = None) -> LabelRows:
     """Read labels for a problem.
 
     Args:
         path: Of one task (of `multilabel`: of several whose rows agree, or of one), or of a directory
             that holds no other; anyone's, or a `labels/1` artifact.
         problem: What they have to say.
+        columns: What a CSV file calls its columns.
 
     Raises:
         ContractError: Naming the tasks where there are several, or what is wrong with a file.
@@ -48,8 +56,9 @@ def read_rows(path: Path, problem: "Problem") -> LabelRows:
     from ehr_tracking.arrow import labels
 
     if problem == "multilabel":
-        return _several(labels.read_labels(path, reader=PRODUCER))
-    task, table = labels.read_task(path, reader=PRODUCER)
+        return _several(labels.read_labels(path, reader=PRODUCER, columns=columns))
+    task, table = labels.read_task(path, reader=PRODUCER, columns=columns)
+    given = table
     names: tuple[str, ...] = ()
     if problem == "binary":
         table = labels.binary(table, task=task)
@@ -66,9 +75,9 @@ def read_rows(path: Path, problem: "Problem") -> LabelRows:
         label = table["float_value"].to_numpy()
     else:
         table = labels.time_to_event(table, task=task)
-        columns = (table[name].to_numpy() for name in (labels.DURATION, "boolean_value"))
-        label = np.stack([column.astype(np.float64) for column in columns], 1)
-    return _rows(table, label, names)
+        both = (table[name].to_numpy() for name in (labels.DURATION, "boolean_value"))
+        label = np.stack([column.astype(np.float64) for column in both], 1)
+    return _rows(given, label, names)
 
 
 def _several(tables: "dict[str, pa.Table]") -> LabelRows:
@@ -77,6 +86,7 @@ def _several(tables: "dict[str, pa.Table]") -> LabelRows:
 
     found = {task: binary(table, task=task) for task, table in tables.items()}
     (first, one), *others = found.items()
+    given = next(iter(tables.values()))
     keys = _rows(one, np.zeros(0), ())
     for task, table in others:
         other = _rows(table, np.zeros(0), ())
@@ -88,16 +98,31 @@ def _several(tables: "dict[str, pa.Table]") -> LabelRows:
                 f"{len(mine ^ theirs):,}, the first of subject {subject}"
             )
     columns = (table["boolean_value"].to_numpy().astype(np.float32) for table in found.values())
-    return _rows(one, np.stack(list(columns), 1), tuple(found))
+    return _rows(given, np.stack(list(columns), 1), tuple(found))
 
 
 def _rows(table: "pa.Table", label: npt.NDArray[Any], names: tuple[str, ...]) -> LabelRows:
     import pyarrow as pa
 
+    from ehr_tracking.arrow.label_csv import MEASURED, WEIGHT
+
+    def single(name: str) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = table[name].to_numpy().astype(np.float32)
+        return found
+
     subject, time = (
         table[n].cast(pa.int64()).to_numpy() for n in ("subject_id", "prediction_time")
     )
-    return LabelRows(subject, time, label, names)
+    columns = [name for name in table.column_names if name.startswith(MEASURED)]
+    return LabelRows(
+        subject,
+        time,
+        label,
+        names,
+        weight=single(WEIGHT) if WEIGHT in table.column_names else None,
+        measurements=np.stack([single(n) for n in columns], 1) if columns else None,
+        measured=tuple(name.removeprefix(MEASURED) for name in columns),
+    )
 
 
 def refuse_unknown(rows: LabelRows, tokens: "TokenSet", *, where: Path) -> None:

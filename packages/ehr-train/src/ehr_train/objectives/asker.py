@@ -34,6 +34,9 @@ class Asker:
         asked = self.objective.ask(batch, material, epoch)
         if asked.shown is not None:
             batch = replace(batch, input_ids=torch.from_numpy(asked.shown))
+        if asked.subject:
+            beside = {name: torch.from_numpy(value) for name, value in asked.subject.items()}
+            batch = replace(batch, subject={**batch.subject, **beside})
         targets = {name: torch.from_numpy(value) for name, value in asked.targets.items()}
         return Question(batch, targets, asked.counts, windows.example, counted)
 

@@ -40,16 +40,17 @@ class Classification(PooledObjective):
             ConfigError: If all are of one class.
 
         Examples:
-            >>> from types import SimpleNamespace
-            >>> train = SimpleNamespace(label=np.array([0, 0, 0, 1], np.float32))
+            >>> rows = np.zeros(4, int)
+            >>> train = Examples(None, rows, rows, np.array([0, 0, 0, 1], np.float32))
             >>> Classification(pos_weight="balanced").fitted(train).pos_weight
             3.0
         """
+        fitted = super().fitted(train)
         assert train.label is not None
         negative, positive = both_classes(train.label > 0, self.kind)
-        return (
-            replace(self, pos_weight=negative / positive) if self.pos_weight == "balanced" else self
-        )
+        if self.pos_weight == "balanced":
+            return replace(fitted, pos_weight=negative / positive)
+        return fitted
 
     def costs(self, model: "PreTrainedModel", logits: "Tensor", labels: "Tensor") -> "Tensor":  # noqa: ARG002 -- the same in each
         """Binary cross-entropy."""

@@ -67,7 +67,7 @@ class MultiClass(PooledObjective):
             raise ConfigError(
                 f"objective.class_weights has {len(weights)} weights for {len(rows)} classes"
             )
-        return replace(self, classes=train.names, class_weights=weights)
+        return replace(super().fitted(train), classes=train.names, class_weights=weights)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, its outputs named."""

@@ -63,7 +63,7 @@ class MultiLabel(PooledObjective):
             raise ConfigError(
                 f"objective.pos_weight has {len(weight)} weights for {len(train.names)} labels"
             )
-        return replace(self, labels=train.names, pos_weight=weight)
+        return replace(super().fitted(train), labels=train.names, pos_weight=weight)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, its outputs named."""

@@ -1,7 +1,7 @@
 """What objectives are made of: questions, pairs, scores; without torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -50,6 +50,8 @@ class Asked:
     """Name of each loss -> number of its targets, as `loss` counts them."""
     shown: npt.NDArray[np.int64] | None = None
     """[T] token ids that a model is shown instead of those that are there."""
+    subject: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Columns [S, ...] of spans that a model is shown beside its tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,8 +41,8 @@ class Regression(PooledObjective):
             ConfigError: If all are the same number.
 
         Examples:
-            >>> from types import SimpleNamespace
-            >>> fitted = Regression().fitted(SimpleNamespace(label=np.array([1.0, 3.0])))
+            >>> rows = np.zeros(2, int)
+            >>> fitted = Regression().fitted(Examples(None, rows, rows, np.array([1.0, 3.0])))
             >>> fitted.mean, fitted.std
             (2.0, 1.0)
         """
@@ -54,7 +54,7 @@ class Regression(PooledObjective):
                 f"{self.kind}: all {len(train.label):,} train rows are {train.label[0]:g}, so there "
                 "is nothing to learn; check the labels and the splits"
             )
-        return replace(self, mean=mean, std=std)
+        return replace(super().fitted(train), mean=mean, std=std)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, with what its output has to be multiplied by and added to."""

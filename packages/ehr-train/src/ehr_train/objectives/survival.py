@@ -63,14 +63,14 @@ class Survival(PooledObjective):
             ConfigError: If no event is among the train rows, or all are at time 0.
 
         Examples:
-            >>> from types import SimpleNamespace
-            >>> label = np.array([[2.0, 1], [4, 1], [6, 1], [8, 1], [99, 0]])
-            >>> Survival(bins=2).fitted(SimpleNamespace(label=label)).edges
+            >>> label, rows = np.array([[2.0, 1], [4, 1], [6, 1], [8, 1], [99, 0]]), np.zeros(5, int)
+            >>> Survival(bins=2).fitted(Examples(None, rows, rows, label)).edges
             (0.0, 5.0, 8.0)
         """
+        fitted = super().fitted(train)
         assert train.label is not None
         if self.edges is not None:
-            return self
+            return fitted
         days = train.label[train.label[:, 1] > 0, 0]
         if not (days > 0).any():
             raise ConfigError(
@@ -78,15 +78,12 @@ class Survival(PooledObjective):
                 "prediction time, so there is nothing to learn; check boolean_value of the labels"
             )
         bounds = np.unique(np.quantile(days, np.arange(1, self.bins + 1) / self.bins))
-        return replace(self, edges=(0.0, *bounds[bounds > 0].tolist()))
+        return replace(fitted, edges=(0.0, *bounds[bounds > 0].tolist()))
 
-    def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The backbone below a new head of hazards."""
-        from ehr_models.heads.pooled import build_classifier
-
-        return build_classifier(
-            model, self.outputs, self, problem=self.problem, survival_edges=self.edges
-        )
+    @property
+    def bounds(self) -> tuple[float, ...] | None:
+        """Its `edges`."""
+        return self.edges
 
     def scores(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> "Tensor":
         """The risk of each span [S]: minus the logarithm of the chance to come past the last bound.

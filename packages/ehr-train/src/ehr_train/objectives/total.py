@@ -142,12 +142,14 @@ class Sum:
         targets: dict[str, npt.NDArray[Any]] = {}
         counts: dict[str, int] = {}
         shown = None
+        beside: dict[str, npt.NDArray[Any]] = {}
         for name, objective in self._named.items():
             asked = objective.ask(batch, material, epoch)
             targets |= {f"{name}/{key}": value for key, value in asked.targets.items()}
             counts |= {f"{name}/{key}": value for key, value in asked.counts.items()}
+            beside |= asked.subject
             shown = shown if asked.shown is None else asked.shown
-        return Asked(targets, counts, shown)
+        return Asked(targets, counts, shown, beside)
 
     def loss(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Pairs:
         """The pairs of each part, their names behind the part's."""
