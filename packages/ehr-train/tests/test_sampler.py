@@ -114,29 +114,9 @@ def test_windows_stay_in_their_record_and_fill_the_context(lengths, seed):
             assert prefix + stop - start == min(16, end - first)
 
 
-def test_lengths_are_drawn_uniformly_in_their_logarithm():
-    s = sampler([500] * 3000, context=256, shortest=16)
-    octaves = np.log2(s.lengths(0) / 16)
-    assert octaves.min() >= 0
-    assert octaves.max() <= 4
-    counts = np.histogram(octaves, bins=4, range=(0, 4))[0]
-    assert (np.abs(counts / 3000 - 0.25) < 0.03).all()
-    assert (s.lengths(1) != s.lengths(0)).mean() > 0.9
-
-
-def test_windows_are_as_long_as_drawn_but_the_newest_ones_are_whole():
-    drawn = sampler(LENGTHS, shortest=4)
-    for epoch, windows in enumerate(epochs(drawn, 3)):
-        lengths = drawn.lengths(epoch)
-        assert all(prefix + stop - start == lengths[e] for e, _, prefix, start, stop in windows)
-    assert epochs(sampler(LENGTHS, shortest=4, window="newest"), 2) == epochs(
-        sampler(LENGTHS, window="newest"), 2
-    )
-
-
 @given(done=st.integers(0, 40))
 def test_a_position_is_all_that_resuming_needs(done):
-    s = sampler(LENGTHS, shortest=4)
+    s = sampler(LENGTHS)
     run = [(p, rows(w)) for p, w in islice(s.steps(Position()), 45)]
     position = run[done - 1][0] if done else Position()
     assert [(p, rows(w)) for p, w in islice(s.steps(position), 45 - done)] == run[done:]

@@ -33,10 +33,6 @@ class DataConfig:
     """Which part of a record longer than the context is seen: a `random` one, drawn anew in every
     epoch; the `newest`; or all of it, in several windows of whole `visits`. Validation and
     fine-tuning always see the newest."""
-    shortest: Annotated[int, Field(ge=2)] | None = None
-    """Draw the length of each random window between this and `context`, uniformly in its logarithm.
-    A model has to find out which of L tokens matters, and the signal for each is 1 / L at first: of
-    windows that are all long a bidirectional one learns for long no more than what is frequent."""
     batch_tokens: Count = 16_384
     """Most real tokens of one optimizer step, over all processes."""
     micro_tokens: Count = 8_192
@@ -48,8 +44,6 @@ class DataConfig:
     def _fits(self) -> Self:
         if min(self.batch_tokens, self.micro_tokens) < self.context:
             raise ValueError("batch_tokens and micro_tokens must hold one window of context tokens")
-        if self.shortest is not None and self.shortest > self.context:
-            raise ValueError(f"shortest = {self.shortest} is above context = {self.context}")
         return self
 
 

@@ -247,7 +247,6 @@ def sampler(config: TrainConfig, examples: Examples) -> Sampler:
         window="newest" if config.objective.cut else config.data.window,
         batch_tokens=config.data.batch_tokens,
         seed=config.seed,
-        shortest=config.data.shortest,
     )
 
 

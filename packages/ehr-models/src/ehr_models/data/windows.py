@@ -82,7 +82,7 @@ def window_at(
     row: npt.ArrayLike,
     visible: npt.ArrayLike,
     offset: npt.ArrayLike,
-    context: npt.ArrayLike,
+    context: int,
     example: npt.ArrayLike | None = None,
 ) -> Windows:
     """The window of `context` tokens that begins `offset` tokens into each record.
@@ -95,12 +95,11 @@ def window_at(
         row: [n] rows of `tokens`.
         visible: [n] how many of its tokens may be seen, counted from its first.
         offset: [n] from 0 to `visible - context`.
-        context: Most tokens of a window, or [n] of each. At most half of them go to the prefix.
+        context: Most tokens of a window. At most half of them go to the prefix.
         example: [n] numbers of the windows; 0, 1, 2... where not given.
     """
     row = np.atleast_1d(row).astype(np.int64)
     visible = np.atleast_1d(visible).astype(np.int64)
-    context = np.asarray(context, np.int64)
     offset = np.where(visible > context, offset, 0)
     first = tokens.offsets[row]
     prefix = np.minimum(tokens.prefix[row].astype(np.int64), context // 2)

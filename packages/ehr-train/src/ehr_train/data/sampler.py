@@ -17,7 +17,7 @@ from ehr_models.data.windows import Windows, fill, newest, whole_visits, window_
 from ehr_train.data import draws
 from ehr_train.data.examples import Examples
 
-_ORDER, _WINDOW, _LENGTH = 1, 2, 3  # so that uses of one seed draw differently
+_ORDER, _WINDOW = 1, 2  # so that two uses of one seed draw differently
 
 
 class Position(NamedTuple):
@@ -37,15 +37,13 @@ class Sampler:
     window: Literal["random", "newest", "visits"]
     batch_tokens: int
     seed: int
-    shortest: int | None = None
-    """Least tokens of a random window, whose lengths are then drawn up to `context`."""
 
-    def lengths(self, epoch: int) -> npt.NDArray[np.int64]:
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
         """[I] tokens of each window."""
         if self.window == "visits":
             return self._visits.length
-        every = np.arange(len(self.examples))
-        return np.minimum(self.examples.visible, self._context(every, epoch))
+        return np.minimum(self.examples.visible, self.context)
 
     @cached_property
     def _visits(self) -> Windows:
@@ -72,9 +70,8 @@ class Sampler:
 
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The instances in order, and where each step begins and the last ends."""
-        lengths = self.lengths(epoch)
-        order = draws.order(self.seed, _ORDER, epoch, np.arange(len(lengths)))
-        return order, fill(lengths[order], self.batch_tokens)
+        order = draws.order(self.seed, _ORDER, epoch, np.arange(len(self.lengths)))
+        return order, fill(self.lengths[order], self.batch_tokens)
 
     def _windows(self, instance: npt.NDArray[np.int64], epoch: int) -> Windows:
         if self.window == "visits":
@@ -83,17 +80,6 @@ class Sampler:
         visible = self.examples.visible[instance]
         if self.window == "newest":
             return newest(tokens, row, visible, self.context, instance)
-        context = self._context(instance, epoch)
-        places = np.maximum(visible - context, 0) + 1
+        places = np.maximum(visible - self.context, 0) + 1
         offset = draws.below(places, self.seed, _WINDOW, epoch, tokens.subject_id[row])
-        return window_at(tokens, row, visible, offset, context, instance)
-
-    def _context(self, example: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
-        """Most tokens of the window of each example: uniform in their logarithm."""
-        if self.shortest is None or self.window == "newest":
-            return np.full(len(example), self.context)
-        subject = self.examples.tokens.subject_id[self.examples.subject[example]]
-        octaves = np.log(self.context / self.shortest)
-        drawn = np.exp(draws.uniform(self.seed, _LENGTH, epoch, subject) * octaves)
-        length: npt.NDArray[np.int64] = np.rint(self.shortest * drawn).astype(np.int64)
-        return length
+        return window_at(tokens, row, visible, offset, self.context, instance)
