@@ -81,6 +81,18 @@ def test_a_file_of_splits_is_followed_and_must_name_everybody(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_the_share_of_train_is_a_setting_and_the_rest_is_halved(tmp_path):
+    source, subjects = tmp_path / "e.csv", np.arange(1, 2001)
+    source.write_text("p,t,c\n" + "".join(f"{i},2020-01-01,A\n" for i in subjects))
+    split = {}
+    for share in ("0.5", "0.8"):
+        settings = ["subject=p", "code=c", "time=t", f"write.train={share}"]
+        from_events(source, tmp_path / share, load_config(EventsConfig, None, settings))
+        split[share] = read_splits(tmp_path / share).of(subjects)
+    assert np.abs(np.bincount(split["0.5"]) / 2000 - [0.5, 0.25, 0.25]).max() < 0.03
+    assert (split["0.8"][split["0.5"] == 0] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [("kode=x", "unknown key kode"), ("without_time=perhaps", "without_time = 'perhaps'"),

@@ -21,7 +21,9 @@ class WriteConfig:
     """In metadata/dataset.json."""
     splits: Path | None = None
     """CSV or Parquet with subject_id and split (train, tuning, held_out); null: those of the
-    source, else by a stable hash, 80/10/10."""
+    source, else by a stable hash."""
+    train: float = Field(default=0.8, gt=0, lt=1)
+    """Share of subjects that the hash puts into train; the others are halved."""
     seed: int = 0
     """Of the split by hash."""
     events_per_shard: int = Field(default=1_000_000, ge=1)

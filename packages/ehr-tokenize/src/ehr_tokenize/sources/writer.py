@@ -140,7 +140,9 @@ def write_events(
         if not spill.sizes.sum():
             raise UserError("the source holds no event; nothing was written")
         brought = about.splits() if named is None else named
-        splits = Splits(config.seed) if brought is None else Splits.by_name(brought)
+        splits = (
+            Splits(config.seed, train=config.train) if brought is None else Splits.by_name(brought)
+        )
         done, codes = _write_shards(directory, spill, config, about, splits)
         metadata = directory / "metadata"
         _write_codes(metadata / "codes.parquet", codes, about.describe(codes))

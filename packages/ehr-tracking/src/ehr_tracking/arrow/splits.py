@@ -24,6 +24,8 @@ class Splits:
     """Subjects, ascending, and the index into `SPLITS` of each; None where the data set names none."""
     where: Path | None = None
     """The file that names them, if it is one."""
+    train: float = 0.8
+    """Share of subjects that a hash puts into train."""
 
     @classmethod
     def by_name(cls, named: Mapping[int, str], where: Path | None = None) -> Self:
@@ -51,7 +53,7 @@ class Splits:
             [0, 2, 0]
         """
         if self.named is None:
-            return splits_by_hash(subject_id, self.seed)
+            return splits_by_hash(subject_id, self.seed, self.train)
         known, split = self.named
         at = np.minimum(np.searchsorted(known, subject_id), max(len(known) - 1, 0))
         missing = subject_id[known[at] != subject_id] if len(known) else subject_id
@@ -121,8 +123,16 @@ def read_splits(meds: PathLike, *, seed: int = 0) -> Splits:
     return Splits.by_name(named, path)
 
 
-def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint8]:
-    """[N] index into `SPLITS`: 80/10/10 by SplitMix64 (Steele et al. 2014) of subject and seed.
+def splits_by_hash(
+    subject_id: npt.NDArray[np.int64], seed: int, train: float = 0.8
+) -> npt.NDArray[np.uint8]:
+    """[N] index into `SPLITS` by SplitMix64 (Steele et al. 2014) of subject and seed.
+
+    Args:
+        subject_id: [N]
+        seed: Other seeds give other splits.
+        train: Share of subjects in train; the others are halved. A subject of train stays there when
+            it rises.
 
     Examples:
         >>> np.bincount(splits_by_hash(np.arange(10_000), seed=0)).tolist()
@@ -133,5 +143,5 @@ def splits_by_hash(subject_id: npt.NDArray[np.int64], seed: int) -> npt.NDArray[
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     share = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
-    bounds = np.array([0.8, 0.9]) * 2.0**53
+    bounds = np.array([train, train + (1 - train) / 2]) * 2.0**53
     return np.searchsorted(bounds, share.astype(np.float64), side="right").astype(np.uint8)
