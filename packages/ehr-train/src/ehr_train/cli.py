@@ -44,6 +44,9 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved config and the plan; write nothing."
 )
+@click.option(
+    "--interactive", is_flag=True, help="Ask for data, codes, model and training, step by step."
+)
 def main(
     tokens: Path | None,
     out: Path | None,
@@ -57,6 +60,7 @@ def main(
     resume: bool,
     overwrite: bool,
     dry_run: bool,
+    interactive: bool,
 ) -> None:  # fmt: skip
     """Pretrain a model on tokens, or fine-tune one on labels.
 
@@ -65,8 +69,15 @@ def main(
     Labels of a CSV file: ehr-train --tokens T --init M --out R --labels file.csv -s labels.subject=patient
     -s labels.time=date -s labels.value=readmitted -s objective.kind=classification
     """
+    if interactive:
+        if any((tokens, init, labels, device, resume, overwrite, dry_run, track)):
+            raise click.UsageError("--interactive asks for all but --out, --nproc, -c and -s")
+        from ehr_train.wizard.run import run
+
+        run(config_file, overrides, out, nproc)
+        return
     if tokens is None or out is None:
-        raise click.UsageError("--tokens and --out are needed")
+        raise click.UsageError("--tokens and --out are needed, or --interactive")
     from ehr_tracking.backends import check_trackers
     from ehr_tracking.config import load_config
     from ehr_train.config import TrainConfig
