@@ -65,12 +65,15 @@ def workplace(tmp_path_factory):
     (folder / ".hidden" / "patients.json").write_text(json.dumps({"patients": rows}))
     vectors = folder / "ClinVec"
     vectors.mkdir()
-    codes = {"icd10cm": ["I10", "E11"], "atc": ["N02BE"]}
+    codes = {"icd10cm": ["I10", "E11", *(f"A{i}" for i in range(10, 90))], "atc": ["N02BE"]}
     nodes, index = ["node_id\tnode_name\tntype\tnode_index"], 0
     for name, of in codes.items():
         lines = ["," + ",".join(map(str, range(128)))]
         for code in of:
-            lines.append(f"{index}," + ",".join(str((index + k) % 7 - 3) for k in range(128)))
+            lines.append(
+                f"{index},"
+                + ",".join(str((index * index + k * (index + 3)) % 11 - 5) for k in range(128))
+            )
             nodes.append(f"{code}:{name}\t{code}\t{name.upper()}\t{index}")
             index += 1
         (vectors / f"ClinVec_{name}.csv").write_text("\n".join(lines) + "\n")
