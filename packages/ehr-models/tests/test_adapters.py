@@ -1,16 +1,21 @@
 """What holds for every kind of model with every kind of adapter."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import peft
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.adapters.inject import adapt, merge, trained
 from ehr_models.checkpoint import load_adapter, load_checkpoint, save_checkpoint
+from ehr_models.cli import main
+from ehr_models.cost import measure
 from ehr_models.data.batch import pack
 from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify
@@ -303,3 +308,54 @@ def test_the_same_adapter_gives_the_same_bytes(tune, tokens_dir, tmp_path):
     third = save(tmp_path / "third", loaded.model, tokens_dir, tmp_path / "base")
     assert (third / "manifest.json").read_bytes() == (directory / "manifest.json").read_bytes()
     assert replace(loaded, model=None).head == "pooled"
+
+
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_merging_leaves_a_checkpoint_as_any_other(tune, batch, tokens_dir, tmp_path, adapter):
+    """Its files and its configuration are those of the same model that was never adapted."""
+    base, model, directory = tune("behrt", adapter)
+    plain = save(tmp_path / "plain", classifier_of(base), tokens_dir)
+    merged, result = tmp_path / "merged", CliRunner()
+    done = result.invoke(main, ["merge", str(directory), "--out", str(merged)])
+    assert (done.exit_code, done.output) == (0, f"wrote {merged}\n")
+    assert verify(merged) == []
+    assert load_manifest(merged).files.keys() == load_manifest(plain).files.keys()
+    assert (merged / "config.json").read_bytes() == (plain / "config.json").read_bytes()
+    assert load_manifest(merged).inputs == {"adapter": source(directory)}
+    shutil.rmtree(tmp_path / "base")
+    assert (answers(load_checkpoint(merged).model, batch) - answers(model, batch)).abs().max() < (
+        1e-5
+    )
+    for path, message in ((plain, "there is no adapter to merge"), (directory, "base is none")):
+        failed = result.invoke(main, ["merge", str(path), "--out", str(tmp_path / "no")])
+        assert failed.exit_code == 2
+        assert message in failed.output
+        assert not (tmp_path / "no").exists()
+
+
+def test_costs_are_counted_and_priced_as_stated(tune, tmp_path):
+    base, model, directory = tune("behrt")
+    run = tmp_path / "run"
+    directory.rename(run)
+    with (run / "timings.jsonl").open("w") as log:
+        for seconds in (1, 1, 34):
+            log.write(json.dumps({"seconds": seconds}) + "\n")
+    cost = measure(run)
+    beside = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+    assert cost.adapter == beside == 2 * 4 * 4 * (64 + 64)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.trained == beside + 3 * 64 + 3
+    assert cost.bytes_full == 4 * sum(p.numel() for p in classifier_of(base).parameters())
+    size = (tmp_path / "base" / "model.safetensors").stat().st_size
+    assert size < cost.bytes_base < size + 100_000  # its code and vocabulary
+    assert cost.trained * 4 < cost.bytes_here < cost.trained * 4 + 20_000
+    assert (cost.steps, cost.seconds, cost.seconds_a_step) == (3, 36, 1)
+    arguments = ["parameters", str(run), str(tmp_path / "base"), "--price", "0.40", "--tasks", "5"]
+    printed = CliRunner().invoke(main, arguments).output
+    for line in (
+        rf"trained +{cost.trained:,} \({cost.trained / cost.parameters:.1%}\) +not known",
+        rf"bytes of 5 tasks +{cost.bytes_base + 5 * cost.bytes_here:,} +{5 * cost.bytes_base:,}",
+        r"hours of a task +0\.0100 +0\.0000",
+        r"cost of 5 tasks at 0\.4 an hour +0\.0200 +no run",
+    ):
+        assert re.search(line, printed), (line, printed)

@@ -171,6 +171,47 @@ def init(
     click.echo(f"wrote {out}; see {out / 'codes.parquet'} and {out / 'codes.png'}")
 
 
+@main.command()
+@click.argument("adapter", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Checkpoint directory to write.")
+@click.option("--base", type=PATH, help="What it adapts, where that lies elsewhere than it did.")
+@overwrite_option("a checkpoint")
+def merge(adapter: Path, out: Path, base: Path | None, overwrite: bool) -> None:
+    """Work an adapter into its base: a plain checkpoint that needs neither.
+
+    ADAPTER is an adapter directory or a run that trained one. The checkpoint answers as the two do to
+    1e-5, and loads with transformers alone.
+
+    Example: ehr-models merge demo/runs/long_stay_lora --out demo/long_stay_merged
+    """
+    from ehr_models.merge import merge_adapter
+
+    merge_adapter(adapter, out, base=base, overwrite=overwrite)
+    click.echo(f"wrote {out}")
+
+
+@main.command()
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@click.option("--base", type=PATH, help="What an adapter adapts, where that lies elsewhere.")
+@click.option("--price", type=click.FloatRange(min=0), help="Of an hour of the device.")
+@click.option(
+    "--tasks", type=click.IntRange(min=1), default=1, show_default=True, help="Tasks to train."
+)
+def parameters(paths: tuple[Path, ...], base: Path | None, price: float | None, tasks: int) -> None:
+    """Print what runs, checkpoints or adapters hold, take on disk and cost, side by side.
+
+    Time is what the runs measured, validation included. Cost = tasks x hours of the run x price of
+    an hour; bytes of several tasks = the base once + tasks x what each keeps.
+
+    Example: ehr-models parameters demo/runs/long_stay demo/runs/long_stay_lora --price 0.40 --tasks 5
+    """
+    from ehr_models.cost import cost_table, measure
+    from ehr_tracking.report import text_table
+
+    costs = [(str(path), measure(path, base=base)) for path in paths]
+    click.echo(text_table(cost_table(costs, tasks=tasks, price=price)))
+
+
 def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
     from ehr_models.kinds import KINDS
     from ehr_tracking.config import load_config

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
+from ehr_models.adapters.config import AdapterConfig
 from ehr_models.config import ModelConfig
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
@@ -135,6 +136,8 @@ class TrainConfig:
     trained: TrainedConfig = Field(default_factory=TrainedConfig)
     labels: LabelColumns = Field(default_factory=LabelColumns)
     """What the columns of `--labels FILE.csv` are called."""
+    adapter: AdapterConfig | None = None
+    """Train a few weights beside those of `--init`, which stay as they are, and keep them alone."""
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
@@ -151,6 +154,12 @@ class TrainConfig:
         """The validation figure that says which checkpoint is best."""
         name = self.validation.best
         return self.objective.score if name is None else Score(name, mode_of(name))
+
+    @model_validator(mode="after")
+    def _one_way_to_tune(self) -> Self:
+        if self.adapter is not None and self.trained != TrainedConfig():
+            raise ValueError("an adapter says what is trained: leave out what trained sets")
+        return self
 
     @model_validator(mode="after")
     def _has_the_figure(self) -> Self:

@@ -224,6 +224,8 @@ class Job:
                 name for name, cls in OBJECTIVES.items() if getattr(cls, "labelled", None)
             )
             raise ConfigError(f"--labels are for objective.kind = {kinds}, not {kind}")
+        if config.adapter is not None and self.init is None:
+            raise ConfigError("adapter needs --init: the run or checkpoint that it adapts")
         if self.device == "cuda":
             _require_devices(nproc)
         elif config.compile:

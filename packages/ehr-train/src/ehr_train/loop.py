@@ -200,6 +200,10 @@ class Trainer:
         snapshot = self.state.gather()
         if group.rank():
             return
+        inputs, base = self.job.inputs().sources, None
+        if self.config.adapter is not None:
+            base = self.job.init
+            inputs = {role: given for role, given in inputs.items() if role != "init"}
         with self.store.save(self.state.progress.step, score=self._score(metrics)) as directory:
             save_checkpoint(
                 directory,
@@ -210,8 +214,9 @@ class Trainer:
                 producer=PRODUCER,
                 config=to_dict(self.config),
                 seed=self.config.seed,
-                inputs=self.job.inputs().sources,
+                inputs=inputs,
                 training_state=snapshot.write,
+                base=base,
             )
 
 

@@ -6,11 +6,13 @@ import torch
 from transformers import PreTrainedModel
 
 from ehr_models import registry
-from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
+from ehr_models.adapters.inject import adapt
+from ehr_models.checkpoint import load_adapter, load_checkpoint, require_same_vocabulary
 from ehr_models.data.tokens import TokenSet
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import Kind
 from ehr_tracking.config import ConfigError
+from ehr_tracking.contracts import ADAPTER
 from ehr_train.config import TrainConfig
 from ehr_train.objectives import Objective
 from ehr_train.trained import freeze
@@ -26,7 +28,7 @@ def load_or_build(
     """The model to train, on the CPU.
 
     Args:
-        init: A checkpoint to start from.
+        init: A checkpoint to start from; what an adapter adapts.
         config: Says what to build where there is none.
         objective: That of the config, fitted.
         tokens: Whose vocabulary the model has to share.
@@ -38,7 +40,8 @@ def load_or_build(
     """
     torch.manual_seed(config.seed)
     if latest is not None:
-        model = load_checkpoint(latest).model
+        adapted = config.adapter is not None
+        model = (load_adapter(latest, base=init) if adapted else load_checkpoint(latest)).model
     else:
         model = objective.attach(_pretrained(init, config, tokens))
     longest = model.config.max_position_embeddings
@@ -47,7 +50,10 @@ def load_or_build(
             f"data.context = {config.data.context}, but the model takes {longest} positions; "
             "raise model.max_positions or lower data.context"
         )
-    freeze(model, config.trained)
+    if config.adapter is None:
+        freeze(model, config.trained)
+    elif latest is None:
+        adapt(model, config.adapter)
     return model
 
 
@@ -59,6 +65,10 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
     _require(checkpoint.kind, config)
+    if config.adapter is not None and checkpoint.manifest.contract == ADAPTER.tag:
+        raise ConfigError(
+            f"{init} is an adapter itself: make one model of it first, ehr-models merge {init}"
+        )
     if config.objective.head == "pooled" or checkpoint.head == "token":
         return checkpoint.model
     if checkpoint.head == "pooled":

@@ -86,7 +86,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
             _write_config(out, _taken_over(config, job.config()))
             if passed_over := job.checkpoints().fall_back(f"val_{job.config().score.name}"):
                 click.echo(passed_over, err=True)
-            with _directory(out, begun=True):
+            adapted = job.init if config.adapter is not None else None
+            with _directory(out, begun=True), reading(adapted) if adapted else nullcontext():
                 _run(job, nproc, stop, track)
             return out
         with reading(init) if init else nullcontext() as checkpoint:
@@ -171,11 +172,14 @@ def _as_begun(job: Job, config: TrainConfig) -> Job:
         raise UserError(
             f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
         )
-    if same.init is not None and not same.init.exists() and job.checkpoints().latest() is None:
-        raise UserError(
-            f"{same.init}, from which {job.out} was begun, is gone, and the run has no checkpoint of "
-            "its own yet; begin anew with --overwrite"
-        )
+    if same.init is not None and not same.init.exists():
+        gone = f"{same.init}, from which {job.out} was begun, is gone"
+        if old.adapter is not None:
+            raise UserError(f"{gone}, and the run holds an adapter of it alone")
+        if job.checkpoints().latest() is None:
+            raise UserError(
+                f"{gone}, and the run has no checkpoint of its own yet; begin anew with --overwrite"
+            )
     return same
 
 

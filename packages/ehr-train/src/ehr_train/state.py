@@ -4,7 +4,7 @@ There is no generator among it: every draw depends on seed, step and process alo
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from ehr_models.adapters.inject import is_adapted
 from ehr_models.checkpoint import TRAINING_STATE
-from ehr_tracking.contracts import CHECKPOINT
+from ehr_tracking.contracts import ADAPTER, CHECKPOINT
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_train import PRODUCER
 
@@ -50,7 +51,7 @@ class Snapshot:
     """A state as the first process holds it; empty tensors on the others."""
 
     weights: dict[str, Tensor]
-    """Of the model, by parameter."""
+    """Of the model, by parameter; of one with an adapter what is trained."""
     optimizer: dict[str, Tensor]
     """`<parameter>/<name>`"""
     progress: Progress
@@ -72,7 +73,8 @@ class State:
 
     def gather(self) -> Snapshot:
         """The whole state; every process has to call it."""
-        weights: Any = get_model_state_dict(self.model, options=_WHOLE)
+        options = replace(_WHOLE, ignore_frozen_params=is_adapted(self.model))
+        weights: Any = get_model_state_dict(self.model, options=options)
         found = get_optimizer_state_dict(self.model, self.optimizer, options=_WHOLE)
         parts: Any = found.get("state", {})
         tensors = {
@@ -88,7 +90,8 @@ class State:
         Raises:
             ContractError: If the checkpoint was changed, or carries no training state.
         """
-        manifest = read_manifest(checkpoint, CHECKPOINT, reader=PRODUCER)
+        contract = ADAPTER if is_adapted(self.model) else CHECKPOINT
+        manifest = read_manifest(checkpoint, contract, reader=PRODUCER)
         path = check_file(checkpoint, manifest, f"{TRAINING_STATE}/{_OPTIMIZER}")
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in load_file(path).items():
