@@ -151,15 +151,13 @@ def test_two_processes_resume_bit_identical(tokens, base, labels):
 
 
 def test_pretraining_goes_on_with_an_adapter_and_from_one(tokens, base, tmp_path):
-    optim = OptimConfig(lr=3e-3, steps=8)
+    optim = OptimConfig(lr=3e-3, steps=2)
     config = tiny_config(adapter=AdapterConfig(rank=2, targets="all"), optim=optim, seed=3)
     run = train(tokens, tmp_path / "on", config, init=base)
-    first, *_, last = [r["loss"] for r in read_log(run / "metrics.jsonl")]
-    assert last < first
-    kept = load_adapter(run).model
-    assert {n.rpartition("lora_")[1] for n, p in kept.named_parameters() if p.requires_grad} == {
-        "lora_"
-    }
+    kept = {n: p for n, p in load_adapter(run).model.named_parameters() if p.requires_grad}
+    assert kept
+    assert all("lora_" in name for name in kept)
+    assert all(p.any() for p in kept.values())  # those of lora_B were zero at first
     whole = train(tokens, tmp_path / "whole", tiny_config(optim=OptimConfig(steps=1)), init=run)
     assert load_manifest(resolve(whole)).contract == CHECKPOINT.tag
     assert load_manifest(whole).inputs["init"].contract == ADAPTER.tag
