@@ -53,6 +53,24 @@ def test_large_ids_keep_their_type(tokens_dir):
     assert open_split(open_tokens(tokens_dir), "tuning").token.dtype == np.uint32
 
 
+def test_whatever_was_changed_beside_the_shards_is_refused(tokens_dir):
+    for name in ("coverage.json", "note.txt"):
+        (tokens_dir / name).write_text("{}\n")
+    seal(tokens_dir, TOKENS, producer="test 0", config={})
+    open_tokens(tokens_dir)
+    for name in ("coverage.json", "note.txt", "vocab.parquet"):
+        path = tokens_dir / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"X")
+        with pytest.raises(ContractError, match=rf"{name} was changed"):
+            open_tokens(tokens_dir)
+        path.unlink()
+        with pytest.raises(ContractError, match=rf"{name} is missing"):
+            open_tokens(tokens_dir)
+        path.write_bytes(whole)
+    open_tokens(tokens_dir)
+
+
 def test_a_changed_shard_is_refused(tokens_dir):
     path = tokens_dir / "train" / "1.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"X")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from ehr_tokenize.config import (
     ClmbrScheme,
     CookbookScheme,
     JointScheme,
+    NumericConfig,
     TimelineScheme,
     TokenizeConfig,
     VisitsScheme,
@@ -110,6 +113,35 @@ schemes = st.sampled_from(
 )
 
 
+@given(st.lists(record, min_size=1, max_size=3), st.randoms(use_true_random=False), schemes)
+def test_in_canonical_order_no_order_of_rows_changes_a_token(subjects, random, scheme):
+    config = TokenizeConfig(scheme=scheme, order="canonical")
+    tokenizer, _ = fit([lambda: events(*subjects)], CODES, {}, config)
+    when = [[-1 if d is None else d for d, _ in rows] for rows in subjects]
+    other = []
+    for rows, days in zip(subjects, when, strict=True):
+        at = sorted(range(len(rows)), key=lambda i, days=days: (days[i], random.random()))
+        other.append([rows[i] for i in at])
+    one, two = (
+        sequences(e, config, tokenizer.bind(CODES)) for e in (events(*subjects), events(*other))
+    )
+    for name in ("token", "time", "age", "visit"):
+        assert getattr(one, name).tolist() == getattr(two, name).tolist()
+
+
+def test_two_values_of_a_code_at_one_time_lie_as_their_rows_or_by_value():
+    e = events([(0, LAB)] * 4)
+    told = {}
+    for order in ("rows", "canonical"):
+        config = TokenizeConfig(order=order, numeric=NumericConfig(n_bins=2, min_values=2))
+        both = [replace(e, value=np.float32(v)) for v in ([1, 9, 2, 8], [9, 2, 8, 1])]
+        tokenizers = [fit([lambda e=e: e], CODES, {}, config)[0] for e in both]
+        assert tokenizers[0].tokens == tokenizers[1].tokens  # what is fitted asks for no order
+        told[order] = [sequences(e, config, tokenizers[0].bind(CODES)).token.tolist() for e in both]
+    assert told["rows"][0] != told["rows"][1]
+    assert told["canonical"][0] == told["canonical"][1]
+
+
 @given(st.lists(record, min_size=1, max_size=4), st.integers(0, 6), schemes, st.booleans())
 def test_truncating_a_record_changes_no_token_before_the_cut(subjects, day, scheme, delayed):
     config = TokenizeConfig(scheme=scheme, delay={"LAB": 1.5} if delayed else {})
@@ -150,7 +182,7 @@ def test_every_event_has_its_token_in_the_order_of_the_events(subjects, scheme):
     assert [code for code in told if code] == [CODES[i] for i in e.code]
     assert made.time[event].tolist() == e.time.tolist()
     assert (made.age >= 0).all()
-    assert made.families.sum(axis=(0, 1)).tolist() == [len(e), 0, 0, 0, 0, 0]
+    assert made.families.sum(axis=(0, 1)).tolist() == [len(e), 0, 0, 0, 0, 0, 0]
     for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True):
         assert tokenizer.tokens[made.token[a]].text == scheme.lead
         assert (made.time[a + 1 : b] >= made.time[a : b - 1]).all()

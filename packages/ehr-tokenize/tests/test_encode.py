@@ -97,7 +97,7 @@ def test_every_subject_of_real_data(mimic_demo, tmp_path, kind):
     # descriptions of codes that train does not have are in codes.parquet alone
     split = "train" if kind == "desc" else "**"
     files = sorted((mimic_demo / "data").glob(f"{split}/*.parquet"))
-    frame = pl.concat([pl.read_parquet(p).select(list(SCHEMA)) for p in files])
+    frame = pl.concat([pl.read_parquet(p).select([*SCHEMA, "hadm_id"]) for p in files])
     subjects = set(frame["subject_id"])
     agree(tokenizer, {s: row for s, row in expected.items() if s in subjects}, frame)
 

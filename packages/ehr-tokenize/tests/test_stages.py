@@ -69,6 +69,7 @@ def test_both_drivers_agree_on_several_tokens_an_event(write_meds, cohort, tmp_p
     frames = [
         pl.DataFrame([r for s in rows[i::2][::-1] for r in s], schema, orient="row") for i in (0, 1)
     ]
+    frames[0] = frames[0].with_columns(hadm_id=pl.format("of {}", "subject_id"))
     splits = {s: ["train", "train", "train", "tuning", "held_out"][s % 5] for s in range(60)}
     meds = write_meds(*frames, splits=splits, descriptions={"ICD10CM//E11.65": "diabetes"})
     path = meds / "metadata/codes.parquet"
@@ -82,6 +83,7 @@ def test_both_drivers_agree_on_several_tokens_an_event(write_meds, cohort, tmp_p
         "vocabulary": {"min_subjects": 3, "roll_up": True, "exclude": ["^BILL"]},
         "maps": [{"entries": {"OLD": "ICD10CM//E11.65"}}],
         "delay": {"^CULTURE": 0.5},
+        "visits": {"end_codes": ["^BILL"], "most_days": 36_525},
     }
     tokenize(meds, tmp_path / "ours", validate(TokenizeConfig, settings, where="test"))
     pipeline = tmp_path / "pipeline.yaml"

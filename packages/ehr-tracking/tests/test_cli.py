@@ -48,9 +48,9 @@ def test_lineage_names_every_directory_of_the_same_bytes(chain: Path) -> None:
     shutil.copytree(chain / "tokens", chain / "copies" / "tokens")
     shutil.copytree(chain / "meds", chain / "copies" / "meds")
     tokens, meds = run("lineage", chain / "results").splitlines()[1:]
-    for root in (chain, chain / "copies"):
-        assert f"= {root / 'tokens'} (verified)" in tokens
-        assert f"= {root / 'meds'} (raw, verified)" in meds
+    for line, name, holds in ((tokens, "tokens", "verified"), (meds, "meds", "raw, verified")):
+        found = (f"{root / name} ({holds})" for root in (chain / "copies", chain))
+        assert line.endswith(" = " + " or ".join(found))
 
 
 def test_lineage_needs_none_of_the_directories(chain: Path, make, tmp_path: Path) -> None:

@@ -179,6 +179,13 @@ class VisitsConfig:
     """Regular expressions, searched in the code of each event."""
     gap_days: float | None = Field(default=1.0, gt=0)
     """An event this long after the one before begins a visit as well; null: never."""
+    ids: tuple[str, ...] = ("hadm_id", "visit_id", "visit_occurrence_id")
+    """Columns that name the visit of an event, where the data has them; the first that is filled."""
+    stay_codes: tuple[Regex, ...] = (r"^HOSPITAL_ADMISSION(//|$)", r"^VISIT_START(//|$)")
+    """Starts that have an end: from one with an id until the end with that id no visit begins."""
+    end_codes: tuple[Regex, ...] = (r"^HOSPITAL_DISCHARGE(//|$)", r"^VISIT_END(//|$)")
+    most_days: float = Field(default=90.0, gt=0, le=36_525)
+    """A stay whose end has not come by then holds no visits any more."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -203,6 +210,9 @@ class TokenizeConfig:
     """Other codes for codes, before anything else."""
     delay: dict[Regex, Annotated[float, Field(ge=0, le=36_525)]] = Field(default_factory=dict)
     """Code pattern -> days after its time at which an event becomes known; the first that fits."""
+    order: Literal["rows", "canonical"] = "rows"
+    """Of events known at one time: as the rows of the data lie; or births, then starts of visits, then by
+    code and value, so that no order of rows changes a token."""
     shard: ShardConfig = Field(default_factory=ShardConfig)
     seed: int = 0
     """Of the split by hash, where the data set names no splits."""

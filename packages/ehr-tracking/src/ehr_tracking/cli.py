@@ -99,6 +99,8 @@ def verify_artifacts(root: Path) -> None:
 def lineage(artifact: Path, roots: tuple[Path, ...]) -> None:
     """Trace ARTIFACT to the raw data; inputs at hand are checked by hash.
 
+    Of several directories with the same bytes all are named: which was read is not recorded.
+
     Example: ehr-track lineage demo/results
     """
     from ehr_tracking.lineage import lineage_lines

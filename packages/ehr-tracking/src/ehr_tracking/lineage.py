@@ -38,7 +38,8 @@ def lineage_lines(artifact: PathLike, roots: Sequence[PathLike]) -> list[str]:
 
     Returns:
         Role, contract, producer, fingerprint, and where each directory with that very fingerprint
-        lies, the one that was used among them; such a directory is verified file by file.
+        lies. Where there are several, the one that was used is among them, and nothing tells which: a
+        manifest holds no paths. Each is verified file by file.
     """
     artifact = Path(artifact)
     here = _by_fingerprint([Path(root) for root in roots])
@@ -65,7 +66,7 @@ def _state(item: Source, here: dict[str, list[Path]]) -> str:
     paths = here.get(item.fingerprint)
     if paths is None:
         return "" if item.inputs else " (raw)"
-    return "".join(f" = {path} ({_holds(path)})" for path in sorted(set(paths)))
+    return " = " + " or ".join(f"{path} ({_holds(path)})" for path in sorted(set(paths)))
 
 
 def _holds(path: Path) -> str:

@@ -62,6 +62,9 @@ class TokenSet:
 def open_tokens(directory: PathLike) -> TokenSet:
     """Check the contract of a token data set and say what it holds.
 
+    All that lies beside its shards (vocabulary, tokenizer, coverage) is compared with the manifest, whoever
+    reads it: a directory that was changed is no input. Shards are, when they are opened.
+
     Raises:
         ContractError: If it is unfinished, changed, or of another contract or version.
     """
@@ -69,8 +72,11 @@ def open_tokens(directory: PathLike) -> TokenSet:
     import pyarrow.parquet as pq
 
     manifest = read_manifest(directory, TOKENS, reader=f"ehr-models {__version__}")
+    shards = {p for p in manifest.files if "/" in p and p.endswith(".parquet")}
+    for name in manifest.files.keys() - shards:
+        check_file(directory, manifest, name)
     vocab = pq.read_metadata(check_file(directory, manifest, "vocab.parquet"))
-    splits = {p.split("/")[0] for p in manifest.files if "/" in p and p.endswith(".parquet")}
+    splits = {p.split("/")[0] for p in shards}
     return TokenSet(
         directory=directory,
         manifest=manifest,

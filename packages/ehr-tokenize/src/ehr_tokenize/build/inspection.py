@@ -21,7 +21,12 @@ from ehr_tracking.report import bar_plot, html_page, table, text_table
 Listing = list[dict[str, object]]
 _TOP = 15
 _BAR = 40
-_STEPS = {"wider": "by a wider bin", "plain": "by the plain code", "parent": "by a parent"}
+_STEPS = {
+    "wider": "by a wider bin",
+    "plain": "by the plain code",
+    "parent": "by a parent",
+    "unpaired": "stays without the other side",
+}
 """Of `Family`, as columns that are shown where there is anything to show."""
 
 

@@ -36,7 +36,7 @@ class WrittenShard:
     rows: int
     tokens: int
     families: npt.NDArray[np.int64]
-    """[F, 6] as in `Sequences.families`, summed over its subjects."""
+    """[F, 7] as in `Sequences.families`, summed over its subjects."""
 
 
 def run_key(producer: str, config: TokenizeConfig, inputs: Mapping[str, Source]) -> str:

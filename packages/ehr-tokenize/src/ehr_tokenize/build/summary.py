@@ -40,6 +40,8 @@ class Family:
     """Told by the plain code, since their bin or text is too rare."""
     parent: int = 0
     """Told by a parent, since their code is too rare."""
+    unpaired: int = 0
+    """Starts or ends of stays with an id, of which the other side is not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Summary:
                 for s in self.splits
             ),
             *self._fallen(),
+            *self._unpaired(),
             *self._lacking(),
         ]
 
@@ -103,6 +106,11 @@ class Summary:
         }
         told = ", ".join(f"{n:,} by {what}" for what, n in steps.items() if n)
         return [f"too rare, told by less: {told}"] if told else []
+
+    def _unpaired(self) -> list[str]:
+        """How many stays are known from one side alone."""
+        found = sum(f.unpaired for s in self.splits for f in s.families)
+        return [f"starts or ends of stays whose id has no other side: {found:,}"] if found else []
 
     def _lacking(self) -> list[str]:
         """The families of codes that the vocabulary knows least of."""
@@ -129,11 +137,11 @@ def families(names: list[str], counts: npt.NDArray[np.int64]) -> list[Family]:
 
     Args:
         names: F of them.
-        counts: [F, 6] as in `Sequences.families`, summed over subjects.
+        counts: [F, 7] as in `Sequences.families`, summed over subjects.
 
     Examples:
-        >>> families(["ICD", "LAB"], np.array([[0] * 6, [9, 1, 0, 2, 0, 0]]))
-        [Family(name='LAB', events=9, unknown=1, excluded=0, wider=2, plain=0, parent=0)]
+        >>> families(["ICD", "LAB"], np.array([[0] * 7, [9, 1, 0, 2, 0, 0, 0]]))[0].wider
+        2
     """
     return sorted(
         (Family(name, *(int(x) for x in row)) for name, row in zip(names, counts, strict=True)
@@ -174,7 +182,9 @@ def write_coverage(directory: Path, coverage: Coverage) -> None:
     """Write `coverage.json`."""
     tree = {
         split: {
-            f.name: [f.events, f.unknown, f.excluded, f.wider, f.plain, f.parent] for f in found
+            f.name: [f.events, f.unknown, f.excluded, f.wider, f.plain, f.parent]
+            + [f.unpaired] * (f.unpaired > 0)
+            for f in found
         }
         for split, found in coverage.items()
         if found

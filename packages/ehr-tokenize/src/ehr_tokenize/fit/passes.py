@@ -212,11 +212,12 @@ def count_words(
         asked: [W] of `siblings`.
     """
     n_words = len(asked)
+    stays = binding.intake.stays(events)
     events = binding.intake(events)
     subject = events.subject()
     scheme = config.scheme
     adds = scheme.visits != "none" or scheme.time != "none" or scheme.age
-    added = chronology(events, config, binding).added if adds else []
+    added = chronology(events, config, binding, stays and stays[0]).added if adds else []
     row, token = binding.spell(binding.bins.slot(events.code, events.value))
     n = len(events.subject_id)
     lead = np.repeat(binding.added.lead, n)

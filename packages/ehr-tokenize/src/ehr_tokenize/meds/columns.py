@@ -1,5 +1,7 @@
 """Arrow columns as the arrays of numbers that kernels work on. R rows."""
 
+from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ NO_CODES = {
     -4: "code holds the character U+001F, which no code may have; remove it",
 }
 """What stands for a code in `Batch.code` -> what is wrong with it."""
+
+
+_EXACT = 2.0**53
+"""Below it a float64 holds whole numbers as they are."""
 
 
 def code_numbers(
@@ -64,7 +70,11 @@ def filled(column: pa.Array, null: float) -> npt.NDArray[Any]:
         return np.zeros(0, dtype)
     stop = column.offset + len(column)
     data = np.frombuffer(column.buffers()[1], dtype, stop)[column.offset :]
-    return np.where(valid(column), data, dtype(null)) if column.null_count else data
+    if not column.null_count:
+        return data
+    if null < 0 and np.issubdtype(dtype, np.unsignedinteger):  # indices, as polars writes them
+        data = data.astype(np.int64)
+    return np.where(valid(column), data, data.dtype.type(null))
 
 
 def valid(column: pa.Array) -> npt.NDArray[np.bool_]:
@@ -107,6 +117,51 @@ def key_numbers(
     keys = [str(Key(codes[i], units[j], found[k])) for i, j, k in triples if i >= 0]
     nulls = int(len(distinct) > 0 and distinct[0] < 0)
     return np.where(code < 0, code, index.reshape(-1) - nulls), keys
+
+
+def id_numbers(record: pa.RecordBatch, names: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """[R] a number that is the same for equal ids of one column, 0 for none; None without columns.
+
+    Args:
+        record: R rows.
+        names: Columns of numbers or texts, of which a row has the id of the first that is filled.
+            A text without characters is none, and so is a column of another type.
+
+    Examples:
+        >>> record = pa.record_batch({"a": [7, None, None], "b": ["", "", "x"]})
+        >>> a, b, c = id_numbers(record, ["a", "b"])
+        >>> bool(a), bool(b), bool(c), id_numbers(record, ["c"])
+        (True, False, True, None)
+    """
+    found = None
+    for place, name in enumerate(names, 1):
+        column = record.column(name) if name in record.schema.names else None
+        number = None if column is None else _id_numbers(column)
+        if number is None:
+            continue
+        value, there = number
+        value = np.where(there, value * 64 + place, 0)  # so that no two columns share one
+        found = value if found is None else np.where(found == 0, value, found)
+    return found
+
+
+def _id_numbers(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+    """[R] numbers that are equal where ids are, [R] whether there is one; None for other types."""
+    if pa.types.is_integer(column.type):
+        there = valid(column) if column.null_count else np.ones(len(column), bool)
+        return filled(column, 0).astype(np.int64), there
+    if pa.types.is_floating(column.type):  # as pandas has whole numbers, some of which are missing
+        value = filled(column, np.nan).astype(np.float64)
+        whole = (np.abs(value) < _EXACT) & (value == np.floor(value))
+        return np.where(whole, value, 0).astype(np.int64), whole
+    if not is_text(column.type):
+        return None
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    found = [t or "" for t in texts(column.dictionary)]
+    hashed = [int.from_bytes(blake2b(t.encode(), digest_size=7).digest()) for t in found]
+    index = filled(column.indices, -1).astype(np.int64)
+    return np.array([*hashed, 0], np.int64)[index], np.array([*map(bool, found), False])[index]
 
 
 def _text_numbers(

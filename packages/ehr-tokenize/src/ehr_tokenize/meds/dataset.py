@@ -1,7 +1,7 @@
 """The rows of a MEDS data set, batch by batch, as arrays.
 
 Rows come as pyarrow record batches whose codes keep the dictionary that Parquet already holds, so
-no string is made per row. Only the four columns that tokens need are read. What a data set is, and
+no string is made per row. Only the columns that tokens need are read. What a data set is, and
 which types and splits it has, is decided by `ehr_tracking.arrow`, for all packages alike.
 """
 
@@ -15,7 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ehr_tokenize.meds.columns import code_numbers, filled, key_numbers, times, valid
+from ehr_tokenize.meds.columns import (
+    code_numbers,
+    filled,
+    id_numbers,
+    key_numbers,
+    times,
+    valid,
+)
 from ehr_tracking.arrow.meds import COLUMNS, data_files, schema_fault
 from ehr_tracking.arrow.parquet import line, texts
 from ehr_tracking.errors import UserError
@@ -33,10 +40,18 @@ class Dataset:
 
 
 class Extra(NamedTuple):
-    """Columns that go into what an event is of (`keys`); a file may lack them."""
+    """Columns beside those that MEDS has to have; a file may lack them."""
 
     unit: str | None = None
+    """Goes, as `text` does, into what an event is of (`keys`)."""
     text: str | None = None
+    ids: tuple[str, ...] = ()
+    """Name the visit of an event; the first that is filled."""
+
+    @property
+    def columns(self) -> list[str]:
+        """All of them."""
+        return [*(name for name in (self.unit, self.text) if name), *self.ids]
 
 
 NOTHING = Extra()
@@ -60,6 +75,8 @@ class Batch:
     """[R] NaN for null"""
     null_subjects: npt.NDArray[np.bool_] | None
     """[R] or None where there is no null"""
+    visit_id: npt.NDArray[np.int64] | None = None
+    """[R] 0 for none; None where no column has any"""
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -85,10 +102,10 @@ def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
     try:
         with open_events(path) as file:
             found = file.schema_arrow.names
-            twice = next((n for n in extra if n and found.count(n) > 1), None)
+            twice = next((n for n in extra.columns if found.count(n) > 1), None)
             if twice:
                 raise UserError(f"{path}: column {twice} is there twice")
-            names = [n for n in (*COLUMNS, *extra) if n in found]
+            names = [n for n in dict.fromkeys([*COLUMNS, *extra.columns]) if n in found]
             for record in file.iter_batches(_BATCH_ROWS, columns=names):
                 yield _batch(path, row, record, extra)
                 row += len(record)
@@ -98,7 +115,7 @@ def batches(path: Path, extra: Extra = NOTHING) -> Iterator[Batch]:
 
 def from_table(table: pa.Table, path: Path, extra: Extra = NOTHING) -> Batch:
     """The rows of a MEDS table in memory; `path` names it in messages."""
-    names = [n for n in (*COLUMNS, *extra) if n in table.column_names]
+    names = [n for n in dict.fromkeys([*COLUMNS, *extra.columns]) if n in table.column_names]
     combined = table.select(names).combine_chunks()
     records = combined.to_batches(max_chunksize=max(1, len(combined)))
     record = records[0] if records else pa.RecordBatch.from_pylist([], schema=combined.schema)
@@ -133,8 +150,9 @@ def _batch(path: Path, row: int, record: pa.RecordBatch, extra: Extra) -> Batch:
         if "numeric_value" in record.schema.names
         else np.full(len(record), np.nan, np.float32)
     )
-    if any(name in record.schema.names for name in extra if name):
-        index, codes = key_numbers(record, index, codes, value, extra, (path, row))
+    if any(name in record.schema.names for name in (extra.unit, extra.text) if name):
+        names = extra.unit, extra.text
+        index, codes = key_numbers(record, index, codes, value, names, (path, row))
     subject = record.column("subject_id")
     return Batch(
         path=path,
@@ -145,4 +163,5 @@ def _batch(path: Path, row: int, record: pa.RecordBatch, extra: Extra) -> Batch:
         codes=codes,
         value=value,
         null_subjects=~valid(subject) if subject.null_count else None,
+        visit_id=id_numbers(record, extra.ids),
     )

@@ -29,6 +29,9 @@ class Events:
     """[E] index into a list of C codes that goes with these events."""
     value: npt.NDArray[np.float32]
     """[E] NaN where there is none."""
+    visit_id: npt.NDArray[np.int64] | None = None
+    """[E] equal for events of one visit of a subject, 0 where none is named; of raw events alone, and
+    None where no column names any."""
 
     def __len__(self) -> int:
         """Number of events."""
@@ -59,7 +62,7 @@ def events_of(table: pa.Table, where: Path, extra: Extra = NOTHING) -> tuple[Eve
         raise UserError(f"{where}: the rows of a subject do not follow each other; sort them")
     offsets = np.append(start, len(batch.time))
     code = batch.code.astype(np.uint32)
-    return Events(subject, offsets, batch.time, code, batch.value), batch.codes
+    return Events(subject, offsets, batch.time, code, batch.value, batch.visit_id), batch.codes
 
 
 def gather_index(

@@ -1,14 +1,15 @@
 """All events of a data set as one table on disk, in which subjects can be taken in any order.
 
 Input files may hold subjects in any order and be read by several threads; output must not depend on
-either. So rows are written once, as flat columns, to a scratch directory (16 bytes an event), each
+either. So rows are written once, as flat columns, to a scratch directory (16 bytes an event, 24 where
+visits are named), each
 file at its own place, and subjects are then gathered in the order of their ids: memory holds one
 batch a thread, whatever the size of the data set.
 """
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +27,12 @@ from ehr_tokenize.meds.faults import row_problems
 from ehr_tracking.arrow.meds import mends, spread
 from ehr_tracking.errors import UserError
 
+_Scratch = tuple[Path, Mapping[str, type[np.generic]]]
+"""Where columns are written, and which."""
 Stretch = Callable[[], Events]
 """The events of some whole subjects, read when they are asked for."""
-_COLUMNS = {"time": np.int64, "code": np.uint32, "value": np.float32}
+_COLUMNS: dict[str, type[np.generic]] = {"time": np.int64, "code": np.uint32, "value": np.float32}
+_IDS: dict[str, type[np.generic]] = {"visit_id": np.int64}
 
 
 class CodeBook:
@@ -77,6 +81,8 @@ class EventTable:
     """[N] first row"""
     length: npt.NDArray[np.int64]
     """[N] events"""
+    columns: Mapping[str, type[np.generic]]
+    """Of `Events`, as they lie in `scratch`."""
 
     @classmethod
     def ingest(
@@ -94,12 +100,15 @@ class EventTable:
             UserError: Naming file and row of a null code or subject, of rows out of order, and of a
                 subject that is spread over a file or over files.
         """
-        rows = [pq.read_metadata(path).num_rows for path in dataset.files]
+        files = [pq.read_metadata(path) for path in dataset.files]
+        rows = [file.num_rows for file in files]
         first = np.concatenate([[0], np.cumsum(rows)])
+        names_visits = any(not set(extra.ids).isdisjoint(file.schema.names) for file in files)
+        columns = _COLUMNS | (_IDS if names_visits else {})
         book = CodeBook()
 
         def read(i: int) -> _Runs:
-            return _ingest_file(dataset.files[i], int(first[i]), scratch, book, extra)
+            return _ingest_file(dataset.files[i], int(first[i]), (scratch, columns), book, extra)
 
         with ThreadPoolExecutor(workers) as pool:
             found = list(tqdm(pool.map(read, range(len(rows))), "reading", len(rows), disable=None))
@@ -116,7 +125,7 @@ class EventTable:
             a, b = order[twice[0]], order[twice[0] + 1]
             one, two = dataset.files[file[a]], dataset.files[file[b]]
             raise UserError(spread(subject[b], one, two, int(start[b] - first[file[b]])))
-        return cls(scratch, book.codes, subject[order], start[order], length[order])
+        return cls(scratch, book.codes, subject[order], start[order], length[order], columns)
 
     def gather(self, which: npt.NDArray[np.int64]) -> Events:
         """The events of some subjects.
@@ -128,7 +137,7 @@ class EventTable:
         index = gather_index(self.start[which], length)
         column = {
             name: np.memmap(self.scratch / name, dtype, mode="r")[index]
-            for name, dtype in _COLUMNS.items()
+            for name, dtype in self.columns.items()
         }
         offsets = np.concatenate([[0], np.cumsum(length)])
         return Events(self.subject_id[which], offsets, **column)
@@ -152,7 +161,7 @@ class EventTable:
         return counts
 
 
-def _ingest_file(path: Path, first: int, scratch: Path, book: CodeBook, extra: Extra) -> _Runs:
+def _ingest_file(path: Path, first: int, to: _Scratch, book: CodeBook, extra: Extra) -> _Runs:
     subjects, rows, before, n = [], [], None, 0
     for batch in batches(path, extra):
         for problem in row_problems(batch, before):
@@ -164,17 +173,20 @@ def _ingest_file(path: Path, first: int, scratch: Path, book: CodeBook, extra: E
             at = at[1:]
         subjects.append(batch.subject_id[at])
         rows.append(at + batch.row)
-        _write(scratch, first + batch.row, batch, book.ids(batch.codes)[batch.code])
+        _write(to, first + batch.row, batch, book.ids(batch.codes)[batch.code])
         before = int(batch.subject_id[-1]), int(batch.time[-1])
         n = batch.row + len(batch.time)
     none = np.zeros(0, np.int64)
     return _Runs(np.concatenate([none, *subjects]), np.concatenate([none, *rows]), n)
 
 
-def _write(scratch: Path, row: int, batch: Batch, code: npt.NDArray[np.uint32]) -> None:
+def _write(to: _Scratch, row: int, batch: Batch, code: npt.NDArray[np.uint32]) -> None:
     # plain writes: a full disk is an error here, where a memory map would kill the process
-    values = {"time": batch.time, "code": code, "value": batch.value}
-    for name, dtype in _COLUMNS.items():
+    none = np.zeros(len(batch.time), np.int64)
+    visit_id = none if batch.visit_id is None else batch.visit_id
+    values = {"time": batch.time, "code": code, "value": batch.value, "visit_id": visit_id}
+    scratch, columns = to
+    for name, dtype in columns.items():
         data = np.ascontiguousarray(values[name], dtype).data.cast("B")
         file = os.open(scratch / name, os.O_WRONLY | os.O_CREAT, 0o600)
         try:

@@ -78,7 +78,8 @@ def to_events(df: pl.LazyFrame, config: TokenizeConfig) -> tuple[Events, list[st
         UserError: If rows are out of order or a subject's rows are not contiguous.
     """
     extra, there = extra_columns(config), df.collect_schema().names()
-    read = df.select(n for n in (*COLUMNS, *extra) if n in there).collect()
+    wanted = dict.fromkeys([*COLUMNS, *extra.columns])
+    read = df.select(n for n in wanted if n in there).collect()
     return events_of(read.to_arrow(), Path("shard"), extra)
 
 
@@ -88,7 +89,8 @@ def of_train(events: Events, splits: Splits) -> Events:
     length = np.diff(events.offsets)[train]
     at = gather_index(events.offsets[train], length)
     offsets = np.concatenate([[0], np.cumsum(length)])
-    column = events.time[at], events.code[at], events.value[at]
+    ids = None if events.visit_id is None else events.visit_id[at]
+    column = events.time[at], events.code[at], events.value[at], ids
     return Events(events.subject_id[train], offsets, *column)
 
 

@@ -15,7 +15,7 @@ from ehr_tokenize.codes.patterns import matching
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.events import gather_index
 from ehr_tokenize.scheme.bins import Bins
-from ehr_tokenize.scheme.intake import Intake
+from ehr_tokenize.scheme.intake import BIRTH, Intake
 from ehr_tokenize.scheme.words import SPANS, Fitted, Speller, Word, added_words
 from ehr_tokenize.scheme.words import VISIT_END as END
 from ehr_tokenize.scheme.words import VISIT_START as START
@@ -24,7 +24,6 @@ from ehr_tracking.contracts import UNK_ID
 Identity = tuple[str, str, str | None, int]
 Ids = npt.NDArray[np.uint32]
 _PLAIN = 2
-_BIRTH = r"^MEDS_BIRTH(//|$)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +175,7 @@ def bind(
         first=np.concatenate([[0], np.cumsum(np.array(size, np.int64))]),
         token=np.array(token, np.uint32),
         added=AddedIds.of({w.text: i for i, w in enumerate(words[:n_added])}, config),
-        birth=matching([_BIRTH], codes),
+        birth=matching([BIRTH], codes),
         start=matching(config.visits.start_codes, codes),
         family=np.array([number_of[name] for name in family_of], np.uint32),
         families=families,

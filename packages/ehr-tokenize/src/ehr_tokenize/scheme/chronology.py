@@ -17,6 +17,7 @@ from ehr_tokenize.config import SchemeConfig, TokenizeConfig
 from ehr_tokenize.meds.events import Events
 from ehr_tokenize.scheme.binding import Binding, Ids
 from ehr_tokenize.scheme.spans import calendar_tokens, interval_tokens
+from ehr_tokenize.scheme.stays import Stays, lasting
 from ehr_tracking.arrow.meds import STATIC
 from ehr_tracking.arrow.parquet import DAY_US
 
@@ -51,17 +52,20 @@ class Chronology:
     """In their order before an event."""
 
 
-def chronology(events: Events, config: TokenizeConfig, binding: Binding) -> Chronology:
+def chronology(
+    events: Events, config: TokenizeConfig, binding: Binding, stays: Stays | None = None
+) -> Chronology:
     """Look back from every event.
 
     Args:
         events: Whole subjects, as they become known.
         config: Scheme and visits.
         binding: Which codes are a birth or start a visit, and the ids of added tokens.
+        stays: In which no visit begins.
     """
     birth, start = binding.birth[events.code], binding.start[events.code]
     age = ages(events, birth)
-    visit, begins = visits(events, birth, start, config.visits.gap_days)
+    visit, begins = visits(events, birth, start, config.visits.gap_days, stays)
     return Chronology(age, visit, _added(events, config.scheme, binding, birth, age, visit, begins))
 
 
@@ -95,29 +99,39 @@ def ages(events: Events, birth: Mask) -> npt.NDArray[np.float32]:
 
 
 def visits(
-    events: Events, birth: Mask, start: Mask, gap_days: float | None
+    events: Events,
+    birth: Mask,
+    start: Mask,
+    gap_days: float | None,
+    stays: Stays | None = None,
 ) -> tuple[npt.NDArray[np.uint16], Mask]:
     """Visit ordinal of each event, and which events begin a visit.
 
     A visit begins at a subject's first timed event other than a birth, at a start event, and at an
     event more than `gap_days` after the one before; at most one begins at one time. Static events
-    and a birth before any visit have ordinal 0.
+    and a birth before any visit have ordinal 0. While a stay lasts that began before, no visit begins:
+    what starts then is part of it.
 
     Args:
         events: Whole subjects.
         birth: [E]
         start: [E]
         gap_days: None for no gap rule.
+        stays: Whose start and end are paired by an id.
 
     Returns:
         [E] ordinal from 1 (held at 65,535), [E] whether a visit begins.
     """
     row = np.flatnonzero((events.time != STATIC) & ~birth)
     time, begins = events.time[row], start[row]
+    within = None if stays is None else lasting(stays, events.subject(), events.time)
+    if within:
+        begins &= ~within[0][row]
     first = np.searchsorted(row, events.offsets)  # of each subject, in `row`
     begins[first[:-1][first[:-1] < first[1:]]] = True
     if gap_days is not None:
-        begins |= np.diff(time, prepend=time[:1]) > gap_days * DAY_US
+        late = np.diff(time, prepend=time[:1]) > gap_days * DAY_US
+        begins |= late & ~within[1][row] if within else late
     row, time = row[begins], time[begins]
     owner = _owner(row, events)
     again = (np.diff(owner, prepend=-1) == 0) & (np.diff(time, prepend=time[:1]) == 0)

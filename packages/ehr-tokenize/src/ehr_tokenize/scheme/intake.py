@@ -16,8 +16,11 @@ from ehr_tokenize.codes.patterns import matching
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.meds.dataset import Extra
 from ehr_tokenize.meds.events import Events
+from ehr_tokenize.scheme.stays import Stays, pair
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.arrow.meds import STATIC
+
+BIRTH = r"^MEDS_BIRTH(//|$)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +37,12 @@ class Intake:
     """[C] None where all are kept"""
     delay: npt.NDArray[np.int64] | None
     """[C] microseconds; None where there is none"""
+    marks: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    """[C] which codes start a stay that has an end, which end one"""
+    most_days: float
+    """How long a stay holds other visits, at most."""
+    rank: npt.NDArray[np.int64] | None
+    """[C] place of each code among events known at one time; None where rows decide"""
 
     @classmethod
     def of(cls, codes: Sequence[str], config: TokenizeConfig) -> Self:
@@ -46,6 +55,12 @@ class Intake:
             index=index,
             keep=_kept(keys, config.vocabulary.exclude),
             delay=_delays(keys, config.delay),
+            marks=(
+                matching(config.visits.stay_codes, [k.code for k in keys]),
+                matching(config.visits.end_codes, [k.code for k in keys]),
+            ),
+            most_days=config.visits.most_days,
+            rank=_rank(mapped, keys, config) if config.order == "canonical" else None,
         )
 
     def recode(self, events: Events) -> Events:
@@ -62,28 +77,58 @@ class Intake:
             keep = self.keep[events.code]
             kept = np.concatenate([[0], np.cumsum(keep)])
             events = _take(events, np.flatnonzero(keep), kept[events.offsets])
-        if self.delay is not None:
-            shift = np.where(events.time == STATIC, 0, self.delay[events.code])
-            time = events.time + shift
-            order = np.lexsort(
-                (time, events.subject())
-            )  # stable: rows at one time keep their order
+        if self.delay is not None or self.rank is not None:
+            time = self._known(events)
+            at_one = () if self.rank is None else (events.value, self.rank[events.code])
+            # stable: what these do not tell apart keeps the order of its rows
+            order = np.lexsort((*at_one, time, events.subject()))
             moved = Events(events.subject_id, events.offsets, time, events.code, events.value)
             events = _take(moved, order, events.offsets)
         return events
 
+    def stays(self, raw: Events) -> tuple[Stays, npt.NDArray[np.int64]] | None:
+        """The stays of raw events, excluded ones included, and the rows of marks without the other side.
+
+        None where no event names its visit.
+        """
+        if raw.visit_id is None:
+            return None
+        events = self.recode(raw)
+        starts, ends = (mark[events.code] for mark in self.marks)
+        time = self._known(events)
+        return pair(events.subject(), time, raw.visit_id, (starts, ends), self.most_days)
+
+    def _known(self, events: Events) -> npt.NDArray[np.int64]:
+        """[E] when each event becomes known."""
+        if self.delay is None:
+            return events.time
+        return events.time + np.where(events.time == STATIC, 0, self.delay[events.code])
+
 
 def extra_columns(config: TokenizeConfig) -> Extra:
-    """Which columns beside the code tell events apart."""
+    """Which columns are read beside those that MEDS has to have."""
     return Extra(
         unit=config.numeric.unit_column if config.scheme.units else None,
         text="text_value" if config.scheme.text else None,
+        ids=config.visits.ids,
     )
 
 
 def _take(events: Events, row: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Events:
     time, code, value = events.time[row], events.code[row], events.value[row]
     return Events(events.subject_id, offsets, time, code, value)
+
+
+def _rank(
+    codes: Sequence[str], keys: Sequence[Key], config: TokenizeConfig
+) -> npt.NDArray[np.int64]:
+    """[C] births first, then starts of visits, then by code, unit and text."""
+    bare = [k.code for k in keys]
+    first, second = matching([BIRTH], bare), matching(config.visits.start_codes, bare)
+    group = np.where(first, 0, np.where(second, 1, 2)).tolist()
+    rank = np.empty(len(codes), np.int64)
+    rank[sorted(range(len(codes)), key=lambda i: (group[i], codes[i]))] = np.arange(len(codes))
+    return rank
 
 
 def _kept(keys: Sequence[Key], patterns: Sequence[str]) -> npt.NDArray[np.bool_] | None:

@@ -15,7 +15,7 @@ from ehr_tokenize.scheme.binding import Binding, Ids
 from ehr_tokenize.scheme.chronology import Chronology, Rows, chronology
 from ehr_tracking.arrow.meds import STATIC
 
-COUNTED = 6
+COUNTED = 7
 """What is counted of a family of codes."""
 Number = TypeVar("Number", bound=np.generic)
 
@@ -39,8 +39,9 @@ class Sequences:
     segment: npt.NDArray[np.uint8] | None
     """[T] 0/1; None where the scheme has none"""
     families: npt.NDArray[np.int64]
-    """[N, F, 6] events of each subject by family: told, of these with an [UNK], excluded, and of those
-    told by a wider bin, by the plain code, by a parent, since they are too rare."""
+    """[N, F, 7] events of each subject by family: told, of these with an [UNK], excluded; of those told
+    by a wider bin, by the plain code, by a parent, since they are too rare; starts and ends of stays
+    with an id of which the other side is not recorded."""
 
 
 def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequences:
@@ -51,8 +52,8 @@ def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequence
         config: Of the fitted tokenizer.
         binding: `Tokenizer.bind(codes)`.
     """
-    events = binding.intake(raw)
-    told = chronology(events, config, binding)
+    events, stays = binding.intake(raw), binding.intake.stays(raw)
+    told = chronology(events, config, binding, stays and stays[0])
     slot = binding.bins.slot(events.code, events.value)
     woven = weave(
         events,
@@ -61,11 +62,12 @@ def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequence
         lead=int(binding.added.lead[0]),
         segments=config.scheme.visits != "none",
     )
-    return replace(woven, families=_families(raw, binding, slot, events))
+    unpaired = stays[1] if stays else np.zeros(0, np.int64)
+    return replace(woven, families=_families(raw, binding, slot, events, unpaired))
 
 
 def _families(
-    raw: Events, binding: Binding, slot: npt.NDArray[np.int64], events: Events
+    raw: Events, binding: Binding, slot: npt.NDArray[np.int64], events: Events, unpaired: Rows
 ) -> npt.NDArray[np.int64]:
     n, f = len(raw.subject_id), len(binding.families)
 
@@ -76,14 +78,16 @@ def _families(
     total = count(subject, events.code)
     missed = np.flatnonzero(binding.unknown()[slot])
     unknown = count(subject[missed], events.code[missed])
-    excluded = np.zeros_like(total)
-    if len(events) < len(raw):
-        excluded = count(raw.subject(), binding.intake.recode(raw).code) - total
+    excluded, alone = np.zeros_like(total), np.zeros_like(total)
+    if len(events) < len(raw) or len(unpaired):
+        subject_raw, code_raw = raw.subject(), binding.intake.recode(raw).code
+        excluded = count(subject_raw, code_raw) - total
+        alone = count(subject_raw[unpaired], code_raw[unpaired])
     step = binding.steps(events.code, events.value, slot)
     step[missed] = 0  # told by nothing
     fallen = [np.flatnonzero(step == n) for n in (1, 2, 3)]
     told = [count(subject[row], events.code[row]) for row in fallen]
-    return np.stack([total, unknown, excluded, *told], axis=2)
+    return np.stack([total, unknown, excluded, *told, alone], axis=2)
 
 
 def weave(

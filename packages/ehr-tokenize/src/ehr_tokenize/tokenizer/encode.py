@@ -120,12 +120,13 @@ def _listed(events: object, extra: Extra) -> pa.Table:
     empty = next((i for i, s in enumerate(subjects) if not s), None)
     if empty is not None:
         raise UserError(f"{_WHERE}: subject {empty} has no event")
-    names = [*_FIELDS, *(n for n in extra if n and n not in _FIELDS)]
+    names = [*_FIELDS, *(n for n in extra.columns if n not in _FIELDS)]
     columns: dict[str, Any] = {
         "subject_id": np.repeat(np.arange(len(subjects)), [len(s) for s in subjects]),
         **_columns([e for s in subjects for e in s], names),
     }
-    return pa.table({n: _array(n, column) for n, column in columns.items()})
+    free = set(extra.ids)  # numbers or texts
+    return pa.table({n: _array(n, column, typed=n not in free) for n, column in columns.items()})
 
 
 def _columns(rows: list[object], names: list[str]) -> dict[str, Sequence[Any]]:
@@ -148,9 +149,9 @@ def _row(event: object) -> dict[str, Any]:
     return dict(zip(_FIELDS, event, strict=False))
 
 
-def _array(name: str, column: Sequence[Any]) -> pa.Array:
+def _array(name: str, column: Sequence[Any], *, typed: bool) -> pa.Array:
     try:
-        return pa.array(column, COLUMNS.get(name, pa.string()))
+        return pa.array(column, COLUMNS.get(name, pa.string()) if typed else None)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as e:
         raise UserError(f"{_WHERE}: column {name}: {' '.join(str(e).split())}") from None
 
@@ -167,4 +168,5 @@ def _typed(table: pa.Table, extra: Extra) -> pa.Table:
             raise UserError(f"{_WHERE}: column {name} is missing")
     if not len(table):
         raise UserError(f"{_WHERE}: there is no row")
-    return table.select([n for n in (*COLUMNS, *extra) if n in table.column_names])
+    wanted = dict.fromkeys([*COLUMNS, *extra.columns])
+    return table.select([n for n in wanted if n in table.column_names])

@@ -40,6 +40,7 @@ FITTED = (
     "subwords",
     "maps",
     "delay",
+    "order",
 )
 """The fields that belong to a fitted tokenizer; the others may differ from run to run."""
 
