@@ -76,10 +76,32 @@ def test_runs_stand_beside_each_other_with_what_differs(run, tmp_path) -> None:
     text = track("compare", run, other, tmp_path / "runs/mine")
     figures, best, differing = (part.splitlines() for part in text.strip().split("\n\n"))
     cells = [line.split() for line in figures]
-    assert cells[0] == ["run", "status", "parameters", "steps", "tokens", "seconds", "epochs", "loss", "val_loss", "val_auroc"]  # fmt: skip
-    assert cells[1] == ["behrt", "finished", "32", "40", "4,000", "20", "-", "0.025", "0.5", "0.5"]
-    assert cells[2] == ["wide", "unfinished", "64", "40", "4,000", "20", "-", "0.025", "0.6", "0.4"]
-    assert cells[3] == ["mine", "running", "-", "-", "-", "-", "2", "-", "-", "0.2"]
+    assert cells[0] == ["run", "status", "parameters", "steps", "tokens", "seconds", "train_loss", "epochs", "val_loss", "val_auroc"]  # fmt: skip
+    assert cells[1] == [
+        "behrt",
+        "finished",
+        "32",
+        "40",
+        "4,000",
+        "20",
+        "0.026",
+        "-",
+        "0.5",
+        "0.5",
+    ]
+    assert cells[2] == [
+        "wide",
+        "unfinished",
+        "64",
+        "40",
+        "4,000",
+        "20",
+        "0.026",
+        "-",
+        "0.6",
+        "0.4",
+    ]
+    assert cells[3] == ["mine", "running", "-", "-", "-", "-", "-", "2", "-", "0.2"]
     assert ["val_loss", "behrt", "0.5", "less"] in [line.split() for line in best]
     assert ["val_auroc", "behrt", "0.5", "more"] in [line.split() for line in best]
     assert [line.split() for line in differing[1:]] == [
@@ -110,7 +132,7 @@ def test_a_page_of_runs_asks_for_nothing_else(run, tmp_path) -> None:
     track("plot", run, other, "--metric", "val_auroc", "--out", tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     said = track("plot", run, "--metric", "auprc", "--out", tmp_path / "b.png", code=2)
-    assert "no run has auprc; there are: loss, val_loss, val_auroc" in said
+    assert "no run has auprc; there are: train_loss, val_loss, val_auroc" in said
     assert not (tmp_path / "b.png").exists()
 
 

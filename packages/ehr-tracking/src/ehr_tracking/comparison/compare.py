@@ -23,7 +23,7 @@ def compare(records: Sequence[Record]) -> list[dict[str, Any]]:
         {
             "run": r.name,
             **{k: r.facts.get(k) for k in facts},
-            **{m: r.best(m) for m in _metrics(records)},
+            **{m: r.best(m) for m in _judged(records)},
         }
         for r in records
     ]
@@ -43,7 +43,7 @@ def differences(records: Sequence[Record]) -> list[dict[str, Any]]:
 def best_runs(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A row for each metric of which it is known which way is better: the best run, and its value."""
     rows = []
-    for metric in _metrics(records):
+    for metric in _judged(records):
         way = direction(metric)
         if way and (top := best([(r.name, r.best(metric)) for r in records], way)):
             better = "less" if way == "min" else "more"
@@ -85,7 +85,8 @@ def write_page(runs: Sequence[PathLike], out: PathLike, *, overwrite: bool = Fal
     records = read_records(runs)
     body = [
         table(compare(records)),
-        "<p>Metrics: the best value of each run, by its own direction; the last where it has none.</p>",
+        "<p>Metrics: the best value of each run, by its own direction (the last where none is known); "
+        "train_loss: the mean over the last tenth.</p>",
         "<h2>Best run by metric</h2>",
         table(best_runs(records)),
         "<h2>Settings that differ</h2>",
@@ -120,7 +121,11 @@ def free_file(out: PathLike, *, overwrite: bool) -> Path:
 
 
 def _metrics(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(m for r in records for m, points in r.curves.items() if points))
+    return list(dict.fromkeys(m for r in records for m in r.curves))
+
+
+def _judged(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(m for r in records for m in r.judged))
 
 
 def _smooth(points: Points) -> Points:

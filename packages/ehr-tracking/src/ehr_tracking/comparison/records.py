@@ -32,9 +32,15 @@ class Record:
     settings: Mapping[str, Any]
     """Dotted key -> value."""
     facts: Mapping[str, Any]
-    """`status`, `parameters`, steps or epochs, `tokens`, `seconds`; those that are known."""
+    """`status`, `parameters`, steps or epochs, `tokens`, `seconds`, `train_loss` (mean over the last tenth);
+    those that are known."""
     curves: Mapping[str, Points]
     """Metric -> (step or epoch, value), numbers alone."""
+
+    @property
+    def judged(self) -> list[str]:
+        """The metrics that runs are compared by: all but those of what was trained on."""
+        return [name for name in self.curves if not name.startswith("train_")]
 
     def best(self, metric: str) -> float | None:
         """Its best value of a metric; the last where nobody can tell which is better."""
@@ -92,13 +98,18 @@ def _run(path: Path, name: str) -> Record:
     last = steps[-1] if steps else {}
     store = CheckpointStore(path / "checkpoints")
     checkpoint = store.best() or store.latest()
-    names = dict.fromkeys(k for r in steps for k in r if k.startswith("val_") or k == "loss")
+    names = dict.fromkeys(k for r in steps for k in r if k.startswith("val_"))
+    curves = {
+        "train_loss": _points(steps, "loss"),
+        **{name: _points(steps, name) for name in names},
+    }
     facts = {
         "status": "finished" if (path / MANIFEST).is_file() else "unfinished",
         "parameters": _parameters(sorted(checkpoint.glob("*.safetensors"))) if checkpoint else None,
         "steps": last.get("step"),
         "tokens": last.get("tokens"),
         "seconds": round(math.fsum(seconds), 1) if seconds else None,
+        "train_loss": _end(curves["train_loss"]),
     }
     return Record(
         name=name,
@@ -106,7 +117,7 @@ def _run(path: Path, name: str) -> Record:
         x="step",
         settings=dotted(read_yaml(path / "config.yaml")),
         facts=facts,
-        curves={n: [(r["step"], r[n]) for r in steps if n in r] for n in names},
+        curves={name: points for name, points in curves.items() if points},
     )
 
 
@@ -115,11 +126,16 @@ def _experiment(path: Path, name: str) -> Record:
     history = read_json(path / HISTORY)
     kept = [path / "checkpoints" / f"{n}.safetensors" for n in ("best_model", "latest")]
     checkpoint = next((p for p in kept if p.is_file()), None)
+    curves = {
+        n: [(e["epoch"], e["value"]) for e in entries if e["value"] is not None]
+        for n, entries in history.items()
+    }
     facts = {
         "status": metadata.get("status"),
         "parameters": _parameters([checkpoint]) if checkpoint else None,
         "epochs": len({e["epoch"] for entries in history.values() for e in entries}),
         "seconds": summary.get("seconds"),
+        "train_loss": _end(curves.get("train_loss", ())),
     }
     return Record(
         name=name,
@@ -127,11 +143,18 @@ def _experiment(path: Path, name: str) -> Record:
         x="epoch",
         settings=dotted(read_json(path / "hyperparameters.json")),
         facts=facts,
-        curves={
-            n: [(e["epoch"], e["value"]) for e in entries if e["value"] is not None]
-            for n, entries in history.items()
-        },
+        curves={name: points for name, points in curves.items() if points},
     )
+
+
+def _points(steps: Sequence[Mapping[str, Any]], name: str) -> Points:
+    return [(r["step"], r[name]) for r in steps if name in r]
+
+
+def _end(points: Points) -> float | None:
+    """Mean over the last tenth of a curve: single steps are noisy."""
+    last = [value for _, value in points[-max(1, len(points) // 10) :]]
+    return math.fsum(last) / len(last) if last else None
 
 
 def _parameters(files: Sequence[Path]) -> int | None:
