@@ -192,6 +192,16 @@ def test_dropout_is_before_each_layer_and_in_training_alone(make_head, batch):
     assert not torch.equal(classify(model, batch), classify(model, batch))
 
 
+def test_a_deep_head_begins_with_a_signal_however_narrow_the_model(backbone):
+    """With the width of BERT's initialisation three layers of 16 leave a thousandth of it."""
+    config = PooledConfig(shape="ffn", layers=3)
+    torch.manual_seed(0)
+    model = build_classifier(backbone, 1, config, problem="binary")
+    x = torch.randn(500, WIDTH)
+    with torch.no_grad():
+        assert 0.2 < model.classifier[:-1](x).square().mean() / x.square().mean() < 5
+
+
 # --- what is refused
 
 

@@ -41,6 +41,10 @@ HEAD: dict[str, Any] = {
 """What a configuration says of the head, and what is meant where it says nothing."""
 
 
+class HiddenLinear(nn.Linear):
+    """Below a ReLU: begins at a size that keeps what passes through it, however narrow it is."""
+
+
 class PooledPreTrainedModel(PreTrainedModel):
     """A backbone -> one vector a subject, its measurements beside it -> C outputs.
 
@@ -79,7 +83,9 @@ class PooledPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.GRU):  # as transformers begins an LSTM
+        if isinstance(module, HiddenLinear):
+            initialization.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.GRU):  # as transformers begins an LSTM
             for name, parameter in module.named_parameters():
                 if "bias" in name:
                     initialization.zeros_(parameter)
@@ -252,7 +258,7 @@ def _classifier(config: Any) -> nn.Module:  # noqa: ANN401 -- any architecture's
         for number in range(_said(config, "classifier_layers")):
             if number:
                 inner.append(nn.Dropout(_said(config, "classifier_dropout")))
-            inner += [nn.Linear(width, hidden), nn.ReLU()]
+            inner += [HiddenLinear(width, hidden), nn.ReLU()]
             width = hidden
     last = nn.Linear(width, config.num_labels)
     return nn.Sequential(*inner, last) if inner else last
