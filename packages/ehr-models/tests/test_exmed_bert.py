@@ -100,6 +100,21 @@ def test_it_is_built_from_the_vocabulary_of_the_tokens(tokens_with_words):
     assert not embed.sex_of.any()
 
 
+def test_a_larger_vocabulary_keeps_what_is_known(make_model, tmp_path):
+    model = make_model("exmed_bert")
+    embed = model.base_model.embeddings
+    known = embed.entity_of.clone()
+    model.resize_token_embeddings(200)
+    assert torch.equal(embed.entity_of[:128], known)
+    assert embed.entity_of[128:].tolist() == [0] * 72
+    inputs = {"age": torch.zeros(1, 2), "visit": torch.ones(1, 2, dtype=torch.long)}
+    logits = model(torch.tensor([[DRUG, 199]]), **inputs).logits
+    assert logits.shape == (1, 2, 200)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(again(torch.tensor([[DRUG, 199]]), **inputs).logits, logits)
+
+
 def test_more_regions_than_rows_are_refused():
     config = ExMedBertModelConfig(size="tiny", regions=3)
     model = build(config, 90)

@@ -14,6 +14,7 @@ B batch, L length, D width, V vocabulary, S spans. A packed batch is B = 1, L = 
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
@@ -21,6 +22,9 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from ehr_models.layers.embeddings import BinnedDays, waves
 from ehr_models.layers.encoder import EncoderLayer, TokenHead, masked_loss
+
+LOOKUPS = ("entity_of", "sex_of", "region_of")
+"""Buffers [V] of the embeddings, of what the vocabulary says."""
 
 
 class ExMedBertConfig(PreTrainedConfig):
@@ -82,7 +86,7 @@ class ExMedBertEmbeddings(nn.Module):
         self.region = nn.Embedding(config.regions, width)
         if config.position == "learned":
             self.position = nn.Embedding(config.max_visits + 1, width)
-        for name in ("entity_of", "sex_of", "region_of"):
+        for name in LOOKUPS:
             self.register_buffer(name, torch.zeros(config.vocab_size, dtype=torch.int64))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -149,8 +153,12 @@ class ExMedBertModel(ExMedBertPreTrainedModel):
         return self.embeddings.code
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the code embedding."""
-        self.embeddings.code = cast("nn.Embedding", value)
+        """Replace the code embedding; codes that it adds are of no entity and tell nothing."""
+        embeddings, code = self.embeddings, cast("nn.Embedding", value)
+        for name in LOOKUPS:
+            known = getattr(embeddings, name)
+            setattr(embeddings, name, F.pad(known, (0, len(code.weight) - len(known))))
+        embeddings.code = code
 
     def forward(
         self,
