@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.survival.config import SurvivalConfig
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
@@ -17,6 +18,7 @@ SCHEMA = {
     "narrate": NarrateConfig,
     "train": TrainConfig,
     "eval": EhrshotConfig,
+    "eval/survival": SurvivalConfig,
     "sources/mimic": MimicConfig,
     "sources/omop": OmopConfig,
     "sources/events": EventsConfig,
@@ -29,7 +31,7 @@ RECIPES = sorted(CONFIGS.glob("*/*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_recipe_loads(path: Path) -> None:
     folder = path.parent.name
-    schema = SCHEMA.get(folder) or SCHEMA[f"{folder}/{path.stem}"]
+    schema = SCHEMA.get(f"{folder}/{path.stem}") or SCHEMA[folder]
     assert type(load_config(schema, path)) is schema
 
 

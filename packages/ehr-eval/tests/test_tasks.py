@@ -261,3 +261,79 @@ def test_definitions_carry_the_numbers_of_the_config() -> None:
     assert "longer than 3 days" in TASKS["long_stay"].define(config)
     assert "within 90 days" in TASKS["readmission_30d"].define(config)
     assert not [name for name, task in TASKS.items() if "{" in task.define(config)]
+
+
+def durations(task, *rows, **settings):
+    """Day of prediction -> (whether the event came, days), and why other rows are none."""
+    config = LabelsConfig(**settings)
+    table = TASKS[task].labeler(read_course(events(*rows), config), config)
+    kept = table.filter(pl.col("left_out").is_null())
+    days = [(t - START) / timedelta(days=1) for t in kept["prediction_time"]]
+    told = zip(kept["boolean_value"], kept["duration_days"], strict=True)
+    return dict(zip(days, told, strict=True)), table["left_out"].drop_nulls().to_list()
+
+
+STAYS = [(0, ADMIT), (2, HOME), (5.5, ADMIT), (8, HOME)]
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "expected", "left_out"),
+    [
+        pytest.param(
+            "time_to_death", [*STAYS, (10, DEATH)], {2: (True, 8), 8: (True, 2)}, [], id="dies"
+        ),
+        pytest.param(
+            "time_to_death", [*STAYS, (9, LOOK)], {2: (False, 7), 8: (False, 1)}, [], id="last seen"
+        ),
+        pytest.param(
+            "time_to_death", STAYS, {2: (False, 6)}, ["nothing is recorded after it"], id="end"
+        ),
+        pytest.param(
+            "time_to_death",
+            [(0, ADMIT), (2, DIED), (2, DEATH)],
+            {},
+            ["ended in death"],
+            id="no row",
+        ),
+        pytest.param(
+            "time_to_readmission",
+            [*STAYS, (9, LOOK)],
+            {2: (True, 3.5), 8: (False, 1)},
+            [],
+            id="again",
+        ),
+        pytest.param(
+            "time_to_readmission",
+            [*STAYS, (9, DEATH), (30, LOOK)],
+            {2: (True, 3.5), 8: (False, 1)},
+            [],
+            id="death censors before what is recorded later",
+        ),
+        pytest.param(
+            "time_to_diagnosis",
+            [*STAYS, (7, HYPERTENSION), (9, LOOK)],
+            {2: (True, 5)},
+            ["the diagnosis is there already"],
+            id="onset",
+        ),
+        pytest.param(
+            "time_to_diagnosis",
+            [*STAYS, (12, LOOK)],
+            {2: (False, 10), 8: (False, 4)},
+            [],
+            id="never",
+        ),
+    ],
+)
+def test_times_to_an_event_count_to_it_or_to_the_end_of_what_is_known(
+    task, rows, expected, left_out
+) -> None:
+    assert durations(task, *rows) == (expected, left_out)
+
+
+def test_times_to_an_event_are_labelled_only_where_they_are_named() -> None:
+    codes = pl.Series([ADMIT, HOME, DEATH, HYPERTENSION])
+    chosen, skipped = choose(LabelsConfig(), codes)
+    assert not [name for name in (*chosen, *skipped) if TASKS[name].timed]
+    named, _ = choose(LabelsConfig(tasks=("time_to_death", "mortality_1y")), codes)
+    assert named == ["mortality_1y", "time_to_death"]

@@ -204,6 +204,94 @@ def ehrshot(
     click.echo(f"report: {out / 'report.html'}")
 
 
+@main.command()
+@click.option("--checkpoint", type=PATH, required=True, help="A run, checkpoint or adapter.")
+@click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
+@click.option("--labels", type=PATH, required=True, help="Labels of the one task.")
+@click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
+@config_options("FeaturesConfig", "batch_tokens=4096")
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
+@overwrite_option("predictions")
+def predict(
+    checkpoint: Path,
+    tokens: Path,
+    labels: Path,
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Write what a fine-tuned model says of the held-out rows of a task.
+
+    A binary head gives predictions/1 for `ehr-eval ehrshot --predictions NAME=PATH`, a survival head
+    risks/1 for `ehr-eval survival --predictions NAME=PATH`.
+
+    Example: ehr-eval predict --checkpoint demo/runs/mortality --tokens demo/tokens --labels demo/labels/mortality_1y --out demo/predictions/mortality
+    """
+    from ehr_eval.features.config import FeaturesConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(FeaturesConfig, config_file, overrides)
+    from ehr_eval.predict import predict as run
+
+    done = run(checkpoint, tokens, labels, out, config, device=device, overwrite=overwrite)
+    at = "" if done.threshold is None else f"; positive from {done.threshold:.3g} on"
+    click.echo(f"{out}: {done.rows:,} held-out rows of {done.task}, {done.problem}{at}")
+
+
+@main.command()
+@click.option("--labels", type=PATH, required=True, help="Labels with duration_days.")
+@click.option(
+    "--features",
+    "named",
+    multiple=True,
+    required=True,
+    metavar="NAME=PATH",
+    help="Features for a Cox regression; may be given again. Name the count baseline `counts`.",
+)
+@click.option(
+    "--predictions",
+    "predicted",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Risks of a fine-tuned model, from `ehr-eval predict`; may be given again.",
+)
+@click.option("--out", type=PATH, required=True, help="Where the results shall be.")
+@config_options("SurvivalConfig", "horizons_days=[30,365]")
+@overwrite_option("results")
+def survival(
+    labels: Path,
+    named: tuple[str, ...],
+    predicted: tuple[str, ...],
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Judge predicted times to an event beside Cox regressions on features.
+
+    Harrell's and Uno's C, time-dependent AUROC and Brier score with bootstraps over patients, survival by
+    group of risk, and one HTML report.
+
+    Example: ehr-eval survival --labels demo/timed --features counts=demo/features/counts-timed --predictions tuned=demo/predictions/death --out demo/survival
+    """
+    from ehr_eval.survival.config import SurvivalConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(SurvivalConfig, config_file, overrides)
+    features = _named_paths("--features", named)
+    predictions = _named_paths("--predictions", predicted)
+    from ehr_eval.survival.run import run_survival, summary
+    from ehr_tracking.report import text_table
+
+    found = run_survival(
+        labels, features, out, config, predictions=predictions, overwrite=overwrite
+    )
+    click.echo(text_table(summary(found)))
+    click.echo(f"report: {out / 'report.html'}")
+
+
 def _named_paths(option: str, named: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for item in named:

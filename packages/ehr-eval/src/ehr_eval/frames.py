@@ -42,6 +42,8 @@ def read_events(
 def read_labels(path: PathLike) -> dict[str, pl.DataFrame]:
     """Task -> subject_id, prediction_time, boolean_value; sorted by the first two, without duplicates.
 
+    Times to an event are no yes or no: tasks with durations are left out, and said.
+
     Args:
         path: A `labels/1` artifact, a directory of tasks, one task or one file, whoever made it.
 
@@ -50,7 +52,14 @@ def read_labels(path: PathLike) -> dict[str, pl.DataFrame]:
     """
     path = Path(path)
     tables = label_reader.read_labels(path, reader=PRODUCER)
-    return {task: _frame(label_reader.binary(table, task=task)) for task, table in tables.items()}
+    timed = [task for task, t in tables.items() if label_reader.DURATION in t.column_names]
+    if timed:
+        note(f"with durations, so for `ehr-eval survival`: {', '.join(timed)}")
+    return {
+        task: _frame(label_reader.binary(table, task=task))
+        for task, table in tables.items()
+        if task not in timed
+    }
 
 
 def read_subjects(meds: Path, files: Sequence[Path], *, seed: int) -> pl.DataFrame:

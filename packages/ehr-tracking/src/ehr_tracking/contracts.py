@@ -223,6 +223,18 @@ PREDICTIONS = Contract(
         Column("predicted_boolean_probability", "float", "In [0, 1]."),
     ),
 )
+RISKS = Contract(
+    "risks",
+    1,
+    "`{task}/**/*.parquet`: predicted risks of an event, one row a (subject, prediction time) and "
+    "horizon; all have the same horizons.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("horizon_days", "double", "Days after the prediction time, above 0."),
+        Column("predicted_risk", "double", "1 - S: of the event by then, in [0, 1]."),
+    ),
+)
 _CELL = (
     Column("task", "string", "Task name."),
     Column("model", "string", "Name of the features or predictions."),
@@ -274,6 +286,25 @@ RESULTS = Contract(
     ),
     {"comparisons.parquet": COMPARISON_COLUMNS, "timings.jsonl": TIMING_COLUMNS},
 )
+SURVIVAL = Contract(
+    "survival",
+    1,
+    "`results.parquet`, `report.html`, `plots/`: predicted times to an event, judged.",
+    (
+        Column("task", "string", "Task name."),
+        Column("model", "string", "Name of the features or predictions; train: no model."),
+        Column("head", "string", "cox, given (predictions), or kaplan-meier (one risk for all)."),
+        Column("metric", "string", "harrell_c, uno_c, integrated_brier, auc, brier."),
+        Column("horizon_days", "double", "Of auc and brier; null: of all horizons.", optional=True),
+        Column("value", "double", "On the held-out split; null where undefined."),
+        Column("lower", "double", "2.5th percentile over bootstraps of patients."),
+        Column("upper", "double", "97.5th percentile."),
+        Column("n", "int64", "Held-out rows."),
+        Column("events", "int64", "Those with the event."),
+        Column("reason", "string", "Why a value is null.", optional=True),
+        Column("selected", "string", "The penalty that was kept, as JSON.", optional=True),
+    ),
+)
 SUMMARY_COLUMNS = (
     Column("task", "string", "Task name."),
     Column("n", "int64", "Held-out rows."),
@@ -318,8 +349,8 @@ RUN = Contract(
 CONTRACTS = {
     c.name: c
     for c in (
-        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, TRAJECTORIES,
-        RESULTS, RUN,
+        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, RISKS, TRAJECTORIES,
+        RESULTS, SURVIVAL, RUN,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

@@ -3,7 +3,7 @@
 n prediction times, T tokens in a batch, R rows read off it, D width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +20,11 @@ from ehr_eval.features.passes import Passes, batches, plan
 from ehr_eval.features.pool import Pooling, pool_rows
 from ehr_eval.frames import PRODUCER, labelled_rows, tell_tasks
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
-from ehr_models.data.batch import pack
+from ehr_models.data.batch import Batch, pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
+from ehr_models.heads.pooled import class_logits
 from ehr_models.heads.token import hidden_states
 from ehr_models.precision import autocast, resolve_precision
 from ehr_tracking.arrow.features import write_features
@@ -77,9 +78,11 @@ def extract_features(
     require_same_vocabulary(loaded, token_set)
     reader = Reader(loaded, config, device=device)
     splits = {split: open_split(token_set, split) for split in token_set.splits}
-    rows = labelled_rows(labels, _subjects(splits), where=tokens)
+    rows = labelled_rows(labels, subjects_of(splits), where=tokens)
     tell_tasks(labels)
-    features, blind = _read_all(reader, splits, rows)
+    width = loaded.model.config.hidden_size
+    features, visible = read_rows(splits, rows, reader.read, width)
+    blind = int((visible == 0).sum())
     resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
     resolved["precision"] = reader.precision
     resolved["delay"] = token_set.manifest.config.get("delay") or {}
@@ -153,28 +156,63 @@ class Reader:
         Returns:
             [n, D]; zeros where nothing is visible.
         """
-        features = np.zeros((len(subject), self.model.config.hidden_size), np.float32)
         passes = plan(tokens, subject, visible, context=self.context, shared=self.shared)
 
+        def features(states: Tensor, batch: Passes, packed: Batch) -> Tensor:
+            return pool_rows(states, packed.input_ids, batch, self.pooling)
+
+        width = self.model.config.hidden_size
+        return self._run(tokens, passes, features, (len(subject), width))
+
+    def answer(
+        self, tokens: Tokens, subject: npt.NDArray[np.int64], visible: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """What the model's own pooled head says of n rows of one split, each read by itself.
+
+        Args:
+            tokens: The split.
+            subject: [n] rows of `tokens`, equal ones side by side.
+            visible: [n] visible tokens.
+
+        Returns:
+            [n, C] outputs of the head; zeros where nothing is visible.
+
+        Raises:
+            UserError: If the head reads what a batch of tokens does not have.
+        """
+        passes = plan(tokens, subject, visible, context=self.context, shared=False)
+
+        def outputs(states: Tensor, batch: Passes, packed: Batch) -> Tensor:
+            of_window = class_logits(self.model, states, packed)
+            return of_window[torch.from_numpy(batch.window).to(of_window.device)]
+
+        return self._run(tokens, passes, outputs, (len(subject), self.model.config.num_labels))
+
+    def _run(
+        self,
+        tokens: Tokens,
+        passes: Passes,
+        head: Callable[[Tensor, Passes, Batch], Tensor],
+        shape: tuple[int, int],
+    ) -> npt.NDArray[np.float32]:
+        """[n, C] what a head gives for the rows of each batch [R, C], from its states [T, D]."""
+        found = np.zeros(shape, np.float32)
+
+        @torch.inference_mode()
         def take(batch: Passes) -> int:
-            features[batch.rows] = self._forward(tokens, batch).float().cpu().numpy()
+            packed = pack(tokens, batch.windows).to(self.device)
+            with autocast(self.precision, self.device):
+                told = head(hidden_states(self.model, packed), batch, packed)
+            found[batch.rows] = told.float().cpu().numpy()
             return len(batch.rows)
 
         with (
-            tqdm(total=len(subject), unit="row", desc="features", disable=None) as bar,
+            tqdm(total=len(found), unit="row", desc="reading", disable=None) as bar,
             _readers(self.device) as readers,
         ):
             for done in readers.map(take, batches(passes, self.config.batch_tokens)):
                 bar.update(done)
-        return features
-
-    @torch.inference_mode()
-    def _forward(self, tokens: Tokens, batch: Passes) -> Tensor:
-        """[R, D] in the order of the batch's rows."""
-        packed = pack(tokens, batch.windows).to(self.device)
-        with autocast(self.precision, self.device):
-            hidden = hidden_states(self.model, packed)
-        return pool_rows(hidden, packed.input_ids, batch, self.pooling)
+        return found
 
 
 @contextmanager
@@ -196,7 +234,7 @@ def _trained_context(manifest: Manifest) -> int | None:
     return context if isinstance(context, int) else None
 
 
-def _subjects(splits: Mapping[str, Tokens]) -> pl.DataFrame:
+def subjects_of(splits: Mapping[str, Tokens]) -> pl.DataFrame:
     """subject_id, split, subject_row of every subject."""
     return pl.concat(
         [
@@ -212,17 +250,29 @@ def _subjects(splits: Mapping[str, Tokens]) -> pl.DataFrame:
     )
 
 
-def _read_all(
-    reader: Reader, splits: Mapping[str, Tokens], rows: pl.DataFrame
-) -> tuple[npt.NDArray[np.float32], int]:
-    """The features of all rows, and how many of these saw no token."""
-    features = np.zeros((rows.height, reader.model.config.hidden_size), np.float32)
-    blind = 0
+def read_rows(
+    splits: Mapping[str, Tokens],
+    rows: pl.DataFrame,
+    read: Callable[[Tokens, npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+    width: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """What is read of rows in several splits.
+
+    Args:
+        splits: Name -> tokens.
+        rows: [n] prediction_time, split, subject_row; those of a subject side by side.
+        read: `Reader.read` or `Reader.answer`.
+        width: C, of what it gives.
+
+    Returns:
+        [n, C], and [n] how many tokens each row sees.
+    """
+    found = np.zeros((rows.height, width), np.float32)
+    visible = np.zeros(rows.height, np.int64)
     for split, tokens in splits.items():
         chosen = np.flatnonzero((rows["split"] == split).to_numpy())
         subject = rows["subject_row"].to_numpy()[chosen]
         time = rows["prediction_time"].dt.epoch("us").to_numpy()[chosen]
-        visible = visible_tokens(tokens, subject, time)
-        features[chosen] = reader.read(tokens, subject, visible)
-        blind += int((visible == 0).sum())
-    return features, blind
+        visible[chosen] = visible_tokens(tokens, subject, time)
+        found[chosen] = read(tokens, subject, visible[chosen])
+    return found, visible

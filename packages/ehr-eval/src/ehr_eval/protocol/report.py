@@ -19,6 +19,7 @@ from ehr_eval.protocol.evaluation import (
 from ehr_eval.protocol.shown import (
     BEST,
     TITLES,
+    lineage,
     most_shots,
     settings_of,
     shown_interval,
@@ -208,14 +209,5 @@ def _what_was_run(config: EhrshotConfig, inputs: Mapping[str, Source]) -> Iterat
         f"the whole of held_out. Splits: {', '.join(SPLITS)}, by subject.</p>"
     )
     yield "<p>Inputs, each with what it was made from:</p>"
-    yield _tree(inputs)
+    yield lineage(inputs)
     yield f"<pre>{escape(json.dumps(to_dict(config), indent=1))}</pre>"
-
-
-def _tree(inputs: Mapping[str, Source]) -> str:
-    items = "".join(
-        f"<li>{escape(role)}: {escape(item.contract)} by {escape(item.producer)}, "
-        f"<code>{item.fingerprint[:16]}</code>{_tree(item.inputs) if item.inputs else ''}</li>"
-        for role, item in inputs.items()
-    )
-    return f"<ul>{items}</ul>"

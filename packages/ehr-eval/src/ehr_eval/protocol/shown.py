@@ -1,6 +1,7 @@
 """How the report says settings, shots and scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 from ehr_eval.judge.bootstrap import interval
 from ehr_eval.judge.compare import GroupMean, Score
@@ -8,6 +9,7 @@ from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.cell import Setting
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.evaluation import Evaluation
+from ehr_tracking.manifest import Source
 
 TITLES = {
     name: metric.title if metric.higher_is_better else f"{metric.title} (lower is better)"
@@ -58,3 +60,13 @@ def shown_interval(value: float | None, lower: float | None, upper: float | None
         return None
     shown = f"{value:.3f}"
     return shown if lower is None or upper is None else f"{shown} ({lower:.3f}, {upper:.3f})"
+
+
+def lineage(inputs: Mapping[str, Source]) -> str:
+    """What was read, each with what it was made from, as a nested list."""
+    items = "".join(
+        f"<li>{escape(role)}: {escape(item.contract)} by {escape(item.producer)}, "
+        f"<code>{item.fingerprint[:16]}</code>{lineage(item.inputs) if item.inputs else ''}</li>"
+        for role, item in inputs.items()
+    )
+    return f"<ul>{items}</ul>"

@@ -27,7 +27,7 @@ class LabelsConfig:
     """Which codes mean what, and the times that the tasks speak of."""
 
     tasks: tuple[str, ...] | None = None
-    """Names of tasks; null: all whose codes the data set has."""
+    """Names of tasks; null: all with a yes or no whose codes the data set has."""
     admission: Pattern = "^HOSPITAL_ADMISSION"
     discharge: Pattern = "^HOSPITAL_DISCHARGE"
     died: Pattern = "^HOSPITAL_DISCHARGE//(DIED|EXPIRED)"
@@ -47,7 +47,7 @@ class LabelsConfig:
     horizon_days: Days = 365.0
     """Of mortality_1y and new_diagnosis_1y."""
     diagnosis: Pattern = "^DIAGNOSIS//(ICD10CM|ICD//10)//I1[0-6]|^DIAGNOSIS//ICD//9//40[1-5]"
-    """The condition of new_diagnosis_1y: hypertensive disease."""
+    """The condition of new_diagnosis_1y and time_to_diagnosis: hypertensive disease."""
     lab: Pattern = "^LAB//LOINC//2823-3//mmol/L$|^LAB//RESULT//(50971|50822)//mEq/L$"
     """The measurement of abnormal_lab_next_visit: potassium in LOINC, or as in MIMIC-IV."""
     lab_above: float = 5.0

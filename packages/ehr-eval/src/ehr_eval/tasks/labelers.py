@@ -11,6 +11,8 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course
 
 ROW = ["subject_id", "prediction_time", "boolean_value"]
+DURATION = "duration_days"
+"""Column of rows that hold a time to an event; `boolean_value` then says whether it came."""
 LEFT_OUT = "left_out"
 """Column of a labeler's rows; may be missing where none is left out."""
 
@@ -41,9 +43,15 @@ def mortality_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
 
 def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A first diagnosis within a year after discharge, in subjects without one until then."""
+    rows = _without_diagnosis(course)
+    return within(rows, course.diagnoses, config.horizon_days, course, config)
+
+
+def _without_diagnosis(course: Course) -> pl.DataFrame:
+    """Discharges; left out where the diagnosis is there already."""
     first = course.diagnoses.group_by("subject_id").agg(first=pl.col("time").min())
     known = pl.col("first") <= pl.col("prediction_time")
-    rows = (
+    return (
         _discharges(course)
         .join(first, on="subject_id", how="left", maintain_order="left")
         .with_columns(
@@ -54,7 +62,6 @@ def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
         )
         .drop("first")
     )
-    return within(rows, course.diagnoses, config.horizon_days, course, config)
 
 
 def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFrame:
@@ -91,6 +98,44 @@ def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFram
         prediction_time="end",
         boolean_value=pl.col("value") > config.lab_above,
     )
+
+
+def time_to_death(course: Course, _: LabelsConfig) -> pl.DataFrame:
+    """Days from discharge to death."""
+    return _until(_discharges(course), course.deaths.rename({"death": "time"}), course)
+
+
+def time_to_readmission(course: Course, _: LabelsConfig) -> pl.DataFrame:
+    """Days from discharge to the next admission."""
+    return _until(_discharges(course), course.admissions, course)
+
+
+def time_to_diagnosis(course: Course, _: LabelsConfig) -> pl.DataFrame:
+    """Days from discharge to a first diagnosis, in subjects without one until then."""
+    return _until(_without_diagnosis(course), course.diagnoses, course)
+
+
+def _until(rows: pl.DataFrame, outcomes: pl.DataFrame, course: Course) -> pl.DataFrame:
+    """Days from prediction times to the first outcome, or to death or the last event where there is none.
+
+    Args:
+        rows: subject_id, prediction_time, left_out.
+        outcomes: subject_id, time.
+        course: Of the same subjects.
+    """
+    times = outcomes.select("subject_id", outcome="time")
+    asked = rows.filter(pl.col(LEFT_OUT).is_null())
+    end = pl.coalesce("outcome", pl.min_horizontal("death", "last"))
+    days = (end - pl.col("prediction_time")).dt.total_microseconds() / 86_400_000_000
+    found = (
+        _asof(asked, times, "prediction_time", "outcome", strictly=True)
+        .join(course.deaths, on="subject_id", how="left")
+        .join(course.last, on="subject_id", how="left")
+        .with_columns(boolean_value=pl.col("outcome").is_not_null(), duration_days=days)
+        .with_columns(_reasons((pl.col(DURATION) <= 0, "nothing is recorded after it")))
+    )
+    others = rows.filter(pl.col(LEFT_OUT).is_not_null())
+    return pl.concat([found.select(*ROW, DURATION, LEFT_OUT), others], how="diagonal")
 
 
 def _asof(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
-from ehr_eval.tasks.labelers import LEFT_OUT, ROW
+from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, ROW
 from ehr_eval.tasks.registry import TASKS, choose
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         pa.field("boolean_value", pa.bool_(), nullable=False),
     ]
 )
+_DURATION = pa.field(DURATION, pa.float64(), nullable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def make_labels(
         for name, table in tables.items():
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
-            pq.write_table(table.to_arrow().cast(SCHEMA), partial / name / "labels.parquet")
+            schema = SCHEMA.append(_DURATION) if TASKS[name].timed else SCHEMA
+            pq.write_table(table.to_arrow().cast(schema), partial / name / "labels.parquet")
         _write_tasks(partial / "tasks.json", counts, reasons, config)
         seal(
             partial,
@@ -132,8 +134,10 @@ def _told(left_out: pl.DataFrame, task: str) -> str:
 
 
 def _sorted(table: pl.DataFrame) -> pl.DataFrame:
-    """One row a (subject, time); of two that coincide, positive wins."""
-    return table.group_by(KEY).agg(pl.col("boolean_value").any()).sort(KEY).select(ROW)
+    """One row a (subject, time); of two that coincide, positive wins. Their durations are the same."""
+    more = [pl.col(DURATION).min()] if DURATION in table.columns else []
+    once = table.group_by(KEY).agg(pl.col("boolean_value").any(), *more)
+    return once.sort(KEY).select(*ROW, *([DURATION] if more else []))
 
 
 def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFrame:
@@ -152,7 +156,7 @@ def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFram
 
 
 def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    named = [table.with_columns(task=pl.lit(name)) for name, table in tables.items()]
+    named = [table.select(*ROW, task=pl.lit(name)) for name, table in tables.items()]
     every = pl.DataFrame({"task": list(tables)}).join(pl.DataFrame({"split": SPLITS}), how="cross")
     found = (
         pl.concat(named)

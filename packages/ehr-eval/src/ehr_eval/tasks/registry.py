@@ -17,7 +17,7 @@ Labeler = Callable[[Course, LabelsConfig], pl.DataFrame]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One binary task."""
+    """One task."""
 
     labeler: Labeler
     needs: tuple[str, ...]
@@ -26,6 +26,8 @@ class Task:
     """A paragraph, with fields of the config in braces."""
     needs_one: tuple[str, ...] = ()
     """Such fields, of which one must match."""
+    timed: bool = False
+    """Its rows hold the time to an event; labelled only where it is named."""
 
     def define(self, config: LabelsConfig) -> str:
         """The paragraph with the numbers of a config."""
@@ -36,6 +38,12 @@ _CENSORING = (
     "Without the outcome a row is negative only if the subject has an event at or after the end of "
     "the window or is recorded dead; else it is censored and left out (`censored: negative` keeps "
     "it as negative). The end of a window belongs to it."
+)
+
+_UNTIL = (
+    " `duration_days` counts to the event where `boolean_value` is true, else to the subject's last "
+    "event or death, whichever is first: nothing is known from then on. Left out: stays that end in "
+    "death, or while another one runs, and rows after which nothing is recorded."
 )
 
 TASKS: dict[str, Task] = {
@@ -88,6 +96,27 @@ TASKS: dict[str, Task] = {
         " the end of each visit that another one follows, however late. Left out: rows whose next visit has no such measurement, and "
         "the last visit of a subject.",
     ),
+    "time_to_death": Task(
+        labelers.time_to_death,
+        ("admission", "discharge", "death"),
+        "Days until the subject dies. Predicted at each discharge alive." + _UNTIL,
+        timed=True,
+    ),
+    "time_to_readmission": Task(
+        labelers.time_to_readmission,
+        ("admission", "discharge"),
+        "Days until the subject is admitted again, for any cause. Predicted at each discharge alive; "
+        "death without it censors." + _UNTIL,
+        timed=True,
+    ),
+    "time_to_diagnosis": Task(
+        labelers.time_to_diagnosis,
+        ("admission", "discharge", "diagnosis"),
+        "Days until a diagnosis matching {config.diagnosis} (by default hypertensive disease) is coded for "
+        "the first time. Predicted at each discharge alive, in subjects with no such code up to and at "
+        "that time; death without it censors." + _UNTIL,
+        timed=True,
+    ),
 }
 """In the order in which they are reported."""
 
@@ -108,7 +137,11 @@ def choose(config: LabelsConfig, codes: pl.Series) -> tuple[list[str], dict[str,
     unknown = [name for name in config.tasks or () if name not in TASKS]
     if unknown:
         raise UserError(f"unknown task {unknown[0]}; there are {', '.join(TASKS)}")
-    wanted = [name for name in TASKS if config.tasks is None or name in config.tasks]
+    wanted = [
+        name
+        for name, task in TASKS.items()
+        if (not task.timed if config.tasks is None else name in config.tasks)
+    ]
     skipped = {}
 
     @cache

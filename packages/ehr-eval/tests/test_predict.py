@@ -1,0 +1,164 @@
+"""What fine-tuned models say of labelled rows, from their checkpoint to the judge's own readers."""
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from meds_evaluation.schema import PredictionSchema
+from sklearn.metrics import f1_score
+
+from ehr_eval.cli import main
+from ehr_eval.features.config import FeaturesConfig
+from ehr_eval.frames import read_labels
+from ehr_eval.predict import predict
+from ehr_eval.predictions import read_predictions
+from ehr_eval.survival.risks import read_risks
+from ehr_models.checkpoint import load_checkpoint, save_checkpoint
+from ehr_models.data.batch import pack
+from ehr_models.data.cutoff import visible_tokens
+from ehr_models.data.store import open_split
+from ehr_models.data.tokens import open_tokens
+from ehr_models.data.windows import newest
+from ehr_models.heads.config import PooledConfig
+from ehr_models.heads.pooled import build_classifier, classify
+from ehr_models.kinds.gpt2 import Gpt2ModelConfig
+from ehr_models.registry import build
+from ehr_tracking.contracts import CHECKPOINT, PREDICTIONS, RISKS
+from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
+
+EDGES = (0.0, 10.0, 30.0, 90.0)
+HEADS = {"binary": (1, None), "survival": (3, EDGES), "multiclass": (4, None)}
+KEY = ["subject_id", "prediction_time"]
+EXACT = FeaturesConfig(precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory, toys):
+    """Tokens, labels of one task, and a checkpoint of each head; `token` has been pretrained alone."""
+    root = tmp_path_factory.mktemp("predict")
+    records = toys.records(24)
+    tokens = toys.tokens(root / "tokens", records)
+    rows = [
+        (r.subject, toys.day(d), (r.subject + d) % 3 == 0) for r in records for d in (10, 25, 70)
+    ]
+    toys.labels(root / "labels", {"died": rows, "other": rows})
+    torch.manual_seed(0)
+    backbone = build(Gpt2ModelConfig(size="tiny", hidden=32, layers=1, heads=2), toys.vocab)
+    models = {"token": backbone}
+    for problem, (outputs, edges) in HEADS.items():
+        models[problem] = build_classifier(
+            backbone, outputs, PooledConfig(), problem=problem, survival_edges=edges
+        )
+    for name, model in models.items():
+        with new_artifact(root / name, CHECKPOINT) as partial:
+            save_checkpoint(
+                partial,
+                model,
+                tokens,
+                metrics={"loss": 1.0},
+                producer="test 0",
+                config={},
+                seed=0,
+                inputs={"tokens": source(tokens)},
+            )
+    return root
+
+
+def logits(wire, head, split):
+    """One plain forward a row: the key and [n, C]."""
+    model = load_checkpoint(wire / head).model
+    tokens = open_split(open_tokens(wire / "tokens"), split)
+    labels = read_labels(wire / "labels" / "died")["died"]
+    labels = labels.filter(pl.col("subject_id").is_in(tokens.subject_id.tolist()))
+    row = np.searchsorted(tokens.subject_id, labels["subject_id"].to_numpy())
+    visible = visible_tokens(tokens, row, labels["prediction_time"].dt.epoch("us").to_numpy())
+    context = model.config.max_position_embeddings
+    found = []
+    with torch.inference_mode():
+        for each, seen in zip(row, visible, strict=True):
+            batch = pack(tokens, newest(tokens, [each], [seen], context))
+            found.append(classify(model, batch)[0].numpy())
+    return labels, np.array(found, np.float64)
+
+
+def test_a_binary_head_gives_predictions_at_the_threshold_of_tuning(wire, tmp_path):
+    done = predict(
+        wire / "binary", wire / "tokens", wire / "labels" / "died", tmp_path / "p", EXACT
+    )
+    assert verify(tmp_path / "p") == []
+    assert load_manifest(tmp_path / "p").contract == PREDICTIONS.tag
+    (path,) = (tmp_path / "p").rglob("*.parquet")
+    PredictionSchema.validate(pq.read_table(path))
+    labels, z = logits(wire, "binary", "held_out")
+    found = read_predictions(tmp_path / "p", {"died": labels})["died"]
+    (predicted,) = found.values()
+    p = 1 / (1 + np.exp(-z[:, 0]))
+    np.testing.assert_allclose(predicted.probability, p, atol=1e-6)
+    tuned, zt = logits(wire, "binary", "tuning")
+    pt, yt = 1 / (1 + np.exp(-zt[:, 0])), tuned["boolean_value"].to_numpy()
+    best = max(f1_score(yt, pt >= t - 1e-7) for t in pt)
+    assert f1_score(yt, pt >= done.threshold - 1e-7) == pytest.approx(best)
+    np.testing.assert_array_equal(predicted.decided, predicted.probability >= done.threshold - 1e-7)
+
+
+def test_a_survival_head_gives_the_risk_by_the_end_of_each_interval(wire, tmp_path):
+    out = tmp_path / "p"
+    predict(wire / "survival", wire / "tokens", wire / "labels" / "died", out, EXACT)
+    assert verify(out) == []
+    assert load_manifest(out).contract == RISKS.tag
+    schema = pq.read_schema(next(out.rglob("*.parquet")))
+    RISKS.check({f.name: str(f.type) for f in schema}, where="risks")
+    labels, z = logits(wire, "survival", "held_out")
+    found = read_risks(out, "died", labels)
+    left = np.cumprod(1 - 1 / (1 + np.exp(-z)), axis=1)
+    np.testing.assert_allclose(found.risk, 1 - left, atol=1e-6)
+    assert found.days.tolist() == list(EDGES[1:])
+
+
+def test_what_is_recorded_after_a_prediction_time_moves_no_prediction(wire, toys, tmp_path):
+    labels = read_labels(wire / "labels" / "died")["died"].filter(
+        pl.col("prediction_time") == toys.day(10)
+    )
+    cut = [
+        toys.Record(r.subject, [(d, t) for d, t in r.events if d <= 10], r.split)
+        for r in toys.records(24)
+    ]
+    toys.tokens(tmp_path / "cut", cut)
+    (tmp_path / "early").mkdir()
+    pq.write_table(labels.to_arrow(), tmp_path / "early" / "labels.parquet")
+    found = []
+    for name, tokens in (("whole", wire / "tokens"), ("less", tmp_path / "cut")):
+        predict(wire / "binary", tokens, tmp_path / "early", tmp_path / name, EXACT)
+        found.append(pl.read_parquet(tmp_path / name / "early" / "held_out.parquet"))
+    assert found[0].equals(found[1])
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "message"),
+    [
+        ("token", "labels/died", "has a token head; what is judged here is a binary or a survival"),
+        ("multiclass", "labels/died", "has a head of outputs multiclass; what is judged here"),
+        ("binary", "labels", "holds labels of 2 tasks"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(head, labels, message, wire, tmp_path):
+    args = ["--checkpoint", wire / head, "--tokens", wire / "tokens", "--labels", wire / labels]
+    done = CliRunner().invoke(main, ["predict", *map(str, args), "--out", str(tmp_path / "p")])
+    assert done.exit_code == 2
+    assert message in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not (tmp_path / "p").exists()
+
+
+def test_without_tuning_rows_nothing_is_called_positive_or_negative(wire, toys, tmp_path):
+    toys.labels(tmp_path / "l", {"died": [(103, toys.day(10), True)]})
+    done = predict(wire / "binary", wire / "tokens", tmp_path / "l" / "died", tmp_path / "p", EXACT)
+    assert (done.rows, done.threshold) == (1, None)
+    assert (
+        pl.read_parquet(tmp_path / "p/died/held_out.parquet")[
+            "predicted_boolean_value"
+        ].null_count()
+        == 1
+    )
