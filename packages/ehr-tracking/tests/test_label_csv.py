@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ehr_tracking.arrow.label_csv import LabelColumns
@@ -65,6 +66,28 @@ def test_columns_of_meds_need_no_mapping(tmp_path) -> None:
     assert task == "died"
     assert binary(table, task=task)["boolean_value"].to_pylist() == [False, True]
     assert task_table(path, reader="test 0") == [{"task": "died", "rows": 2, "files": 1}]
+
+
+def test_ids_that_are_text_are_looked_up(tmp_path) -> None:
+    names = tmp_path / "source_subjects.parquet"
+    pq.write_table(pa.table({"subject_id": [0, 12], "source_id": ["P1", "P2"]}), names)
+    columns = LabelColumns(subject="patient", time="date", value="died", subjects=names)
+    path = write(
+        tmp_path / "l.csv", "patient,date,died\nP2,2020-01-05,1\nP1,2020-01-06,0\n7,2020-01-01,1\n"
+    )
+    assert read_labels(path, reader="t 0", columns=columns)["died"]["subject_id"].to_pylist() == [
+        0,
+        7,
+        12,
+    ]
+    write(path, "patient,date,died\nP3,2020-01-05,1\n")
+    with pytest.raises(
+        ContractError, match=f"line 2: patient = 'P3' is not of a subject in {names}"
+    ):
+        read_labels(path, reader="t 0", columns=columns)
+    pq.write_table(pa.table({"subject": [1]}), names)
+    with pytest.raises(ContractError, match="is no table of source_id and subject_id"):
+        read_labels(path, reader="t 0", columns=columns)
 
 
 def test_times_have_the_form_that_is_said(tmp_path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
@@ -30,7 +31,10 @@ class LabelColumns:
     """What the columns of a CSV file of labels are called."""
 
     subject: str = "subject_id"
-    """Whole numbers: the subjects of the tokens."""
+    """Whole numbers: the subjects of the tokens; or ids of `subjects`."""
+    subjects: Path | None = None
+    """Where ids are text: `metadata/source_subjects.parquet` of the MEDS data set, which lists the
+    subject (`subject_id`) of each (`source_id`)."""
     time: str = "prediction_time"
     """ISO 8601, or of `time_format`; a date is its midnight."""
     value: str | tuple[str, ...] | None = None
@@ -77,7 +81,9 @@ def read_csv_labels(path: Path, columns: LabelColumns) -> dict[str, pa.Table]:
         return [_read(path, line, name, text, kind, what)
                 for line, text in zip(lines, cells[name], strict=True)]  # fmt: skip
 
-    subject = read(columns.subject, _whole, "a whole number")
+    known = {} if columns.subjects is None else _ids(columns.subjects)
+    what = f"of a subject in {columns.subjects}" if known else "a whole number"
+    subject = read(columns.subject, lambda t: known[t] if t in known else _whole(t), what)
     time = read(columns.time, _time(columns.time_format), "a date or time")
     order = np.lexsort((time, subject)).tolist()
     _refuse_twice(path, lines, subject, time, order)
@@ -97,6 +103,18 @@ def read_csv_labels(path: Path, columns: LabelColumns) -> dict[str, pa.Table]:
         kind, array = _typed(cells[name])
         tasks[task] = pa.table({**base, kind: array, **beside}).take(order)
     return tasks
+
+
+def _ids(path: Path) -> dict[str, int]:
+    """Id in the source -> subject."""
+    try:
+        table = pq.read_table(path, columns=["source_id", "subject_id"])
+    except (pa.ArrowInvalid, OSError, ValueError) as e:
+        raise ContractError(
+            f"labels.subjects: {path} is no table of source_id and subject_id "
+            f"({str(e).splitlines()[0]})"
+        ) from None
+    return dict(zip(table["source_id"].to_pylist(), table["subject_id"].to_pylist(), strict=True))
 
 
 def _cells(path: Path, separator: str) -> tuple[dict[str, list[str]], list[int]]:
