@@ -44,7 +44,8 @@ def run(words):
     if words[0].startswith("ehr-"):
         from importlib import import_module
 
-        main = import_module(f"{words[0].replace('-', '_')}.cli").main
+        package = {"ehr-track": "ehr_tracking"}.get(words[0], words[0].replace("-", "_"))
+        main = import_module(f"{package}.cli").main
         done = CliRunner().invoke(main, smaller(words)[1:], catch_exceptions=False)
         assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}"
         return done.output
