@@ -1,8 +1,10 @@
 """Each recipe that we ship loads into the config of its command."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.survival.config import SurvivalConfig
@@ -40,3 +42,16 @@ def test_a_recipe_loads(path: Path) -> None:
 def test_each_command_with_a_config_has_a_recipe() -> None:
     found = {p.parent.name for p in RECIPES} | {f"{p.parent.name}/{p.stem}" for p in RECIPES}
     assert set(SCHEMA) <= found
+
+
+def test_trackers_in_containers_listen_on_this_machine_alone_and_are_the_versions_pinned() -> None:
+    text = (CONFIGS / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    assert set(services) == {"mlflow", "tensorboard"}
+    assert all(p.startswith("127.0.0.1:") for s in services.values() for p in s["ports"])
+    assert services["mlflow"]["environment"]["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    pages = text + (CONFIGS.parent / "docs" / "track.md").read_text()
+    pins = (CONFIGS.parent / "pyproject.toml").read_text()
+    for shown, pinned in [("mlflow", "mlflow-skinny"), ("tensorboard", "tensorboard")]:
+        found = set(re.findall(rf"{shown}(?::v|==|@)(\d[\d.]+\d)", pages))
+        assert found == {re.search(rf'"{pinned}==([^"]+)"', pins)[1]}

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,15 +105,22 @@ class Mlflow:
         return found if found.info.lifecycle_stage == "active" else None
 
     def _begin(self, experiment: str, card: Card) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else self._client.create_experiment(experiment)
-        made = self._client.create_run(number, run_name=card.name)
+        made = self._client.create_run(self._experiment(experiment), run_name=card.name)
         run_id: str = made.info.run_id
         params = [Param(_key(k), str(v)[:_LONGEST]) for k, v in card.params.items()]
         for i in range(0, len(params), _PARAMS):
             self._client.log_batch(run_id, params=params[i : i + _PARAMS])
         self._client.log_batch(run_id, tags=_tags(card.tags))
         return run_id
+
+    def _experiment(self, name: str) -> str:
+        with suppress(MlflowException):  # there already, or begun by another run at this moment
+            self._client.create_experiment(name)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            raise UserError(f"MLflow made no experiment {name}; name another behind the #")
+        number: str = found.experiment_id
+        return number
 
     def _heard(self) -> int:
         told = self._client.get_metric_history(self.id, _EVERY_STEP)

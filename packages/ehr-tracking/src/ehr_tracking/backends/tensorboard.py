@@ -76,7 +76,8 @@ def _told(folder: Path) -> Iterator[int]:
 
 def _text(tag: str, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- of protobuf
     """A table in Markdown."""
-    rows = "".join(f"| {name} | {value} |\n" for name, value in values.items())
+    text = {k: " ".join(str(v).split()).replace("|", r"\|") for k, v in values.items()}
+    rows = "".join(f"| {name} | {value} |\n" for name, value in text.items())
     return text_pb(tag, f"| | |\n|---|---|\n{rows}").value[0]
 
 
