@@ -14,9 +14,11 @@ step() {
 }
 
 step 1 "The cohort"
+risks=()
 if [ -z "$MEDS" ]; then
   MEDS=$OUT/meds
-  run ehr-tokenize synth --num-patients 2000 --seed 0 --out "$MEDS" --overwrite
+  run ehr-tokenize synth -c configs/synth/demo.yaml --risks --workers 2 --out "$MEDS" --overwrite
+  risks=(--risks "$MEDS/risks")
 fi
 run ehr-tokenize check "$MEDS"
 
@@ -32,7 +34,7 @@ run ehr-train --tokens "$OUT/tokens" --out "$OUT/runs/gpt2" --nproc 2 \
   -c configs/train/gpt2-clm.yaml --overwrite
 
 step 5 "Labels and features, nothing after a prediction time visible"
-run ehr-eval labels --meds "$MEDS" --out "$OUT/labels" --overwrite
+run ehr-eval labels --meds "$MEDS" --out "$OUT/labels" -s rows_per_subject=2 --overwrite
 for model in behrt gpt2; do
   run ehr-eval features --checkpoint "$OUT/runs/$model" --tokens "$OUT/tokens" \
     --labels "$OUT/labels" --out "$OUT/features/$model" --overwrite
@@ -42,7 +44,8 @@ run ehr-eval counts --meds "$MEDS" --labels "$OUT/labels" --out "$OUT/features/c
 step 6 "Few-shot evaluation beside the count baseline"
 run ehr-eval ehrshot --labels "$OUT/labels" -c configs/eval/demo.yaml \
   --features behrt="$OUT/features/behrt" --features gpt2="$OUT/features/gpt2" \
-  --features counts="$OUT/features/counts" --out "$OUT/results" --overwrite
+  --features counts="$OUT/features/counts" ${risks[@]+"${risks[@]}"} \
+  --out "$OUT/results" --overwrite
 
 step 7 "Every artifact verified, and the results traced to the raw data"
 run ehr-track verify "$OUT"
