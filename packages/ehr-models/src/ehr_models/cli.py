@@ -124,7 +124,13 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
 )
 @click.option("--mapping", type=PATH, help="YAML of patterns: what MEDS codes stand for.")
 @click.option("--rxnorm-atc", type=PATH, help="CSV with columns rxcui and atc.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the model and of noise.",
+)
 @set_option("layers=4")
 @overwrite_option("a checkpoint")
 def init(
