@@ -73,7 +73,7 @@ def plot(path: PathLike, found: Sequence[Found]) -> None:
     bars: dict[str, Counter[str]] = {}
     for f in found:
         bars.setdefault(f.key.vocabulary if f.key else UNKNOWN, Counter())[f.how] += 1
-    names = sorted(bars)
+    names = sorted(bars, key=lambda name: (name == UNKNOWN, name))
     figure, axes = new_figure((6.4, 1.6 + 0.35 * len(names)))
     left = [0.0] * len(names)
     for how, colour in zip(HOWS, COLOURS, strict=False):
