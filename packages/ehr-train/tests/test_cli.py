@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from ehr_tracking.config import to_dict
 from ehr_tracking.manifest import verify
 from ehr_train.cli import main
+from ehr_train.config import OptimConfig
+from ehr_train.run import train
 
 from .conftest import tiny_config
 
@@ -41,6 +43,17 @@ def test_a_run_from_the_command_line(tokens, tmp_path, recipe):
     complete = ehr_train(*common, "--resume")
     assert complete.exit_code == 0
     assert "is complete" in complete.output
+
+
+def test_a_checkpoint_says_which_objective_is_meant_where_none_is_named(tokens, tmp_path):
+    base = train(tokens, tmp_path / "base", tiny_config("clm", optim=OptimConfig(steps=1)))
+    common = ["--tokens", tokens, "--out", tmp_path / "run", "--init", base, "--dry-run"]
+    common += ["-s", "data.context=32"]
+    planned = ehr_train(*common)
+    assert planned.exit_code == 0, planned.output
+    assert "kind: clm" in planned.output
+    refused = ehr_train(*common, "-s", "objective.kind=mlm")
+    assert "kind gpt2 cannot be pretrained with objective mlm" in refused.stderr
 
 
 @pytest.mark.parametrize(

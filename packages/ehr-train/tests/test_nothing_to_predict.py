@@ -71,6 +71,17 @@ def run(mixed, tmp_path_factory):
     return train(mixed, out, config)
 
 
+def test_patience_that_can_stop_nothing_is_said_at_the_start(mixed, tmp_path, capsys):
+    config = tiny_config(
+        "clm", optim=OptimConfig(steps=1), validation=ValidationConfig(every=9, patience=2)
+    )
+    train(mixed, tmp_path / "run", config)
+    message = (
+        "validation.patience = 2 stops nothing: the tuning split has nothing that objective clm"
+    )
+    assert message in capsys.readouterr().err
+
+
 def test_a_step_without_a_target_has_no_loss(run):
     records = read_log(run / "metrics.jsonl")
     assert any(r["targets"] == 0 for r in records)

@@ -62,6 +62,25 @@ def test_every_span_with_an_ordinary_token_has_a_target_and_the_cap_holds():
     assert len(mask(ids[:1], span[:1])[0]) == 0
 
 
+def test_of_two_tokens_or_more_one_is_always_left_as_it_was():
+    span = np.array([0, 1, 1, *[2] * 17])
+    rows, _ = mask(np.arange(10, 30), span, MLM(mask=1.0))
+    assert np.bincount(span[rows]).tolist() == [1, 1, 16]
+
+
+def test_static_masks_are_those_of_the_first_epoch_in_every_one(tokens):
+    examples = whole_records(open_split(open_tokens(tokens), "train"))
+    windows = newest(examples.tokens, np.arange(8), examples.visible[:8], 32)
+    asked = {}
+    for dynamic in (True, False):
+        asker = Asker(MLM(dynamic=dynamic), examples, len(SPECIALS) + CODES, seed=1)
+        asked[dynamic] = [asker.ask(windows, epoch).batch.input_ids for epoch in (0, 1, 7, -1)]
+    assert torch.equal(asked[True][0], asked[False][0])
+    assert all(torch.equal(asked[False][0], later) for later in asked[False][1:3])
+    assert not torch.equal(asked[True][0], asked[True][1])
+    assert torch.equal(asked[True][3], asked[False][3])  # of the validation
+
+
 def test_masks_change_with_the_epoch_and_with_nothing_else(tokens):
     examples = whole_records(open_split(open_tokens(tokens), "train"))
     asker = Asker(MLM(), examples, len(SPECIALS) + CODES, seed=1)

@@ -83,7 +83,7 @@ def main(
     from ehr_train.config import TrainConfig
 
     check_trackers(track)
-    config = load_config(TrainConfig, config_file, overrides)
+    config = load_config(TrainConfig, config_file, _with_objective(overrides, config_file, init))
     if dry_run:
         import yaml
 
@@ -110,6 +110,25 @@ def main(
     else:
         click.echo((out / "SUMMARY.txt").read_text(encoding="utf-8"), nl=False)
         click.echo(f"wrote {out}; see {out / 'report.html'}")
+
+
+def _with_objective(
+    overrides: tuple[str, ...], config_file: Path | None, init: Path | None
+) -> tuple[str, ...]:
+    """The overrides, and where no objective is named that for which the kind of `--init` is pretrained."""
+    import json
+
+    from ehr_models.kinds import KINDS
+    from ehr_tracking.checkpoints import resolve
+    from ehr_tracking.config import read_yaml
+
+    named = {item.partition("=")[0].partition(".")[0] for item in overrides}
+    named |= read_yaml(config_file).keys() if config_file else set()
+    if init is None or "objective" in named:
+        return overrides
+    text = (resolve(init) / "config.json").read_text(encoding="utf-8")
+    kind = KINDS.get(json.loads(text).get("model_type"))
+    return overrides if kind is None else (*overrides, f"objective.kind={kind.pretraining}")
 
 
 def _lines(figures: dict[str, object]) -> str:

@@ -276,6 +276,27 @@ def require_targets(objective: Objective, order: Sampler, tokens: TokenSet) -> N
         )
 
 
+def nothing_to_validate(
+    objective: Objective, config: TrainConfig, tuning: Examples | None, tokens: TokenSet
+) -> bool:
+    """Whether there is no target in the tuning split, so that no checkpoint will be the best.
+
+    Args:
+        objective: Fitted.
+        config: Of the run.
+        tuning: Examples of the split.
+        tokens: What they are of.
+    """
+    if tuning is None:
+        return True
+    from ehr_train.objectives.asker import Asker
+
+    order = sampler(config, tuning)
+    asker = Asker(objective, tuning, tokens.vocab_size, config.seed)
+    epoch = islice(order.steps(Position()), order.steps_of(1))
+    return bool(asker.without_target(windows for _, windows in epoch))
+
+
 def count_steps(order: Sampler, config: TrainConfig) -> int:
     """Optimizer steps of the whole run."""
     if config.optim.steps is not None:

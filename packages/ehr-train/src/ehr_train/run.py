@@ -29,7 +29,15 @@ from ehr_tracking.outputs import held, refuse_inputs
 from ehr_tracking.runs import environment, read_log
 from ehr_train import PRODUCER
 from ehr_train.config import TrainConfig
-from ehr_train.job import INPUTS, Inputs, Job, count_steps, require_targets, sampler
+from ehr_train.job import (
+    INPUTS,
+    Inputs,
+    Job,
+    count_steps,
+    nothing_to_validate,
+    require_targets,
+    sampler,
+)
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.scale.stop import Stop
@@ -252,10 +260,16 @@ def _prepare(job: Job) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
     order = sampler(config, job.train_examples(config, tokens))
-    require_targets(config.objective.fitted(order.examples), order, tokens)
-    steps = count_steps(order, config)
-    job.tuning_examples(config, tokens)
-    return replace(job, steps=steps)
+    objective = config.objective.fitted(order.examples)
+    require_targets(objective, order, tokens)
+    tuning = job.tuning_examples(config, tokens)
+    if config.validation.patience and nothing_to_validate(objective, config, tuning, tokens):
+        click.echo(
+            f"validation.patience = {config.validation.patience} stops nothing: the tuning split has "
+            f"nothing that objective {objective.kind} could predict, so the run goes to its end",
+            err=True,
+        )
+    return replace(job, steps=count_steps(order, config))
 
 
 def _report(job: Job) -> None:

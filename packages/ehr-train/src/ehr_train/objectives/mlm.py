@@ -27,13 +27,16 @@ class MLM(TokenObjective):
 
     kind: Literal["mlm"] = "mlm"
     mask: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of a span's ordinary tokens that are targets; at least one where there is any."""
+    """Share of a span's ordinary tokens that are targets; at least one where there is any, and where
+    there are two not all."""
     replaced: Share = 0.8
     """Of the targets: share shown as [MASK]."""
     random: Share = 0.1
     """Of the targets: share shown as another ordinary token; the rest is shown as it is."""
     max_masked: Annotated[int, Field(ge=1)] | None = None
     """Cap on the targets of one span."""
+    dynamic: bool = True
+    """Whether each epoch draws anew; else every epoch masks what the first one did."""
     sees: ClassVar[Sees | None] = "all"
     hides: ClassVar[bool] = True
 
@@ -49,7 +52,8 @@ class MLM(TokenObjective):
         ids, span = batch.input_ids.numpy(), batch.span.numpy()
         subject = examples.tokens.subject_id[examples.subject[windows.example]]
         place = batch.index.numpy() - windows.first[span]
-        key = (material.seed, epoch, subject[span], place)
+        drawn = epoch if self.dynamic else min(epoch, 0)  # below 0: of the validation
+        key = (material.seed, drawn, subject[span], place)
         rows, shown = mask_tokens(ids, span, key, self, material.vocab_size)
         found = asked(rows, ids[rows])
         return Asked(found.targets, found.counts, shown)
@@ -86,6 +90,7 @@ def mask_tokens(
     _, starts, counts = np.unique(span[ordinary], return_index=True, return_counts=True)
     rank = np.arange(len(ordinary)) - np.repeat(starts, counts)
     n = np.maximum(1, np.rint(objective.mask * counts)).astype(np.int64)
+    n = np.minimum(n, np.maximum(1, counts - 1))  # something is left to tell by
     n = n if objective.max_masked is None else np.minimum(n, objective.max_masked)
     rows = np.sort(ordinary[order[rank < np.repeat(n, counts)]])
 
