@@ -74,14 +74,22 @@ def main() -> None:
 
 def load_libraries() -> None:
     """Once, before processes fork."""
-    import peft
     import torch
     import transformers
 
+    import ehr_models.checkpoint
     import ehr_train.run
 
+    import peft  # isort: skip -- ehr_models says first what its imports shall not print
+
     torch.set_num_threads(1)
-    _ = peft.LoraConfig, transformers.Trainer, transformers.BertModel, ehr_train.run
+    _ = (
+        peft.LoraConfig,
+        transformers.Trainer,
+        transformers.BertModel,
+        ehr_models.checkpoint,
+        ehr_train.run,
+    )
 
 
 def make_cohort(scratch: Path, patients: int) -> None:
@@ -188,10 +196,11 @@ def batches(
     from ehr_models.data.store import open_split
     from ehr_models.data.tokens import open_tokens
     from ehr_models.data.windows import fill, newest
-    from ehr_train.data.examples import label_examples, read_labels
+    from ehr_train.data.examples import label_examples
+    from ehr_train.data.labels import read_rows
 
     rows = open_split(open_tokens(scratch / "tokens"), split)
-    examples = label_examples(read_labels(scratch / "labels" / task), rows)
+    examples = label_examples(read_rows(scratch / "labels" / task, "binary"), rows)
     assert examples.label is not None
     for start, stop in pairwise(fill(np.minimum(examples.visible, 128), most)):
         chosen = np.arange(start, stop)
