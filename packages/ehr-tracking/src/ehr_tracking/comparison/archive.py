@@ -41,7 +41,8 @@ def export(
         Files in it, and its bytes.
 
     Raises:
-        UserError: If it is no run, the archive is there, lies in the run, or has another ending.
+        UserError: If it is no run, the archive is there, lies in the run, or has another ending; or if a
+            checkpoint was removed meanwhile, since the run still trains.
     """
     run, out = require_run(run), free_file(out, overwrite=overwrite)
     if run.resolve() in out.resolve().parents:
@@ -55,9 +56,12 @@ def export(
         changed[MANIFEST] = thinned(run, left_out, changed.get(f"checkpoints/{POINTERS}"))
     names = [name for name in _files(run) if not _below(name, left_out)]
     folder = run.resolve().name
-    with _writing(out) as add:
-        for name in names:
-            add(f"{folder}/{name}", changed[name].encode() if name in changed else run / name)
+    try:
+        with _writing(out) as add:
+            for name in names:
+                add(f"{folder}/{name}", changed[name].encode() if name in changed else run / name)
+    except FileNotFoundError as e:
+        raise UserError(f"{e.filename} went while {run} was packed: it trains; pack again") from e
     return len(names), out.stat().st_size
 
 
