@@ -70,17 +70,20 @@ class Speller:
         """
         self.scheme: Scheme = config.scheme
         self.fitted = fitted
+        self.falls_back = bool(fitted.rolled or fitted.wider or fitted.plain)
+        """Whether any event is told by less than it says."""
         self.descriptions = {**descriptions, **fitted.descriptions}
         self.systems = _systems(config.hierarchy)
         self.subwords = Subwords(fitted.subwords) if fitted.subwords else None
 
     def words(self, key: Key, number: int) -> list[Word]:
         """The words of an event, at least one."""
-        if key.code in self.fitted.rolled:
-            parent = self.fitted.rolled[key.code]
-            return [Word(parent, "code", parent)]
-        if number in self.fitted.plain.get(str(key), ()):
-            return self._code(key._replace(text=""))
+        if self.falls_back:
+            if key.code in self.fitted.rolled:
+                parent = self.fitted.rolled[key.code]
+                return [Word(parent, "code", parent)]
+            if number in self.fitted.plain.get(str(key), ()):
+                return self._code(key._replace(text=""))
         if number and self.scheme.values == "joint":
             return [self._joint(key, number)]
         if key.text and self.scheme.codes != "description":
@@ -90,6 +93,8 @@ class Speller:
 
     def step(self, key: Key, number: int) -> int:
         """How far an event falls back: 0 not, 1 to a wider bin, 2 to the plain code, 3 to a parent."""
+        if not self.falls_back:
+            return 0
         if key.code in self.fitted.rolled:
             return 3
         name = str(key)
