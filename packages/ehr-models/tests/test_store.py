@@ -54,6 +54,20 @@ def test_a_store_is_built_once_and_survives(tokens_dir):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_several_splits_are_one_behind_the_other(tokens_dir):
+    token_set = open_tokens(tokens_dir)
+    together = open_split(token_set, *token_set.splits)
+    alone = [open_split(token_set, split) for split in token_set.splits]
+    assert len(alone) > 1
+    for field in fields(Tokens):
+        parts = [getattr(one, field.name) for one in alone]
+        if field.name == "offsets":
+            parts = [np.zeros(1, np.int64), *(np.diff(part) for part in parts)]
+        wanted = np.concatenate(parts)
+        wanted = np.cumsum(wanted) if field.name == "offsets" else wanted
+        np.testing.assert_array_equal(getattr(together, field.name), wanted)
+
+
 def test_the_store_of_older_tokens_is_removed(tokens_dir, make_tokens):
     open_split(open_tokens(tokens_dir), "train")
     (old,) = [p for p in store_of(tokens_dir).iterdir() if p.is_dir()]

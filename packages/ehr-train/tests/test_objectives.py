@@ -6,15 +6,19 @@ from ehr_models import registry
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import STATIC, Tokens, open_tokens
 from ehr_models.data.windows import Windows, newest
-from ehr_tracking.contracts import BOS_ID, MASK_ID, PAD_ID, SPECIALS, UNK_ID
+from ehr_tracking.config import ConfigError, load_config
+from ehr_tracking.contracts import BOS_ID, MASK_ID, PAD_ID, SPECIALS, UNK_ID, ContractError
+from ehr_train.config import TrainConfig
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import whole_records
 from ehr_train.objectives import CLM, MLM
 from ehr_train.objectives import tokens as token_objectives
 from ehr_train.objectives.asker import Asker
 from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.mlm import mask_tokens
+from ehr_train.run import train
 
-from .conftest import CODES, tiny_config
+from .conftest import CODES, tiny_config, write_tokens
 
 V = 1000
 
@@ -60,6 +64,38 @@ def test_every_span_with_an_ordinary_token_has_a_target_and_the_cap_holds():
     rows, _ = mask(ids, span, MLM(mask=0.5, max_masked=7))
     assert np.bincount(span[rows], minlength=3).tolist() == [1, 0, 7]
     assert len(mask(ids[:1], span[:1])[0]) == 0
+
+
+def test_codes_that_are_spared_are_seen_and_never_asked_for(tmp_path):
+    """Codes C0 to C8: half of the others are targets, whoever is beside them; one span has no other."""
+    token = [
+        [BOS_ID, *(len(SPECIALS) + np.array(codes))] for codes in ([0, 20, 8, 21, 22, 23], [3, 4])
+    ]
+    subjects = [
+        {"subject_id": i, "token": ids, "time": [None, *range(len(ids) - 1)]}
+        for i, ids in enumerate(token)
+    ]
+    token_set = open_tokens(write_tokens(tmp_path / "t", {"train": subjects}))
+    tokens = open_split(token_set, "train")
+    windows = newest(tokens, np.arange(2), [7, 3], 16)
+    objective = MLM(mask=0.5, unmasked=("^C[0-8]$", "nowhere"), replaced=1, random=0)
+    asker = Asker(objective, whole_records(tokens), token_set.vocab_size, 0, Codes(token_set))
+    seen = set()
+    for epoch in range(40):
+        question = asker.ask(windows, epoch)
+        rows = question.targets["rows"].tolist()
+        assert len(rows) == question.counts["loss"] == 2  # of the four at places 2, 4, 5, 6
+        assert (question.batch.input_ids == MASK_ID).nonzero()[:, 0].tolist() == rows
+        seen |= {*rows}
+    assert seen == {2, 4, 5, 6}
+
+
+def test_a_pattern_that_is_none_is_refused_and_what_spares_all_leaves_nothing(tokens, tmp_path):
+    with pytest.raises(ConfigError, match=r"'C\(' is no regular expression"):
+        load_config(TrainConfig, overrides=["objective.kind=mlm", "objective.unmasked=['C(']"])
+    with pytest.raises(ContractError, match="nothing in the train split that objective mlm could"):
+        train(tokens, tmp_path / "run", tiny_config(objective=MLM(unmasked=("^C",))))
+    assert not (tmp_path / "run").exists()
 
 
 def test_of_two_tokens_or_more_one_is_always_left_as_it_was():

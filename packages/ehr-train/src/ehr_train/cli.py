@@ -1,5 +1,6 @@
 """`ehr-train`: pretrain or fine-tune a model on tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -39,6 +40,12 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     help="Show the run while it trains: mlflow:http://127.0.0.1:5000, tensorboard or wandb (offline); "
     "may be repeated.",
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    metavar="K",
+    help="Train K runs, OUT/fold-1 and so on: each validates on a K-th of the subjects of train and tuning.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
 @overwrite_option("a run")
 @click.option(
@@ -57,6 +64,7 @@ def main(
     labels: Path | None,
     device: str | None,
     track: tuple[str, ...],
+    folds: int | None,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -70,7 +78,7 @@ def main(
     -s labels.time=date -s labels.value=readmitted -s objective.kind=classification
     """
     if interactive:
-        if any((tokens, init, labels, device, resume, overwrite, dry_run, track)):
+        if any((tokens, init, labels, device, resume, overwrite, dry_run, track, folds)):
             raise click.UsageError("--interactive asks for all but --out, --nproc, -c and -s")
         from ehr_train.wizard.run import run
 
@@ -80,7 +88,7 @@ def main(
         raise click.UsageError("--tokens and --out are needed, or --interactive")
     from ehr_tracking.backends import check_trackers
     from ehr_tracking.config import load_config
-    from ehr_train.config import TrainConfig
+    from ehr_train.config import FoldConfig, TrainConfig
 
     check_trackers(track)
     config = load_config(TrainConfig, config_file, _with_objective(overrides, config_file, init))
@@ -90,12 +98,26 @@ def main(
         from ehr_tracking.config import to_dict
         from ehr_train.plan import plan
 
+        if folds:
+            config, out = replace(config, fold=FoldConfig(of=folds, number=1)), out / "fold-1"
         figures = plan(
             tokens, config, nproc=nproc, init=init, labels=labels, device=device,
             out=out, resume=resume, overwrite=overwrite,
         )  # fmt: skip
         click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
         click.echo(_lines(figures))
+        return
+    if folds:
+        from ehr_tracking.report import text_table
+        from ehr_train.folds import train_folds
+
+        rows = train_folds(
+            tokens, out, config, folds=folds,
+            nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
+            track=track,
+        )  # fmt: skip
+        click.echo(text_table(rows))
+        click.echo(f"wrote {out}; see {out / 'report.html'}")
         return
     from ehr_train.run import train
 

@@ -107,6 +107,22 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class FoldConfig:
+    """One of several folds of the subjects of train and tuning, by a hash of seed and subject."""
+
+    of: Annotated[int, Field(ge=2)]
+    """How many folds there are."""
+    number: Count
+    """Which of them, from 1: the run validates on its subjects and trains on all others."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.number > self.of:
+            raise ValueError(f"there is no fold {self.number} of {self.of}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointConfig:
     """What is kept."""
 
@@ -141,6 +157,8 @@ class TrainConfig:
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    fold: FoldConfig | None = None
+    """Train and validate on folds instead of on train and tuning; `--folds K` trains all."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

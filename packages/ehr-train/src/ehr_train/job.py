@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pydantic.dataclasses import dataclass
 
 from ehr_models.data.store import open_split
@@ -21,7 +22,9 @@ from ehr_tracking.contracts import TRAIN, TUNING, ContractError
 from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, Source, sha256, source
 from ehr_train.config import TrainConfig
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
+from ehr_train.data.folds import in_fold
 from ehr_train.data.labels import LabelRows, read_rows, refuse_unknown
 from ehr_train.data.sampler import Position, Sampler
 from ehr_train.objectives import OBJECTIVES, Objective
@@ -173,13 +176,34 @@ class Job:
         """
         return open_tokens(self.tokens)
 
-    def examples(self, config: TrainConfig, tokens: TokenSet, split: str) -> Examples:
-        """What the model is shown of a split.
+    def examples(self, config: TrainConfig, tokens: TokenSet, *splits: str) -> Examples:
+        """What the model is shown of some splits.
 
         Raises:
-            ContractError: If the split is missing or damaged, or the labels are.
+            ContractError: If a split is missing or damaged, or the labels are.
         """
-        return config.objective.examples(open_split(tokens, split), self._rows(config))
+        return config.objective.examples(open_split(tokens, *splits), self._rows(config))
+
+    def pooled_examples(self, config: TrainConfig, tokens: TokenSet) -> Examples:
+        """What is shared out to folds: train, and tuning where there is one.
+
+        Raises:
+            ContractError: As `examples`.
+        """
+        return self.examples(config, tokens, TRAIN, *({TUNING} & {*tokens.splits}))
+
+    def _of_fold(self, config: TrainConfig, tokens: TokenSet, *, validated: bool) -> Examples:
+        assert config.fold is not None
+        pooled = self.pooled_examples(config, tokens)
+        mine = in_fold(pooled, config.fold.of, config.fold.number, config.seed)
+        kept = np.flatnonzero(mine == validated)
+        if len(kept) == 0:
+            raise ContractError(
+                f"fold {config.fold.number} of {config.fold.of} has {'no' if validated else 'each'} "
+                f"subject of the {len(pooled):,} examples for objective {config.objective.kind}; take "
+                "fewer folds"
+            )
+        return pooled.take(kept)
 
     def _rows(self, config: TrainConfig) -> LabelRows | None:
         if self.labels is None or config.objective.labelled is None:
@@ -192,6 +216,8 @@ class Job:
         Raises:
             ContractError: If there is nothing.
         """
+        if config.fold is not None:
+            return self._of_fold(config, tokens, validated=False)
         examples = self.examples(config, tokens, TRAIN)
         if len(examples) == 0:
             what = (
@@ -204,6 +230,8 @@ class Job:
 
     def tuning_examples(self, config: TrainConfig, tokens: TokenSet) -> Examples | None:
         """What the model is validated on; None where there is nothing."""
+        if config.fold is not None:
+            return self._of_fold(config, tokens, validated=True)
         if TUNING not in tokens.splits:
             return None
         examples = self.examples(config, tokens, TUNING)
@@ -234,7 +262,8 @@ class Job:
         rows = self._rows(config)
         if rows is not None and self.labels is not None:
             refuse_unknown(rows, tokens, where=self.labels)
-        if config.validation.patience is not None and TUNING not in tokens.splits:
+        unvalidated = config.fold is None and TUNING not in tokens.splits
+        if config.validation.patience is not None and unvalidated:
             raise ConfigError(
                 f"validation.patience needs a tuning split, but {self.tokens} has only "
                 f"{', '.join(tokens.splits)}"
@@ -265,7 +294,7 @@ def require_targets(objective: Objective, order: Sampler, tokens: TokenSet) -> N
     """
     from ehr_train.objectives.asker import Asker
 
-    asker = Asker(objective, order.examples, tokens.vocab_size, order.seed)
+    asker = Asker(objective, order.examples, tokens.vocab_size, order.seed, Codes(tokens))
     epoch = islice(order.steps(Position()), order.steps_of(1))
     missing = asker.without_target(windows for _, windows in epoch)
     if missing:
@@ -292,7 +321,7 @@ def nothing_to_validate(
     from ehr_train.objectives.asker import Asker
 
     order = sampler(config, tuning)
-    asker = Asker(objective, tuning, tokens.vocab_size, config.seed)
+    asker = Asker(objective, tuning, tokens.vocab_size, config.seed, Codes(tokens))
     epoch = islice(order.steps(Position()), order.steps_of(1))
     return bool(asker.without_target(windows for _, windows in epoch))
 

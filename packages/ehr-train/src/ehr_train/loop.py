@@ -15,6 +15,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UnfinishedError
 from ehr_train import PRODUCER
 from ehr_train.data.balance import attention_share
+from ehr_train.data.codes import Codes
 from ehr_train.data.loader import Ahead, Prepared, Share
 from ehr_train.data.sampler import Position
 from ehr_train.job import Job, sampler
@@ -68,7 +69,7 @@ class Trainer:
             micro_tokens=config.data.micro_tokens,
             c=attention_share(self.model.config.hidden_size),
         )
-        self.asker = Asker(objective, examples, tokens.vocab_size, config.seed)
+        self.asker = Asker(objective, examples, tokens.vocab_size, config.seed, Codes(tokens))
         tuning = job.tuning_examples(config, tokens)
         self.validator = None
         if tuning is not None:

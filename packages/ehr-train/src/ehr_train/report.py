@@ -68,7 +68,7 @@ def _figures(
         "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
         "train loss": _ends([r for r in metrics if "loss" in r], len(metrics)),
     }
-    if best := _best(validated, config.score):
+    if best := best_record(validated, config.score):
         shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
         figures["best validation"] = f"{shown} at step {best['step']}"
     else:
@@ -100,8 +100,13 @@ def _ends(learned: list[dict[str, Any]], steps: int) -> str:
     )
 
 
-def _best(validated: list[dict[str, Any]], score: Score) -> dict[str, Any] | None:
-    """The record with the best score; where none has one, that with the lowest loss, if any has one."""
+def best_record(validated: Sequence[dict[str, Any]], score: Score) -> dict[str, Any] | None:
+    """The record with the best score; where none has one, that with the lowest loss, if any has one.
+
+    Args:
+        validated: Records of `metrics.jsonl`.
+        score: The validation figure that says which is best.
+    """
     for name, mode in (score, Score("loss", "min")):
         sign = 1 if mode == "min" else -1
         if scored := [r for r in validated if f"val_{name}" in r]:

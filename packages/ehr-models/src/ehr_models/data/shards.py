@@ -1,4 +1,4 @@
-"""The shards of one split of `tokens/1` as pieces of flat arrays, checked, a few MB at a time.
+"""The shards of some splits of `tokens/1` as pieces of flat arrays, checked, a few MB at a time.
 
 n subjects and t tokens in a piece.
 """
@@ -25,7 +25,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Some subjects of a split, in order."""
+    """Some subjects, in order."""
 
     lengths: npt.NDArray[np.int64]
     """[n] tokens of each."""
@@ -33,14 +33,14 @@ class Piece:
     """`subject_id` and `prefix` [n]; `token`, `time`, `age`, `visit` and `segment` [t]."""
 
 
-def token_type(tokens: TokenSet, split: str) -> np.dtype[np.unsignedinteger]:
+def token_type(tokens: TokenSet, *splits: str) -> np.dtype[np.unsignedinteger]:
     """The type of token ids that holds those of every shard.
 
     Raises:
         ContractError: If there is no such split, or a shard breaks the contract.
     """
     types = set()
-    for shard in shards_of(tokens, split):
+    for shard in shards_of(tokens, *splits):
         path = tokens.directory / shard
         try:
             schema = pq.read_schema(path)
@@ -54,13 +54,13 @@ def token_type(tokens: TokenSet, split: str) -> np.dtype[np.unsignedinteger]:
     return np.dtype(np.uint32 if pa.uint32() in types else np.uint16)
 
 
-def pieces(tokens: TokenSet, split: str) -> Iterator[Piece]:
-    """Read a split, row group by row group; memory stays flat in the size of all of these.
+def pieces(tokens: TokenSet, *splits: str) -> Iterator[Piece]:
+    """Read some splits one after the other, row group by row group; memory stays flat in the size of all of these.
 
     Raises:
         ContractError: If a shard was changed or breaks the contract.
     """
-    for shard in shards_of(tokens, split):
+    for shard in shards_of(tokens, *splits):
         path = check_file(tokens.directory, tokens.manifest, shard)
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             names = [n for n in _COLUMNS if n in file.schema_arrow.names]

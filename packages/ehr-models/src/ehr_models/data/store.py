@@ -1,4 +1,4 @@
-"""One split as memory-mapped arrays that every process and every command shares.
+"""A split, or several as one, as memory-mapped arrays that every process and every command shares.
 
 Parquet is the contract, but training, features and generation want any subject at once. The first
 that asks writes each column as one safetensors file, a few MB at a time; all map them. A store is
@@ -42,22 +42,24 @@ _COLUMNS: dict[str, npt.DTypeLike] = {
 }
 
 
-def open_split(tokens: TokenSet, split: str) -> Tokens:
+def open_split(tokens: TokenSet, *splits: str) -> Tokens:
     """Map a split into memory; the first time, write its store.
 
-    Nothing is read before it is used.
+    Nothing is read before it is used. Several splits are one after the other, in a store of their own:
+    it takes their room on the disk once more, and no more memory than one split.
 
     Args:
         tokens: From `open_tokens`.
-        split: One of its splits.
+        splits: One of its splits, or several.
 
     Raises:
         ContractError: If the split is missing, or a shard was changed or breaks the contract.
         OSError: If the disk is full.
     """
-    shards_of(tokens, split)
-    places = [root / tokens.fingerprint[:16] / split for root in _roots(tokens.directory)]
-    place = next((p for p in places if p.is_dir()), None) or _build(places, tokens, split)
+    shards_of(tokens, *splits)
+    name = "+".join(splits)
+    places = [root / tokens.fingerprint[:16] / name for root in _roots(tokens.directory)]
+    place = next((p for p in places if p.is_dir()), None) or _build(places, tokens, *splits)
     return Tokens(**{f.name: read_column(place / f"{f.name}.safetensors") for f in fields(Tokens)})
 
 
@@ -74,8 +76,8 @@ def _roots(directory: Path) -> list[Path]:
     return roots
 
 
-def _build(places: list[Path], tokens: TokenSet, split: str) -> Path:
-    """Write the columns of a split, whole or not at all; stores of older tokens go."""
+def _build(places: list[Path], tokens: TokenSet, *splits: str) -> Path:
+    """Write the columns of some splits, whole or not at all; stores of older tokens go."""
     place = next((p for p in places if _is_writable(p.parent)), places[0])
     place.parent.mkdir(parents=True, exist_ok=True)
     with _lock(place.parents[1]) as alone:
@@ -84,10 +86,10 @@ def _build(places: list[Path], tokens: TokenSet, split: str) -> Path:
         if alone:
             for left in place.parent.glob(".*.partial"):
                 shutil.rmtree(left, ignore_errors=True)
-        partial = Path(mkdtemp(prefix=f".{split}.", suffix=".partial", dir=place.parent))
+        partial = Path(mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
         try:
             partial.chmod(0o755)
-            _write(partial, tokens, split)
+            _write(partial, tokens, *splits)
             try:
                 partial.rename(place)
             except OSError:
@@ -124,17 +126,17 @@ def _lock(directory: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _write(directory: Path, tokens: TokenSet, split: str) -> None:
+def _write(directory: Path, tokens: TokenSet, *splits: str) -> None:
     from ehr_models.data.shards import pieces, running, token_type
 
-    types = {**_COLUMNS, "token": token_type(tokens, split)}
+    types = {**_COLUMNS, "token": token_type(tokens, *splits)}
     with ExitStack() as stack:
         columns = {
             name: stack.enter_context(ColumnWriter(directory / f"{name}.safetensors", dtype))
             for name, dtype in types.items()
         }
         columns["offsets"].write(np.zeros(1, np.int64))
-        for piece in pieces(tokens, split):
+        for piece in pieces(tokens, *splits):
             offsets = running(piece.lengths, start=columns["token"].count)
             columns["offsets"].write(offsets[1:])
             for name, values in piece.arrays.items():

@@ -87,17 +87,20 @@ def open_tokens(directory: PathLike) -> TokenSet:
     )
 
 
-def shards_of(tokens: TokenSet, split: str) -> list[str]:
-    """The files of a split, in the order of their subjects.
+def shards_of(tokens: TokenSet, *splits: str) -> list[str]:
+    """The files of some splits, split by split in the order of their subjects.
 
     Raises:
         ContractError: If there is no such split.
     """
-    shards = sorted(p for p in tokens.manifest.files if p.startswith(f"{split}/"))
-    if not shards:
-        raise ContractError(
-            f"{tokens.directory} has no split {split}; it has {', '.join(tokens.splits)}"
-        )
+    shards: list[str] = []
+    for split in splits:
+        found = sorted(p for p in tokens.manifest.files if p.startswith(f"{split}/"))
+        if not found:
+            raise ContractError(
+                f"{tokens.directory} has no split {split}; it has {', '.join(tokens.splits)}"
+            )
+        shards += found
     return shards
 
 

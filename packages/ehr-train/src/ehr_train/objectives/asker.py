@@ -7,6 +7,7 @@ import torch
 
 from ehr_models.data.batch import pack
 from ehr_models.data.windows import Windows
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives import Objective
 from ehr_train.objectives.parts import Material, Question
@@ -20,6 +21,7 @@ class Asker:
     examples: Examples
     vocab_size: int
     seed: int
+    codes: Codes | None = None
 
     def ask(self, windows: Windows, epoch: int, *, counted: bool = True) -> Question:
         """One question over the given windows.
@@ -30,7 +32,7 @@ class Asker:
             counted: Whether the answers count.
         """
         batch = pack(self.examples.tokens, windows)
-        material = Material(self.examples, windows, self.vocab_size, self.seed)
+        material = Material(self.examples, windows, self.vocab_size, self.seed, self.codes)
         asked = self.objective.ask(batch, material, epoch)
         if asked.shown is not None:
             batch = replace(batch, input_ids=torch.from_numpy(asked.shown))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, Regex
 from ehr_tracking.contracts import MASK_ID, SPECIALS
 from ehr_train.data import draws
 from ehr_train.objectives.parts import Asked, Material, Sees
@@ -37,6 +37,9 @@ class MLM(TokenObjective):
     """Cap on the targets of one span."""
     dynamic: bool = True
     """Whether each epoch draws anew; else every epoch masks what the first one did."""
+    unmasked: tuple[Regex, ...] = ()
+    """Regular expressions: tokens in whose code one is found are never targets, e.g. `^ATC//` where
+    drugs shall only be seen. Shares are of what is left."""
     sees: ClassVar[Sees | None] = "all"
     hides: ClassVar[bool] = True
 
@@ -54,7 +57,11 @@ class MLM(TokenObjective):
         place = batch.index.numpy() - windows.first[span]
         drawn = epoch if self.dynamic else min(epoch, 0)  # below 0: of the validation
         key = (material.seed, drawn, subject[span], place)
-        rows, shown = mask_tokens(ids, span, key, self, material.vocab_size)
+        asking = ids >= len(SPECIALS)
+        if self.unmasked:
+            assert material.codes is not None
+            asking &= ~material.codes.matching(self.unmasked)[ids]
+        rows, shown = mask_tokens(ids, span, key, self, material.vocab_size, asking)
         found = asked(rows, ids[rows])
         return Asked(found.targets, found.counts, shown)
 
@@ -65,6 +72,7 @@ def mask_tokens(
     key: tuple[npt.ArrayLike, ...],
     objective: MLM,
     vocab_size: int,
+    asking: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Choose targets among the ordinary tokens of each span, and what is shown in their place.
 
@@ -74,6 +82,7 @@ def mask_tokens(
         key: Of the draws of each token: parts that broadcast to [T].
         objective: Shares and cap.
         vocab_size: Random replacements are drawn from the ordinary tokens below it.
+        asking: [T] which tokens may be targets; every ordinary one where it is not given.
 
     Returns:
         The targets [M] and the ids with their replacements [T].
@@ -81,7 +90,7 @@ def mask_tokens(
     Source:
         Devlin et al., BERT, NAACL 2019, 3.1.
     """
-    ordinary = np.flatnonzero(ids >= len(SPECIALS))
+    ordinary = np.flatnonzero(ids >= len(SPECIALS) if asking is None else asking)
     if len(ordinary) == 0:
         return ordinary, ids
     chance = np.broadcast_to(draws.bits(*key, _CHOICE), ids.shape)[ordinary]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.figures import Mode
 
@@ -38,6 +39,8 @@ class Material:
     """[S] those packed into the batch, in order."""
     vocab_size: int
     seed: int
+    codes: Codes | None = None
+    """Of the vocabulary, where it is known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
