@@ -9,6 +9,8 @@ import torch
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, extract_features
 from ehr_eval.features.read import read_features
+from ehr_models.adapters.config import AdapterConfig
+from ehr_models.adapters.inject import adapt, trained
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens
@@ -20,7 +22,7 @@ from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.registry import build
 from ehr_tracking.config import ConfigError
-from ehr_tracking.contracts import CHECKPOINT, ContractError
+from ehr_tracking.contracts import ADAPTER, CHECKPOINT, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
 
@@ -114,6 +116,34 @@ def test_features_equal_one_plain_forward_per_row(wire, kind, pooling, context, 
             "sum": hidden.sum(0),
         }[pooling]
         np.testing.assert_allclose(found.matrix[i], expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_features_of_an_adapter_are_those_of_its_base_with_it(wire, tmp_path):
+    model = load_checkpoint(wire / "behrt").model
+    adapt(model, AdapterConfig(kind="lora", rank=4))
+    torch.manual_seed(1)
+    for parameter in trained(model).values():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    about = {"metrics": {"loss": 1.0}, "producer": "test 0", "config": {}, "seed": 0}
+    inputs = {"tokens": source(wire / "tokens")}
+    save_checkpoint(tuned, model, wire / "tokens", **about, inputs=inputs, base=wire / "behrt")
+    assert load_manifest(tuned).contract == ADAPTER.tag
+    found = run(tmp_path, "tuned", tmp_path, tokens=wire / "tokens", labels=wire / "labels")
+    base = run(wire, "behrt", tmp_path, name="base")
+    assert np.abs(found.matrix - base.matrix).max() > 0.1
+    rows = {r["subject_id"]: r for r in subjects_of(open_tokens(wire / "tokens"), "tuning")}
+    last = found.index.filter(
+        (pl.col("split") == "tuning") & (pl.col("prediction_time").dt.month() == 3)
+    )
+    assert last.height
+    for subject, row in last.select("subject_id", "row").rows():
+        flat, start = rows[subject]["flat"], rows[subject]["start"]
+        where = np.array((0, start, 0, start, start + len(rows[subject]["token"])))
+        with torch.inference_mode():  # the adapter beside the weights, not worked into them
+            expected = hidden_states(model, pack(flat, Windows(*where[:, None]))).mean(0)
+        np.testing.assert_allclose(found.matrix[row], expected.numpy(), atol=1e-4)
 
 
 def test_cls_of_records_that_lead_with_another_token_is_refused(wire, tmp_path):

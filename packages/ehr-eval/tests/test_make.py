@@ -14,6 +14,7 @@ from ehr_eval.frames import labelled_rows, read_labels, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.make import make_labels
 from ehr_eval.tasks.registry import TASKS
+from ehr_tracking.arrow.labels import read_labels as read_any
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.arrow.splits import splits_by_hash
 from ehr_tracking.contracts import SPLITS, ContractError
@@ -254,16 +255,17 @@ def test_rows_are_the_union_of_tasks_of_any_kind_and_know_their_subjects(tmp_pat
         boolean_value=[True, False],
     )
     subjects = pl.DataFrame({"subject_id": [3, 2, 1], "split": ["tuning", "train", "held_out"]})
-    rows = labelled_rows(tmp_path / "tree", subjects, where=tmp_path)
+    tables = read_any(tmp_path / "tree", reader="test 0")
+    rows = labelled_rows(tables, subjects, where=tmp_path)
     assert rows.rows() == [
         (1, at(1, 5), "held_out"),
         (2, at(1, 6), "train"),
         (2, at(1, 7), "train"),
     ]
     with pytest.raises(ContractError, match="subject 2 is in more than one file or split"):
-        labelled_rows(tmp_path / "tree", pl.concat([subjects, subjects[1:2]]), where=tmp_path)
+        labelled_rows(tables, pl.concat([subjects, subjects[1:2]]), where=tmp_path)
     with pytest.raises(ContractError, match=r"name 1 subjects .* the first 2"):
-        labelled_rows(tmp_path / "tree", subjects.filter(pl.col("subject_id") != 2), where=tmp_path)
+        labelled_rows(tables, subjects.filter(pl.col("subject_id") != 2), where=tmp_path)
 
 
 def test_splits_are_the_data_sets_own_or_by_hash(tmp_path) -> None:

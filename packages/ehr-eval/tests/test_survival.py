@@ -18,9 +18,9 @@ from sksurv.metrics import (
 )
 from sksurv.nonparametric import CensoringDistributionEstimator
 
+from ehr_eval.answers import risk_of_hazards
 from ehr_eval.cli import main
 from ehr_eval.judge.bootstrap import patient_draws
-from ehr_eval.predict import risk_of_hazards
 from ehr_eval.survival.config import SurvivalConfig
 from ehr_eval.survival.kaplan_meier import StepCurve
 from ehr_eval.survival.metrics import Followed, auc, brier, harrell, integrated, uno

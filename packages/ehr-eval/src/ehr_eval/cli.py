@@ -207,7 +207,12 @@ def ehrshot(
 @main.command()
 @click.option("--checkpoint", type=PATH, required=True, help="A run, checkpoint or adapter.")
 @click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
-@click.option("--labels", type=PATH, required=True, help="Labels of the one task.")
+@click.option(
+    "--labels",
+    type=PATH,
+    required=True,
+    help="Labels of its task, or of all of a multi-label head; or a CSV file (see -s labels.subject).",
+)
 @click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
 @config_options("FeaturesConfig", "batch_tokens=4096")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
@@ -224,8 +229,8 @@ def predict(
 ) -> None:
     """Write what a fine-tuned model says of the held-out rows of a task.
 
-    A binary head gives predictions/1 for `ehr-eval ehrshot --predictions NAME=PATH`, a survival head
-    risks/1 for `ehr-eval survival --predictions NAME=PATH`.
+    A binary or multi-label head gives predictions/1 for `ehr-eval ehrshot --predictions NAME=PATH`, a
+    survival head risks/1 for `ehr-eval survival --predictions NAME=PATH`.
 
     Example: ehr-eval predict --checkpoint demo/runs/mortality --tokens demo/tokens --labels demo/labels/mortality_1y --out demo/predictions/mortality
     """
@@ -236,8 +241,10 @@ def predict(
     from ehr_eval.predict import predict as run
 
     done = run(checkpoint, tokens, labels, out, config, device=device, overwrite=overwrite)
-    at = "" if done.threshold is None else f"; positive from {done.threshold:.3g} on"
-    click.echo(f"{out}: {done.rows:,} held-out rows of {done.task}, {done.problem}{at}")
+    for task, rows in done.rows.items():
+        threshold = done.thresholds[task]
+        at = "" if threshold is None else f"; positive from {threshold:.3g} on"
+        click.echo(f"{out}: {rows:,} held-out rows of {task}, {done.problem}{at}")
 
 
 @main.command()

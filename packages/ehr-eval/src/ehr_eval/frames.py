@@ -1,6 +1,6 @@
 """Events, labels and splits as data frames: what the readers of all packages give, for polars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +11,7 @@ from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow import meds as meds_reader
 from ehr_tracking.arrow import splits as split_reader
 from ehr_tracking.arrow.delays import Delays
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.contracts import SPLITS, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.report import text_table
@@ -79,20 +80,23 @@ def read_subjects(meds: Path, files: Sequence[Path], *, seed: int) -> pl.DataFra
     return found.with_columns(split=pl.Series(names, dtype=pl.String))
 
 
-def tell_tasks(labels: Path) -> None:
+def tell_tasks(labels: Path, columns: LabelColumns | None = None) -> None:
     """Print what is taken for a task, with its rows and files.
 
     Args:
         labels: That were read.
+        columns: What a CSV file calls its columns.
     """
-    note(text_table(label_reader.task_table(labels, reader=PRODUCER)))
+    note(text_table(label_reader.task_table(labels, reader=PRODUCER, columns=columns)))
 
 
-def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.DataFrame:
+def labelled_rows(
+    tables: Mapping[str, pa.Table], subjects: pl.DataFrame, *, where: Path
+) -> pl.DataFrame:
     """Who features are made for, and when: the union over tasks.
 
     Args:
-        labels: Of any kind; their values do not matter.
+        tables: Task -> its labels, of any kind; their values do not matter.
         subjects: subject_id and more, of all subjects of a data set.
         where: The data set.
 
@@ -100,13 +104,11 @@ def labelled_rows(labels: Path, subjects: pl.DataFrame, *, where: Path) -> pl.Da
         subject_id, prediction_time and the further columns of `subjects`; sorted by the first two.
 
     Raises:
-        ContractError: If labels cannot be read or name a subject that is not there, or a subject is
-            there twice.
+        ContractError: If labels name a subject that is not there, or a subject is there twice.
     """
     twice = subjects.filter(subjects["subject_id"].is_duplicated())["subject_id"]
     if len(twice):
         raise ContractError(f"{where}: subject {twice.sort()[0]} is in more than one file or split")
-    tables = label_reader.read_labels(labels, reader=PRODUCER)
     label_reader.require_known(tables, subjects["subject_id"].to_numpy(), where=where)
     keys = pl.concat([_frame(table.select(KEY)) for table in tables.values()])
     return keys.unique().join(subjects, on="subject_id", how="left").sort(KEY)

@@ -235,6 +235,28 @@ RISKS = Contract(
         Column("predicted_risk", "double", "1 - S: of the event by then, in [0, 1]."),
     ),
 )
+CLASSES = Contract(
+    "classes",
+    1,
+    "`{task}/**/*.parquet`: predicted probabilities, one row a (subject, prediction time) and class; all "
+    "have the same classes.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("class", "string", "Its name, as labels have it."),
+        Column("predicted_probability", "double", "In [0, 1]; 1 over the classes of a row."),
+    ),
+)
+NUMBERS = Contract(
+    "numbers",
+    1,
+    "`{task}/**/*.parquet`: predicted numbers, one row a (subject, prediction time).",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("predicted_value", "double", "In the unit of the labels."),
+    ),
+)
 _CELL = (
     Column("task", "string", "Task name."),
     Column("model", "string", "Name of the features or predictions."),
@@ -349,8 +371,8 @@ RUN = Contract(
 CONTRACTS = {
     c.name: c
     for c in (
-        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, RISKS, TRAJECTORIES,
-        RESULTS, SURVIVAL, RUN,
+        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, CLASSES, NUMBERS, RISKS,
+        TRAJECTORIES, RESULTS, SURVIVAL, RUN,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

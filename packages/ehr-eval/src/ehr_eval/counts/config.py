@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ehr_eval.tasks.config import Days, Pattern
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
 
 
@@ -26,5 +27,7 @@ class CountsConfig:
     delay: dict[Pattern, Annotated[float, Field(ge=0, le=36_525)]] | None = None
     """Code pattern -> days after its time at which an event becomes known, the first that fits; null:
     as the tokens that are given have it."""
+    labels: LabelColumns = Field(default_factory=LabelColumns)
+    """What the columns of `--labels FILE.csv` are called."""
     seed: int = 0
     """Of the split by hash, where the data set names no splits."""

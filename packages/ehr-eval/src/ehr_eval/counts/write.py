@@ -18,6 +18,7 @@ from ehr_eval.counts.config import CountsConfig
 from ehr_eval.counts.count import column_names, count_rows
 from ehr_eval.counts.things import Things, fit_things
 from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects, tell_tasks
+from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.label_files import label_source
@@ -85,11 +86,12 @@ def count_features(
     config = replace(config, delay=dict(delays.days))
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
-    rows = labelled_rows(labels, subjects, where=meds)
+    tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
+    rows = labelled_rows(tables, subjects, where=meds)
     is_train = (rows["split"] == TRAIN).to_numpy()
     if not is_train.any():
         raise ContractError(f"{labels}: no labelled subject is in the train split of {meds}")
-    tell_tasks(labels)
+    tell_tasks(labels, config.labels)
     train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
     codes = read_codes(meds)
     parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
 
 
@@ -33,5 +34,7 @@ class FeaturesConfig:
     """Causal models read a subject once for all its prediction times, where they fit the context."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Most tokens in one forward pass; a longer subject goes alone."""
+    labels: LabelColumns = Field(default_factory=LabelColumns)
+    """What the columns of `--labels FILE.csv` are called."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 where the hardware has units for it, as in training."""

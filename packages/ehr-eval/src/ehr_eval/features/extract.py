@@ -6,6 +6,7 @@ n prediction times, T tokens in a batch, R rows read off it, D width.
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ehr_models.data.tokens import Tokens, open_tokens
 from ehr_models.heads.pooled import class_logits
 from ehr_models.heads.token import hidden_states
 from ehr_models.precision import autocast, resolve_precision
+from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError, to_dict
@@ -78,8 +80,9 @@ def extract_features(
     require_same_vocabulary(loaded, token_set)
     reader = Reader(loaded, config, device=device)
     splits = {split: open_split(token_set, split) for split in token_set.splits}
-    rows = labelled_rows(labels, subjects_of(splits), where=tokens)
-    tell_tasks(labels)
+    tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
+    rows = labelled_rows(tables, subjects_of(splits), where=tokens)
+    tell_tasks(labels, config.labels)
     width = loaded.model.config.hidden_size
     features, visible = read_rows(splits, rows, reader.read, width)
     blind = int((visible == 0).sum())
@@ -165,7 +168,11 @@ class Reader:
         return self._run(tokens, passes, features, (len(subject), width))
 
     def answer(
-        self, tokens: Tokens, subject: npt.NDArray[np.int64], visible: npt.NDArray[np.int64]
+        self,
+        tokens: Tokens,
+        subject: npt.NDArray[np.int64],
+        visible: npt.NDArray[np.int64],
+        measurements: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """What the model's own pooled head says of n rows of one split, each read by itself.
 
@@ -173,16 +180,23 @@ class Reader:
             tokens: The split.
             subject: [n] rows of `tokens`, equal ones side by side.
             visible: [n] visible tokens.
+            measurements: [n, M] as the head reads them.
 
         Returns:
             [n, C] outputs of the head; zeros where nothing is visible.
 
         Raises:
-            UserError: If the head reads what a batch of tokens does not have.
+            UserError: If the head reads measurements, but there are none.
         """
-        passes = plan(tokens, subject, visible, context=self.context, shared=False)
+        apart = (
+            measurements is not None
+        )  # rows that see the same may have been measured differently
+        passes = plan(tokens, subject, visible, context=self.context, shared=False, apart=apart)
 
         def outputs(states: Tensor, batch: Passes, packed: Batch) -> Tensor:
+            if measurements is not None:
+                beside = torch.from_numpy(measurements[batch.rows]).to(states.device)
+                packed = replace(packed, subject={"measurements": beside})
             of_window = class_logits(self.model, states, packed)
             return of_window[torch.from_numpy(batch.window).to(of_window.device)]
 
@@ -253,8 +267,9 @@ def subjects_of(splits: Mapping[str, Tokens]) -> pl.DataFrame:
 def read_rows(
     splits: Mapping[str, Tokens],
     rows: pl.DataFrame,
-    read: Callable[[Tokens, npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+    read: Callable[..., npt.NDArray[np.float32]],
     width: int,
+    measurements: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """What is read of rows in several splits.
 
@@ -263,6 +278,7 @@ def read_rows(
         rows: [n] prediction_time, split, subject_row; those of a subject side by side.
         read: `Reader.read` or `Reader.answer`.
         width: C, of what it gives.
+        measurements: [n, M] that `Reader.answer` takes with them.
 
     Returns:
         [n, C], and [n] how many tokens each row sees.
@@ -274,5 +290,6 @@ def read_rows(
         subject = rows["subject_row"].to_numpy()[chosen]
         time = rows["prediction_time"].dt.epoch("us").to_numpy()[chosen]
         visible[chosen] = visible_tokens(tokens, subject, time)
-        found[chosen] = read(tokens, subject, visible[chosen])
+        beside = () if measurements is None else (measurements[chosen],)
+        found[chosen] = read(tokens, subject, visible[chosen], *beside)
     return found, visible

@@ -41,6 +41,7 @@ def plan(
     *,
     context: int,
     shared: bool,
+    apart: bool = False,
 ) -> Passes:
     """Lay out the passes over one split, shortest first.
 
@@ -52,6 +53,7 @@ def plan(
         shared: Read a subject once for all rows whose visible record fits the context (right for
             causal models only: there a state depends on no later token); else cut where each row's
             visible record ends.
+        apart: Each row has a pass of its own, also of those that see the same tokens.
     """
     rows = np.flatnonzero(visible > 0)
     together = (visible[rows] <= context) & shared
@@ -60,7 +62,7 @@ def plan(
     order = np.lexsort((rows, key, subject[rows]))
     rows, key = rows[order], key[order]
     new = np.ones(len(rows), bool)
-    new[1:] = (np.diff(subject[rows]) != 0) | (np.diff(key) != 0)
+    new[1:] = (np.diff(subject[rows]) != 0) | (np.diff(key) != 0) | apart
     begin = np.flatnonzero(new)
     most = np.maximum.reduceat(visible[rows], begin) if len(begin) else begin
     windows = newest(tokens, subject[rows[begin]], most, context)

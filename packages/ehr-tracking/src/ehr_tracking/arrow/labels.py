@@ -89,12 +89,15 @@ def read_task(
     return task, _read_task(task, files)
 
 
-def task_table(path: Path, *, reader: str) -> list[dict[str, object]]:
+def task_table(
+    path: Path, *, reader: str, columns: LabelColumns | None = None
+) -> list[dict[str, object]]:
     """What is taken for a task: a row each, for a terminal, from the ends of files alone.
 
     Args:
         path: As of `read_labels`.
         reader: Distribution and version of the caller, for messages.
+        columns: As of `read_labels`.
 
     Returns:
         `task`, `rows` and `files` of each.
@@ -103,7 +106,7 @@ def task_table(path: Path, *, reader: str) -> list[dict[str, object]]:
         ContractError: As of `read_labels`, but for what columns hold.
     """
     if path.suffix == ".csv":
-        tables = read_labels(path, reader=reader)
+        tables = read_labels(path, reader=reader, columns=columns)
         return [{"task": t, "rows": len(table), "files": 1} for t, table in tables.items()]
     return [
         {"task": task, "rows": sum(map(count_rows, files)), "files": len(files)}

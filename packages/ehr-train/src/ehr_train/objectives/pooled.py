@@ -75,7 +75,7 @@ class PooledObjective(PooledConfig):
                 f"{len(names)} columns"
             )
         if found is None or self.scaler is not None:
-            return replace(self, measurements=len(names))
+            return replace(self, measurements=len(names), measured=names)
         empty = np.isnan(found).all(0)
         if empty.any():
             raise ConfigError(
