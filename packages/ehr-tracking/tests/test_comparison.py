@@ -125,7 +125,7 @@ def test_a_page_of_runs_asks_for_nothing_else(run, tmp_path) -> None:
     assert len(asked) == 3
     assert all(v.startswith("data:image/png;base64,") for v in asked)
     assert "loss &lt;0.1&gt;" in page
-    assert str(other) in page  # two of one name are told apart
+    assert "<h2>other/behrt</h2>" in page  # of one name, told apart by their folders
     assert "exists; choose another path or pass --overwrite" in track(
         "report", run, "--out", out, code=2
     )

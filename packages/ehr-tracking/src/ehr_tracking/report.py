@@ -20,6 +20,8 @@ code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#5f3dc4", "#495057")
 """Distinguishable by brightness as well; the marker differs besides."""
 MARKERS = "os^Dv*PX"
+_LEGEND = 25
+"""Most letters of a name in a legend."""
 
 
 def line_plot(
@@ -52,7 +54,9 @@ def line_plot(
         colour = COLOURS[number % len(COLOURS)]
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         marker = MARKERS[i % len(MARKERS)] if len(points) <= 30 else None
-        axes.plot(xs, ys, line, label=name, color=colour, marker=marker, markersize=5, lw=1.6)
+        axes.plot(
+            xs, ys, line, label=_legend(name), color=colour, marker=marker, markersize=5, lw=1.6
+        )
         if bands and name in bands:
             low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]
             axes.fill_between(xs, low, high, color=colour, alpha=0.09, linewidth=0)
@@ -63,6 +67,16 @@ def line_plot(
     if series:
         figure.legend(loc="outside right upper", frameon=False)  # within, it may cover a line
     save_figure(figure, path)
+
+
+def _legend(name: str) -> str:
+    """A name of which so much is left that the axes have room beside it.
+
+    Examples:
+        >>> _legend("behrt"), _legend("a/very/long/path/that/leads/to/runs/behrt")
+        ('behrt', '…that/leads/to/runs/behrt')
+    """
+    return name if len(name) <= _LEGEND else f"…{name[1 - _LEGEND :]}"
 
 
 def new_figure(size: tuple[float, float] = (6.4, 4.0)) -> tuple[Any, Any]:

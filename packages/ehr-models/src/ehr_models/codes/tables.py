@@ -4,11 +4,11 @@ N vectors of width D.
 """
 
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises; nothing here can unpickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,7 +168,7 @@ def _torch(path: Path) -> Named:
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is refused right away
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
         said = " ".join(str(e).split())[:120]
         raise UserError(
             f"{path} was not loaded: only tensors, lists and dicts are read, and nothing is run "

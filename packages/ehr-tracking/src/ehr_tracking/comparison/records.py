@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,9 +64,11 @@ def read_records(paths: Sequence[PathLike]) -> list[Record]:
         raise UserError("name one run or more")
     if len({path.resolve() for path in found}) < len(found):
         raise UserError("a run is named twice")
-    names = [path.resolve().name for path in found]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in found]
+    whole = [path.resolve() for path in found]
+    names = [path.name for path in whole]
+    if len(set(names)) < len(names):  # told apart by the folders that they do not share
+        shared = os.path.commonpath(whole)
+        names = [os.path.relpath(path, shared) for path in whole]
     return [_read(path, name) for path, name in zip(found, names, strict=True)]
 
 
