@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ehr_eval.tasks.config import Days, Pattern
+from ehr_eval.tasks.config import Days
 from ehr_tracking.arrow.label_csv import LabelColumns
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, Regex
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -24,7 +24,7 @@ class CountsConfig:
     """A code with fewer values in train gets no bins."""
     min_rows: Annotated[int, Field(ge=1)] = 5
     """A column that is non-zero in fewer train rows is left out."""
-    delay: dict[Pattern, Annotated[float, Field(ge=0, le=36_525)]] | None = None
+    delay: dict[Regex, Annotated[float, Field(ge=0, le=36_525)]] | None = None
     """Code pattern -> days after its time at which an event becomes known, the first that fits; null:
     as the tokens that are given have it."""
     labels: LabelColumns = Field(default_factory=LabelColumns)

@@ -1,24 +1,12 @@
 """What a user may set about tasks."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, Regex
 
-
-def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as e:
-        raise ValueError(f"{pattern!r} is no regular expression: {e}") from None
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_regex)]
-"""A regular expression that is searched in codes."""
 Days = Annotated[float, Field(gt=0, le=36525)]
 
 
@@ -28,13 +16,13 @@ class LabelsConfig:
 
     tasks: tuple[str, ...] | None = None
     """Names of tasks; null: all with a yes or no whose codes the data set has."""
-    admission: Pattern = "^HOSPITAL_ADMISSION"
-    discharge: Pattern = "^HOSPITAL_DISCHARGE"
-    died: Pattern = "^HOSPITAL_DISCHARGE//(DIED|EXPIRED)"
+    admission: Regex = "^HOSPITAL_ADMISSION"
+    discharge: Regex = "^HOSPITAL_DISCHARGE"
+    died: Regex = "^HOSPITAL_DISCHARGE//(DIED|EXPIRED)"
     """A discharge that is a death."""
-    death: Pattern = "^MEDS_DEATH"
-    visit_start: Pattern = "^(HOSPITAL_ADMISSION|VISIT_START)"
-    visit_end: Pattern = "^(HOSPITAL_DISCHARGE|VISIT_END)"
+    death: Regex = "^MEDS_DEATH"
+    visit_start: Regex = "^(HOSPITAL_ADMISSION|VISIT_START)"
+    visit_end: Regex = "^(HOSPITAL_DISCHARGE|VISIT_END)"
     visit_ids: tuple[str, ...] = ("hadm_id", "visit_id", "visit_occurrence_id")
     """Columns that name the stay or visit of an event, where the data has them; of one event the first
     that is filled counts. Start and end of the same one are paired; all others by order of time."""
@@ -46,9 +34,9 @@ class LabelsConfig:
     readmission_days: Days = 30.0
     horizon_days: Days = 365.0
     """Of mortality_1y and new_diagnosis_1y."""
-    diagnosis: Pattern = "^DIAGNOSIS//(ICD10CM|ICD//10)//I1[0-6]|^DIAGNOSIS//ICD//9//40[1-5]"
+    diagnosis: Regex = "^DIAGNOSIS//(ICD10CM|ICD//10)//I1[0-6]|^DIAGNOSIS//ICD//9//40[1-5]"
     """The condition of new_diagnosis_1y and time_to_diagnosis: hypertensive disease."""
-    lab: Pattern = "^LAB//LOINC//2823-3//mmol/L$|^LAB//RESULT//(50971|50822)//mEq/L$"
+    lab: Regex = "^LAB//LOINC//2823-3//mmol/L$|^LAB//RESULT//(50971|50822)//mEq/L$"
     """The measurement of abnormal_lab_next_visit: potassium in LOINC, or as in MIMIC-IV."""
     lab_above: float = 5.0
     """Abnormal is a value strictly above this."""
