@@ -230,7 +230,8 @@ def predict(
     """Write what a fine-tuned model says of the held-out rows of a task.
 
     A binary or multi-label head gives predictions/1 for `ehr-eval ehrshot --predictions NAME=PATH`, a
-    survival head risks/1 for `ehr-eval survival --predictions NAME=PATH`.
+    survival head risks/1 for `ehr-eval survival --predictions NAME=PATH`, any other classes/1 or
+    numbers/1 for `ehr-eval outcomes --predictions NAME=PATH`.
 
     Example: ehr-eval predict --checkpoint demo/runs/mortality --tokens demo/tokens --labels demo/labels/mortality_1y --out demo/predictions/mortality
     """
@@ -296,6 +297,66 @@ def survival(
         labels, features, out, config, predictions=predictions, overwrite=overwrite
     )
     click.echo(text_table(summary(found)))
+    click.echo(f"report: {out / 'report.html'}")
+
+
+@main.command()
+@click.option(
+    "--problem",
+    type=click.Choice(["multiclass", "regression"]),
+    required=True,
+    help="What the labels say: one of several classes, or a number.",
+)
+@click.option("--labels", type=PATH, required=True, help="Labels of the one task.")
+@click.option(
+    "--features",
+    "named",
+    multiple=True,
+    required=True,
+    metavar="NAME=PATH",
+    help="Features for an ordinary model; may be given again. Name the count baseline `counts`.",
+)
+@click.option(
+    "--predictions",
+    "predicted",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Those of a fine-tuned model, from `ehr-eval predict`; may be given again.",
+)
+@click.option("--out", type=PATH, required=True, help="Where the results shall be.")
+@config_options("OutcomesConfig", "bootstraps=1000")
+@overwrite_option("results")
+def outcomes(
+    problem: str,
+    labels: Path,
+    named: tuple[str, ...],
+    predicted: tuple[str, ...],
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Judge predicted classes or numbers beside ordinary models on features.
+
+    Macro AUROC, accuracy, macro F1 and confusion matrices beside multinomial logistic regression and the
+    majority class; MAE, RMSE, R2 and Spearman's correlation beside ridge regression and the mean of
+    train; with bootstraps over patients, and one HTML report.
+
+    Example: ehr-eval outcomes --problem multiclass --labels demo/stage --features counts=demo/features/counts-stage --predictions tuned=demo/predictions/stage --out demo/outcomes
+    """
+    from ehr_eval.outcomes.config import OutcomesConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(OutcomesConfig, config_file, overrides)
+    features = _named_paths("--features", named)
+    predictions = _named_paths("--predictions", predicted)
+    from ehr_eval.outcomes.run import run_outcomes, summary
+    from ehr_tracking.report import text_table
+
+    judged = run_outcomes(
+        problem, labels, features, out, config, predictions=predictions, overwrite=overwrite
+    )
+    click.echo(text_table(summary(judged)))
     click.echo(f"report: {out / 'report.html'}")
 
 

@@ -257,14 +257,23 @@ NUMBERS = Contract(
         Column("predicted_value", "double", "In the unit of the labels."),
     ),
 )
+_TASK = Column("task", "string", "Task name.")
+_MODEL = Column("model", "string", "Name of the features or predictions; train: no model.")
+_SCORE = (
+    Column("value", "double", "On the held-out split; null where undefined."),
+    Column("lower", "double", "2.5th percentile over bootstraps of patients."),
+    Column("upper", "double", "97.5th percentile."),
+    Column("n", "int64", "Held-out rows."),
+)
+_REASON = Column("reason", "string", "Why a value is null.", optional=True)
 _CELL = (
-    Column("task", "string", "Task name."),
+    _TASK,
     Column("model", "string", "Name of the features or predictions."),
     Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
     Column("k", "int64", "Shots per class; -1 is all."),
 )
 COMPARISON_COLUMNS = (
-    Column("task", "string", "Task name."),
+    _TASK,
     Column("model", "string", "Name of the features or predictions."),
     Column("baseline", "string", "Name of those it is compared with."),
     Column("head", "string", "Classifier of the model."),
@@ -290,21 +299,11 @@ RESULTS = Contract(
     (
         *_CELL,
         Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
-        Column(
-            "metric", "string", "A key of `METRICS` in `ehr_eval.judge.metrics`: auroc, auprc, ..."
-        ),
-        Column("value", "double", "Point estimate on the held-out split; null where undefined."),
-        Column("lower", "double", "2.5th percentile over bootstraps of patients."),
-        Column("upper", "double", "97.5th percentile."),
-        Column("n", "int64", "Held-out rows."),
+        Column("metric", "string", "A key of `METRICS` in `ehr_eval.judge.metrics`, e.g. auroc."),
+        *_SCORE,
         Column("positives", "int64", "Held-out rows of the positive class.", optional=True),
-        Column("reason", "string", "Why a value is null.", optional=True),
-        Column(
-            "selected",
-            "string",
-            "The grid's point that was kept, as JSON; null for means.",
-            optional=True,
-        ),
+        _REASON,
+        Column("selected", "string", "The grid's point, as JSON; null for means.", optional=True),
     ),
     {"comparisons.parquet": COMPARISON_COLUMNS, "timings.jsonl": TIMING_COLUMNS},
 )
@@ -313,22 +312,43 @@ SURVIVAL = Contract(
     1,
     "`results.parquet`, `report.html`, `plots/`: predicted times to an event, judged.",
     (
-        Column("task", "string", "Task name."),
-        Column("model", "string", "Name of the features or predictions; train: no model."),
+        _TASK,
+        _MODEL,
         Column("head", "string", "cox, given (predictions), or kaplan-meier (one risk for all)."),
         Column("metric", "string", "harrell_c, uno_c, integrated_brier, auc, brier."),
         Column("horizon_days", "double", "Of auc and brier; null: of all horizons.", optional=True),
-        Column("value", "double", "On the held-out split; null where undefined."),
-        Column("lower", "double", "2.5th percentile over bootstraps of patients."),
-        Column("upper", "double", "97.5th percentile."),
-        Column("n", "int64", "Held-out rows."),
+        *_SCORE,
         Column("events", "int64", "Those with the event."),
-        Column("reason", "string", "Why a value is null.", optional=True),
+        _REASON,
         Column("selected", "string", "The penalty that was kept, as JSON.", optional=True),
     ),
 )
+OUTCOMES = Contract(
+    "outcomes",
+    1,
+    "`results.parquet`, `confusion.parquet`, `report.html`: predicted classes or numbers, judged.",
+    (
+        _TASK,
+        _MODEL,
+        Column("head", "string", "lr, ridge, given (predictions), majority or mean (of train)."),
+        Column("metric", "string", "macro_auroc, accuracy, macro_f1; or mae, rmse, r2, spearman."),
+        *_SCORE,
+        _REASON,
+        Column("selected", "string", "The grid's point that was kept, as JSON.", optional=True),
+    ),
+    beside={
+        "confusion.parquet": (
+            _TASK,
+            _MODEL,
+            Column("head", "string", "As in results."),
+            Column("class", "string", "That the labels say."),
+            Column("predicted_class", "string", "The likeliest."),
+            Column("rows", "int64", "Held-out rows."),
+        )
+    },
+)
 SUMMARY_COLUMNS = (
-    Column("task", "string", "Task name."),
+    _TASK,
     Column("n", "int64", "Held-out rows."),
     Column("positive", "int64", "Held-out rows of the positive class."),
 )
@@ -372,7 +392,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, RESULTS, SURVIVAL, RUN,
+        TRAJECTORIES, RESULTS, SURVIVAL, OUTCOMES, RUN,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

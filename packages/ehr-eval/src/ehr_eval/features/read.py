@@ -3,6 +3,7 @@
 n rows, d features.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +75,30 @@ def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFr
         what=f"labels of task {task}",
         mend="extract features for these labels",
     )
+
+
+def align_all(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> pl.DataFrame:
+    """Find the rows of several models, which agree on the split of each label.
+
+    Args:
+        task: For the message.
+        labels: subject_id, prediction_time and more.
+        sets: Model -> its features, one at least.
+
+    Returns:
+        The labels in their order, with `split` and of each model `row.<model>`.
+
+    Raises:
+        ContractError: Naming the first label without features, or in another split of other features.
+    """
+    rows = {model: align(found, labels, task=task) for model, found in sets.items()}
+    first, *others = rows
+    split = rows[first]["split"]
+    for model in others:
+        differs = rows[model]["split"] != split
+        if differs.any():
+            raise ContractError(
+                f"{sets[model].directory} puts subject {labels.filter(differs)['subject_id'][0]} in "
+                f"another split than {sets[first].directory}; make both from one data set"
+            )
+    return labels.with_columns(split, *(t["row"].alias(f"row.{m}") for m, t in rows.items()))

@@ -53,10 +53,21 @@ def patient_draws(subject_id: npt.NDArray[np.int64], draws: int) -> npt.NDArray[
     return weights
 
 
+def rows_and_draws(subject_id: npt.NDArray[np.int64], draws: int) -> npt.NDArray[np.uint16]:
+    """[n, 1 + B] the rows themselves, then `patient_draws`: point estimate and bootstrap at once.
+
+    Args:
+        subject_id: [n] patient of each row.
+        draws: B.
+    """
+    drawn = patient_draws(subject_id, draws)
+    return np.concatenate([np.ones((len(drawn), 1), np.uint16), drawn], axis=1)
+
+
 def scores(
     label: npt.NDArray[np.bool_],
     probability: Floats,
-    weight: npt.NDArray[np.uint16] | None = None,
+    weight: npt.NDArray[np.uint16] | Floats | None = None,
     *,
     decided: npt.NDArray[np.bool_] | None = None,
     metrics: Iterable[str] = tuple(METRICS),

@@ -12,6 +12,15 @@ from ehr_eval.judge.bootstrap import interval
 from ehr_eval.judge.metrics.ranked import Floats
 
 
+class Model(NamedTuple):
+    """Whose predictions are judged."""
+
+    name: str
+    """Of the features or predictions."""
+    head: str
+    """What was fitted on features; given: predictions made elsewhere; or what needs neither."""
+
+
 class Score(NamedTuple):
     """A point estimate with its bootstrap."""
 

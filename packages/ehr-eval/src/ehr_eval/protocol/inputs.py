@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ehr_eval.features.read import FeatureSet, align, read_features
+from ehr_eval.features.read import FeatureSet, align_all, read_features
 from ehr_eval.frames import KEY, read_labels
 from ehr_eval.judge.bootstrap import patient_draws
 from ehr_eval.judge.metrics.ranked import Floats
@@ -65,15 +65,15 @@ def open_inputs(
         UserError: If there are no features, a name cannot be a file name or is there twice, or delays
             differ.
     """
-    _refuse_names(features, predictions)
+    refuse_names(features, predictions)
     tables = read_labels(labels)
     unknown = sorted(set(config.tasks or ()) - tables.keys())
     if unknown:
         raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
     sets = {name: read_features(path) for name, path in features.items()}
-    _refuse_other_delays(sets)
+    refuse_other_delays(sets)
     chosen = config.tasks or tuple(sorted(tables))
-    aligned = {task: _align(task, tables[task].sort(*KEY), sets) for task in chosen}
+    aligned = {task: align_all(task, tables[task].sort(*KEY), sets) for task in chosen}
     _refuse_empty_splits(labels, aligned.values())
     given = _given(predictions, aligned, others=tables.keys() - set(chosen))
     sources = {"labels": label_source(labels)}
@@ -89,7 +89,12 @@ def open_inputs(
     )
 
 
-def _refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path]) -> None:
+def refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path]) -> None:
+    """Refuse models whose names clash or could be no file's, and none at all.
+
+    Raises:
+        UserError: With the name.
+    """
     for name in (*features, *predictions):
         require_name(name, "model")
     if not features:
@@ -99,8 +104,12 @@ def _refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path])
         raise UserError(f"features and predictions are both named {both[0]}; give one another name")
 
 
-def _refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
-    """Refuse to compare models of which one knows an event earlier than another."""
+def refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
+    """Refuse to compare models of which one knows an event earlier than another.
+
+    Raises:
+        UserError: With both delays.
+    """
     delays = {name: _delay(found) for name, found in sets.items()}
     first = next(iter(delays))
     for name, delay in delays.items():
@@ -120,21 +129,6 @@ def _delay(features: FeatureSet) -> list[tuple[str, float]]:
 
 def _told(delay: Iterable[tuple[str, float]]) -> str:
     return "{" + ", ".join(f"{pattern}: {days}" for pattern, days in delay) + "}"
-
-
-def _align(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> pl.DataFrame:
-    """The labels with `split`, and of each model the row of its features."""
-    rows = {model: align(found, labels, task=task) for model, found in sets.items()}
-    first, *others = rows
-    split = rows[first]["split"]
-    for model in others:
-        differs = rows[model]["split"] != split
-        if differs.any():
-            raise ContractError(
-                f"{sets[model].directory} puts subject {labels.filter(differs)['subject_id'][0]} in "
-                f"another split than {sets[first].directory}; make both from one data set"
-            )
-    return labels.with_columns(split, *(t["row"].alias(f"row.{m}") for m, t in rows.items()))
 
 
 def _refuse_empty_splits(labels: Path, tables: Iterable[pl.DataFrame]) -> None:

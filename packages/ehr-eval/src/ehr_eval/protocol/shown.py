@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from ehr_eval.judge.bootstrap import interval
-from ehr_eval.judge.compare import GroupMean, Score
+from ehr_eval.judge.compare import GroupMean, Model, Score, difference
 from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.cell import Setting
 from ehr_eval.protocol.config import EhrshotConfig
@@ -60,6 +60,18 @@ def shown_interval(value: float | None, lower: float | None, upper: float | None
         return None
     shown = f"{value:.3f}"
     return shown if lower is None or upper is None else f"{shown} ({lower:.3f}, {upper:.3f})"
+
+
+def shown_differences(scores: Mapping[Model, Score | None], base: Model) -> list[dict[str, object]]:
+    """A row for each other model: its score minus that of one, paired by patient; none without that one."""
+    theirs = scores.get(base)
+    if theirs is None:
+        return []
+    return [
+        {**model._asdict(), "difference": shown_interval(*difference(ours, theirs))}
+        for model, ours in scores.items()
+        if ours is not None and model != base
+    ]
 
 
 def lineage(inputs: Mapping[str, Source]) -> str:

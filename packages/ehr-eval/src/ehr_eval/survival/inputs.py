@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ehr_eval.features.read import FeatureSet, align, read_features
+from ehr_eval.features.read import FeatureSet, align_all, read_features
 from ehr_eval.frames import KEY, PRODUCER
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.survival.config import SurvivalConfig
@@ -104,22 +104,13 @@ def _task(name: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> Ti
             f"task {name} has an event 0 days after the prediction time, of subject {subject} at {time}: "
             "what has happened by then is no outcome; leave such rows out"
         )
-    found = {model: align(features, labels, task=name) for model, features in sets.items()}
-    split = next(iter(found.values()))["split"]
-    for model, aligned in found.items():
-        if (aligned["split"] != split).any():
-            raise ContractError(
-                f"{sets[model].directory} has other splits than {next(iter(sets.values())).directory}; "
-                "make both from one data set"
-            )
-    splits = {}
+    aligned, splits = align_all(name, labels, sets), {}
     for each in SPLITS:
-        mine = (split == each).to_numpy()
-        part = labels.filter(pl.Series(mine))
+        part = aligned.filter(split=each)
         splits[each] = Rows(
             key=part.select(KEY),
             days=part["duration_days"].to_numpy().astype(np.float64),
             event=part["boolean_value"].to_numpy().astype(bool),
-            row={model: aligned["row"].to_numpy()[mine] for model, aligned in found.items()},
+            row={model: part[f"row.{model}"].to_numpy() for model in sets},
         )
     return TimedTask(name, splits)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ehr_eval.features.read import FeatureSet
-from ehr_eval.judge.bootstrap import interval, patient_draws
-from ehr_eval.judge.compare import Score
+from ehr_eval.judge.bootstrap import interval, rows_and_draws
+from ehr_eval.judge.compare import Model, Score
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.survival.config import SurvivalConfig
 from ehr_eval.survival.cox import Course, cox
@@ -30,16 +30,8 @@ OVERALL = {
 """Metrics of all horizons together -> what a person reads."""
 AT_HORIZON = {"auc": "AUROC(t)", "brier": "Brier(t) (lower is better)"}
 """Metrics of one horizon."""
-EVERYONE = ("train", "kaplan-meier")
+EVERYONE = Model("train", "kaplan-meier")
 """Model and head that give everyone the same risk: that of the training rows."""
-
-
-class Model(NamedTuple):
-    """Whose risks are judged."""
-
-    name: str
-    head: str
-    """cox on features, given by predictions, or kaplan-meier."""
 
 
 class Measure(NamedTuple):
@@ -96,7 +88,7 @@ def judge(
         days=held_out.days,
         event=held_out.event,
         censoring=StepCurve.censoring(train.days, train.event),
-        weight=_weights(held_out, config.bootstraps),
+        weight=rows_and_draws(held_out.key["subject_id"].to_numpy(), config.bootstraps),
     )
     judged.reasons = dict(_reasons(judged.followed, judged.horizons))
     for name, path in predictions.items():
@@ -108,7 +100,7 @@ def judge(
         judged.risk[Model(name, "cox")] = fit.risk
         judged.selected[Model(name, "cox")] = f'{{"penalty": {fit.penalty:g}}}'
     flat = 1 - StepCurve.survival(train.days, train.event).at(judged.horizons)
-    judged.risk[Model(*EVERYONE)] = np.tile(flat, (len(held_out.days), 1))
+    judged.risk[EVERYONE] = np.tile(flat, (len(held_out.days), 1))
     for model, risk in judged.risk.items():
         judged.scores[model] = dict(_scores(judged, risk))
     return judged
@@ -142,12 +134,6 @@ def _horizons(train: Rows, config: SurvivalConfig) -> Floats:
         return np.asarray(config.horizons_days, np.float64)
     quartiles = np.quantile(train.days[train.event], [0.25, 0.5, 0.75])
     return np.unique(np.where(quartiles >= 1, np.floor(quartiles), quartiles))
-
-
-def _weights(rows: Rows, bootstraps: int) -> Any:  # noqa: ANN401 -- [n, 1 + B] uint16
-    """The rows themselves, then the draws."""
-    draws = patient_draws(rows.key["subject_id"].to_numpy(), bootstraps)
-    return np.concatenate([np.ones((len(draws), 1), np.uint16), draws], axis=1)
 
 
 def _course(rows: Rows, features: FeatureSet, name: str) -> Course:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ehr_eval.judge.bootstrap import interval
-from ehr_eval.judge.compare import Score, difference
+from ehr_eval.judge.compare import Model, Score
 from ehr_eval.judge.metrics.ranked import Floats
-from ehr_eval.protocol.shown import lineage, shown_interval, shown_score
+from ehr_eval.protocol.shown import lineage, shown_differences, shown_score
 from ehr_eval.survival.config import SurvivalConfig
-from ehr_eval.survival.judge import AT_HORIZON, EVERYONE, OVERALL, Judged, Measure, Model
+from ehr_eval.survival.judge import AT_HORIZON, EVERYONE, OVERALL, Judged, Measure
 from ehr_eval.survival.kaplan_meier import StepCurve
 from ehr_tracking.config import to_dict
 from ehr_tracking.manifest import Source
@@ -80,16 +80,9 @@ def _task(directory: Path, judged: Judged, config: SurvivalConfig) -> Iterator[s
 
 
 def _against_baseline(judged: Judged) -> Iterator[str]:
-    base = judged.scores.get(Model(BASELINE, "cox"), {}).get(Measure("uno_c", None))
-    if base is None:
-        return
-    rows = []
-    for model, of in judged.scores.items():
-        ours = of.get(Measure("uno_c", None))
-        if ours is not None and model not in (Model(BASELINE, "cox"), Model(*EVERYONE)):
-            found = difference(ours, base)
-            shown = shown_interval(found.difference, found.lower, found.upper)
-            rows.append({"model": model.name, "head": model.head, "difference": shown})
+    uno = Measure("uno_c", None)
+    of = {m: scores.get(uno) for m, scores in judged.scores.items() if m != EVERYONE}
+    rows = shown_differences(of, Model(BASELINE, "cox"))
     if rows:
         yield "<p>Uno's C minus that of Cox regression on counts, paired by patient:</p>"
         yield table(rows)
@@ -99,7 +92,7 @@ def _plots(directory: Path, judged: Judged, config: SurvivalConfig) -> Iterator[
     curves, bands = {}, {}
     for model, of in judged.scores.items():
         scored = [(h, s) for h in judged.horizons if (s := of.get(Measure("auc", h))) is not None]
-        if scored and model != Model(*EVERYONE):
+        if scored and model != EVERYONE:
             name = f"{model.name} {model.head}"
             curves[name] = [(h, s.value) for h, s in scored]
             bands[name] = [_bounds(s) for _, s in scored]
@@ -108,7 +101,7 @@ def _plots(directory: Path, judged: Judged, config: SurvivalConfig) -> Iterator[
         line_plot(path, curves, title=judged.task, x="days", y="AUROC(t)", bands=bands)
         yield figure(path, "AUROC of an event by a day; shades are 95% intervals over patients")
     for model, risk in judged.risk.items():
-        if model != Model(*EVERYONE):
+        if model != EVERYONE:
             path = directory / f"{model.name}-{model.head}.png"
             groups = _groups(judged, risk[:, -1], config.groups)
             title = f"{model.name} {model.head}"

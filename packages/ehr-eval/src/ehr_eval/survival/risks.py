@@ -8,18 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
-from ehr_eval.frames import KEY, PRODUCER, in_order_of
+from ehr_eval.frames import KEY, in_order_of
 from ehr_eval.judge.metrics.ranked import Floats
-from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
-from ehr_tracking.arrow.parquet import read_table
-from ehr_tracking.contracts import RISKS, ContractError
+from ehr_eval.prediction_files import PROBABILITY, Allowed, read_prediction_files, refuse_rows
+from ehr_tracking.contracts import RISKS
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import MANIFEST, check_file, read_manifest
-from ehr_tracking.tree import files_below
 
 HORIZON, RISK = "horizon_days", "predicted_risk"
+_ALLOWED = {HORIZON: Allowed(lambda days: days > 0, "days above 0"), RISK: PROBABILITY}
 
 
 class Risks(NamedTuple):
@@ -72,55 +69,15 @@ def read_risks(directory: Path, task: str, held_out: pl.DataFrame) -> Risks:
             mistyped or null, rows differ in their horizons, a risk is not in [0, 1] or falls with the
             horizon, or a held-out row is missing.
     """
-    files = files_below(directory / task, ".parquet") if (directory / task).is_dir() else []
-    if not files:
-        raise ContractError(
-            f"{directory} has no risks of task {task}: expected {task}/**/*.parquet, as `ehr-eval "
-            "predict` writes them for a survival head"
-        )
-    if (directory / MANIFEST).is_file():
-        manifest = read_manifest(directory, RISKS, reader=PRODUCER)
-        for path in files:
-            check_file(directory, manifest, path.relative_to(directory).as_posix())
-    table = pl.concat([_read(path) for path in files]).sort(*KEY, HORIZON)
+    table = read_prediction_files(directory, task, RISKS, _ALLOWED).sort(*KEY, HORIZON)
     days = table[HORIZON].unique().sort().to_numpy()
     wide = table.group_by(KEY, maintain_order=True).agg(HORIZON, RISK)
     whole = pl.Series(HORIZON, [days.tolist()], pl.List(pl.Float64))
     odd = wide.filter(pl.col(HORIZON) != pl.lit(whole).first())
-    _refuse(odd, directory, f"has other horizons than {', '.join(f'{d:g}' for d in days)} days")
+    refuse_rows(odd, directory, f"has other horizons than {', '.join(f'{d:g}' for d in days)} days")
     falls = wide.filter(pl.col(RISK).list.diff().list.min() < -1e-9)
-    _refuse(falls, directory, "has a risk that falls with the horizon")
+    refuse_rows(falls, directory, "has a risk that falls with the horizon")
     found = in_order_of(
         held_out.select(KEY), wide, where=directory, what=f"held-out labels of task {task}"
     )
     return Risks(days, np.array(found[RISK].to_list(), np.float64).reshape(-1, len(days)))
-
-
-def _refuse(rows: pl.DataFrame, directory: Path, what: str) -> None:
-    if rows.height:
-        subject, time = rows.select(KEY).row(0)
-        raise ContractError(f"{directory}: subject {subject} at {time} {what}")
-
-
-def _read(path: Path) -> pl.DataFrame:
-    table = read_table(path, [*KEY, HORIZON, RISK])
-    for name in (*KEY, HORIZON, RISK):
-        if name not in table.column_names:
-            raise ContractError(f"{path} has no column {name}: not {RISKS.tag}")
-        no_nulls(table[name], name, path)
-    columns = {
-        "subject_id": whole_numbers(table["subject_id"], "subject_id", path),
-        "prediction_time": microseconds(table["prediction_time"], "prediction_time", path),
-    }
-    for name, most in ((HORIZON, np.inf), (RISK, 1.0)):
-        if not (pa.types.is_floating(table[name].type) or pa.types.is_integer(table[name].type)):
-            raise ContractError(f"{path}: column {name} is {table[name].type} (expected double)")
-        value = table[name].cast(pa.float64()).to_numpy()
-        low = value > 0 if name == HORIZON else value >= 0
-        wrong = ~(low & (value <= most) & np.isfinite(value))
-        if wrong.any():
-            row = int(wrong.argmax())
-            expected = "days above 0" if name == HORIZON else "in [0, 1]"
-            raise ContractError(f"{path} row {row}: {name} = {value[row]:g} (expected {expected})")
-        columns[name] = pa.array(value)
-    return pl.DataFrame(pl.from_arrow(pa.table(columns)))

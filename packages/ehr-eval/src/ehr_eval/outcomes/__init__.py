@@ -1,0 +1,1 @@
+"""Judging predicted classes and numbers, beside ordinary models on counts and on frozen features."""
