@@ -17,9 +17,11 @@ from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
+from ehr_eval.protocol.inputs import open_inputs
 from ehr_eval.protocol.results import summary
 from ehr_eval.protocol.tables import arrow_schema, write_rows
 from ehr_tracking.arrow.features import write_features
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.contracts import (
     COMPARISON_COLUMNS,
@@ -480,3 +482,20 @@ def test_names_of_heads_that_cannot_be_are_refused(name):
         ConfigError, match=r"no head may be called given|cannot be the name of a file"
     ):
         load_config(EhrshotConfig, None, [f"heads={{{name}: {{kind: lr}}}}"])
+
+
+def test_labels_of_a_csv_file_with_other_columns_are_those_of_the_tree(toys, tmp_path):
+    labels, features = toys.tasks(tmp_path, subjects=12)
+    table = pl.read_parquet(labels / "told" / "labels.parquet")
+    table.rename({"subject_id": "patient", "prediction_time": "at"}).select(
+        "patient", "at", died=pl.col("boolean_value").cast(pl.Int8)
+    ).write_csv(tmp_path / "mine.csv")
+    columns = LabelColumns(subject="patient", time="at", value="died")
+    (mine,) = open_inputs(
+        tmp_path / "mine.csv", features, {}, EhrshotConfig(labels=columns, bootstraps=0)
+    ).tasks
+    (told,) = open_inputs(labels / "told", features, {}, EhrshotConfig(bootstraps=0)).tasks
+    assert mine.name == "died"
+    for split, rows in told.splits.items():
+        assert rows.time.tolist() == mine.splits[split].time.tolist()
+        assert rows.label.tolist() == mine.splits[split].label.tolist()

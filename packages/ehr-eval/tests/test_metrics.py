@@ -63,6 +63,15 @@ def test_point_estimates_equal_scikit_learn(decimals):
             assert abs(value[0] - ORACLES[name](label, probability)) < 1e-12
 
 
+@pytest.mark.parametrize("specificity", [0.5, 0.8, 0.99])
+def test_sensitivity_is_at_the_specificity_that_is_set(specificity):
+    _, label, probability = rows(211, 3)
+    false, true, _ = roc_curve(label, probability, drop_intermediate=False)
+    expected = true[false <= 1 - specificity + 1e-12].max()
+    found = scores(label, probability, specificity=specificity, metrics=("sensitivity",))
+    assert found["sensitivity"][0] == pytest.approx(expected, abs=1e-12)
+
+
 def test_every_bootstrap_draw_equals_scikit_learn_with_sample_weights():
     subject, label, probability = rows(180, 1)
     weight = patient_draws(subject, 40)

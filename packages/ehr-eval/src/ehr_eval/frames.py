@@ -40,19 +40,20 @@ def read_events(
     return _frame(delays.shift(events) if delays else events)
 
 
-def read_labels(path: PathLike) -> dict[str, pl.DataFrame]:
+def read_labels(path: PathLike, columns: LabelColumns | None = None) -> dict[str, pl.DataFrame]:
     """Task -> subject_id, prediction_time, boolean_value; sorted by the first two, without duplicates.
 
     Times to an event are no yes or no: tasks with durations are left out, and said.
 
     Args:
         path: A `labels/1` artifact, a directory of tasks, one task or one file, whoever made it.
+        columns: What a CSV file calls its columns.
 
     Raises:
         ContractError: If it cannot be read, contradicts itself, or a value is not binary.
     """
     path = Path(path)
-    tables = label_reader.read_labels(path, reader=PRODUCER)
+    tables = label_reader.read_labels(path, reader=PRODUCER, columns=columns)
     timed = [task for task, t in tables.items() if label_reader.DURATION in t.column_names]
     if timed:
         note(f"with durations, so for `ehr-eval survival`: {', '.join(timed)}")

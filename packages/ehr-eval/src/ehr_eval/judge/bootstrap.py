@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_eval.judge.metrics import METRICS
-from ehr_eval.judge.metrics.ranked import Floats, Ranked
+from ehr_eval.judge.metrics.ranked import SPECIFICITY, Floats, Ranked
 
 _WEIGHTS = 125_000
 """Weights handled at once: 1 MB, which stays in a core's cache (2-3 times faster than 16 MB)."""
@@ -70,6 +70,7 @@ def scores(
     weight: npt.NDArray[np.uint16] | Floats | None = None,
     *,
     decided: npt.NDArray[np.bool_] | None = None,
+    specificity: float = SPECIFICITY,
     metrics: Iterable[str] = tuple(METRICS),
 ) -> dict[str, Floats]:
     """Each metric under each column of weights.
@@ -79,6 +80,7 @@ def scores(
         probability: [n] in [0, 1].
         weight: [n, B]; None: one column of ones, the point estimate.
         decided: [n] what each row is called by a threshold that was chosen on other rows.
+        specificity: At which `sensitivity` is asked for.
         metrics: Names in `METRICS`.
 
     Returns:
@@ -105,6 +107,7 @@ def scores(
             first_G=first,
             weight_NB=weight[order, begin : begin + width].astype(np.float64),
             decided_N=decided,
+            specificity=specificity,
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             for name, parts in found.items():

@@ -129,7 +129,13 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
         selected = json.dumps(fitted.selected)
         unconverged = tuple(json.dumps(point) for point in fitted.unconverged)
     seconds = perf_counter() - began
-    judge = partial(scores, label, predicted.probability, decided=predicted.decided)
+    judge = partial(
+        scores,
+        label,
+        predicted.probability,
+        decided=predicted.decided,
+        specificity=plan.config.specificity,
+    )
     kept = predicted if cell.k == -1 and cell.replicate == 0 else None
     outcome = Outcome(
         point={m: float(v[0]) for m, v in judge().items()},

@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 
 from ehr_eval.heads import HEADS
 from ehr_eval.heads.grid import HeadConfig
+from ehr_eval.judge.metrics.ranked import SPECIFICITY
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
 from ehr_tracking.names import require_name
 
@@ -44,6 +46,10 @@ class EhrshotConfig:
     heads: dict[str, AnyHead] = Field(default_factory=_protocols_heads, min_length=1)
     bootstraps: int = Field(default=1000, ge=0)
     """Resamples of the held-out patients; 0 gives no intervals."""
+    specificity: Annotated[float, Field(gt=0, lt=1)] = SPECIFICITY
+    """At which `sensitivity` is asked for."""
+    labels: LabelColumns = Field(default_factory=LabelColumns)
+    """What the columns of `--labels FILE.csv` are called."""
     baseline: str = "counts"
     """The features that every model is compared with, where they are given."""
     tasks: tuple[str, ...] | None = None

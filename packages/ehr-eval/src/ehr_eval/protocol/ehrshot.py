@@ -85,7 +85,7 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     if shots:
         refuse_inputs(shots, [*read, out])
     inputs = open_inputs(labels, named, given, config, known)
-    tell_tasks(labels)
+    tell_tasks(labels, config.labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
     with new_artifact(

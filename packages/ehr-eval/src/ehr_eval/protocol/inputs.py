@@ -66,7 +66,7 @@ def open_inputs(
             differ.
     """
     refuse_names(features, predictions)
-    tables = read_labels(labels)
+    tables = read_labels(labels, config.labels)
     unknown = sorted(set(config.tasks or ()) - tables.keys())
     if unknown:
         raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from pydantic.dataclasses import dataclass
 
 from ehr_eval.tasks.config import Days
+from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
 
 
@@ -17,6 +18,8 @@ class SurvivalConfig:
     """Null: every task of the labels that has durations."""
     horizons_days: Annotated[tuple[Days, ...], Field(min_length=1)] | None = None
     """Ascending; null: the quartiles of the times of events in train, in whole days."""
+    labels: LabelColumns = Field(default_factory=LabelColumns)
+    """What the columns of `--labels FILE.csv` are called."""
     bootstraps: NonNegativeInt = 200
     """Resamples of the held-out patients; 0 gives no intervals."""
     groups: Annotated[int, Field(ge=2, le=5)] = 3

@@ -74,7 +74,7 @@ def open_tasks(
     if not features:
         raise UserError("no features were given; name some with NAME=PATH, the counts at least")
     sets = {name: read_features(path) for name, path in features.items()}
-    tables = label_reader.read_labels(labels, reader=PRODUCER)
+    tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
     timed = {task: t for task, t in tables.items() if label_reader.DURATION in t.column_names}
     if not timed:
         raise ContractError(

@@ -50,7 +50,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             ),
             Metric("brier", "Brier", brier, higher_is_better=False, needs=()),
             Metric("partial_auroc", "AUROC at FPR <= .2", partial_auroc),
-            Metric("sensitivity", "Sensitivity at 95% specificity", sensitivity),
+            Metric("sensitivity", "Sensitivity at the specificity set", sensitivity),
             Metric("f1", "F1", f1, needs=("positive", "threshold")),
         )
     }

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+SPECIFICITY = 0.95
+"""At which sensitivity is asked for, where nothing else is said."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,6 +26,8 @@ class Ranked:
     """Where each group of equal probabilities begins: they stand and fall together."""
     weight_NB: Floats
     """How often each row counts in each draw."""
+    specificity: float = SPECIFICITY
+    """At which sensitivity is asked for."""
     decided_N: npt.NDArray[np.bool_] | None = None
     """What each row is called by a threshold that was chosen on other rows; None where there is none."""
 
