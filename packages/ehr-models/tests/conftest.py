@@ -17,6 +17,7 @@ from ehr_models.data.windows import Windows, newest
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.exmed_bert import ExMedBertModelConfig
+from ehr_models.kinds.gpt2_moe import Gpt2MoeModelConfig
 from ehr_models.registry import build, look_up
 from ehr_tracking.contracts import BOS_ID, CLS_ID, SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
@@ -27,7 +28,7 @@ MIXER = import_module("ehr_models.kinds.mixer").MIXER
 
 VOCAB = 90
 ZOO = {**KINDS, "mixer": MIXER}
-OPTIONS = {"llama": {"kv_heads": 2}}
+OPTIONS = {"llama": {"kv_heads": 2}, "gpt2_moe": {"hidden": 32, "heads": 2, "every": 1}}
 TINY = {
     name: kind.config(size=next(iter(kind.sizes)), layers=2, **OPTIONS.get(name, {}))
     for name, kind in ZOO.items()
@@ -42,6 +43,9 @@ VARIANTS = {
         size="paper", layers=2, hidden=48, position="learned", initialization="normal"
     ),
     "behrt-narrow": BehrtModelConfig(size="tiny", embedding=24, age="sinusoid", time="months"),
+    "gpt2_moe-shared": Gpt2MoeModelConfig(
+        size="small-8", hidden=32, heads=2, intermediate=48, layers=2, shared=True, bias_rate=0.01
+    ),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
 }
 
@@ -70,6 +74,24 @@ def pytest_generate_tests(metafunc):
     if "by_spans" in metafunc.fixturenames:
         configs = (TINY | VARIANTS).items()
         metafunc.parametrize("by_spans", [n for n, c in configs if ZOO[c.kind].isolates == "spans"])
+
+
+def sizes_over_depth(backbone, input_ids, **inputs):
+    """Root mean square of the states before the first block and behind each."""
+    sizes = []
+
+    def note(states):
+        sizes.append(states.square().mean().sqrt().item())
+
+    blocks = next(m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList))
+    blocks[0].register_forward_pre_hook(lambda _module, args: note(args[0]))
+    for block in blocks:
+        block.register_forward_hook(
+            lambda _module, _args, out: note(out[0] if isinstance(out, tuple) else out)
+        )
+    with torch.no_grad():
+        backbone(input_ids=input_ids, **inputs)
+    return sizes
 
 
 def _write_tokens(directory, subjects=None, *, first="bos", vocab=VOCAB, contract=TOKENS, seed=0):

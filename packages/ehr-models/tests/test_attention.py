@@ -58,7 +58,7 @@ def test_attention_dropout_is_applied_in_training_only(make_model, batch):
     assert not torch.equal(first, plain)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt2_moe", "llama"])
 def test_positions_alone_isolate_too(make_model, batch, name):
     """transformers' own way of packing causal models holds under our implementation."""
     model = make_model(name)

@@ -21,11 +21,11 @@ from ehr_models.heads.pooled import build_classifier, class_logits, classify, wi
 from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.kinds import KINDS
 from ehr_models.layers.embeddings import ORIGIN_US
-from ehr_models.registry import TOKEN_CLASSES, architecture, build, without_pooled
+from ehr_models.registry import TOKEN_CLASSES, architecture, build, look_up, without_pooled
 from ehr_tracking.config import validate
 from ehr_tracking.manifest import source, verify
 
-from .conftest import EVERY_HEAD
+from .conftest import CODES, EVERY_HEAD, VOCAB, sizes_over_depth
 
 HEADS = ["token", "pooled", "both"]
 
@@ -251,6 +251,17 @@ def test_the_seed_decides_the_weights(kind_name, make_model):
         states.append(build(make_model.configs[kind_name], 90).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_new_states_keep_their_size_over_depth(kind_name, records, spans, inputs_of):
+    torch.manual_seed(0)
+    config = KINDS[kind_name].config(size=next(iter(KINDS[kind_name].sizes)))
+    model = build(config, VOCAB)
+    if KINDS[kind_name].lookups is not None:
+        look_up(model, config, CODES)
+    inputs = inputs_of(model, pack(records, spans[2]))
+    sizes = sizes_over_depth(model.base_model.eval(), **{n: v[None] for n, v in inputs.items()})
+    assert max(sizes) < 4 * min(sizes)
 
 
 # --- heads

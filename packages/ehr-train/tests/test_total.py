@@ -35,7 +35,7 @@ def stepper_and_step(tokens, objective):
 
 
 def gradient(stepper, step):
-    means, counts, _ = stepper._backward(step.passes)
+    means, counts, *_ = stepper._backward(step.passes)
     return means, counts, [p.grad.clone() for p in stepper.learner.parameters()]
 
 

@@ -13,7 +13,7 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.steps import StepLog
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
-from ehr_train.step import Done
+from ehr_train.step import Done, Stepper
 
 _SILENCE = 30
 """Seconds after which a line is said at the latest where no terminal shows the bar."""
@@ -26,18 +26,18 @@ class Log:
     """
 
     def __init__(
-        self, out: Path, step: int, names: tuple[str, ...], watch: Stopwatch, bar: "tqdm[Any]"
+        self, out: Path, step: int, stepper: Stepper, watch: Stopwatch, bar: "tqdm[Any]"
     ) -> None:
         """Go on behind a step.
 
         Args:
             out: The run directory.
             step: The last one that counts.
-            names: Of the losses.
+            stepper: Says what its figures are called.
             watch: Started.
             bar: Shows progress.
         """
-        self.names = names
+        self.names, self.beside = stepper.names, stepper.beside
         self.watch = watch
         self.bar = bar
         self.stopping = False
@@ -72,8 +72,10 @@ class Log:
         if not self._pending:
             return
         figures = torch.stack([done.figures for _, done, _ in self._pending]).tolist()
-        self.stopping = self.stopping or any(row[-1] > 0 for row in figures)
-        for (record, done, waited), (loss, norm, *each) in zip(self._pending, figures, strict=True):
+        self.stopping = self.stopping or any(asked > 0 for _, _, asked, *_ in figures)
+        for (record, done, waited), (loss, norm, _, *each) in zip(
+            self._pending, figures, strict=True
+        ):
             if not math.isfinite(loss) or not math.isfinite(norm):
                 if self._read:
                     self.write({})
@@ -81,7 +83,8 @@ class Log:
                     f"step {record['step']}: the loss is {loss}, the norm of its gradient {norm}; "
                     "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
                 )
-            means, counts = each[: len(self.names)], each[len(self.names) : -1]
+            k = len(self.names)
+            means, counts = each[:k], each[k : 2 * k]
             filled = {
                 "step": record["step"],
                 "epoch": record["epoch"],
@@ -97,6 +100,7 @@ class Log:
                     for name, mean, count in zip(self.names, means, counts, strict=True)
                     if count
                 }
+            filled |= zip(self.beside, each[2 * k :], strict=True)
             self._read.append((filled, done, waited))
         self._pending.clear()
 

@@ -100,7 +100,7 @@ class Trainer:
             self.stop.heeded(),
         ):
             watch = Stopwatch(self.model, self.device, self.config.precision)
-            log = Log(self.job.out, progress.step, self.stepper.names, watch, bar)
+            log = Log(self.job.out, progress.step, self.stepper, watch, bar)
             while not self._finished():
                 self._advance(next(ready), ready.waited, log)
 

@@ -115,21 +115,31 @@ def best_record(validated: Sequence[dict[str, Any]], score: Score) -> dict[str, 
 
 
 def _plots(directory: Path, metrics: list[dict[str, Any]]) -> list[tuple[Path, str]]:
-    loss = {"train": _smooth([(r["step"], r["loss"]) for r in metrics if "loss" in r])}
+    loss = {"train": _drawn(metrics, "loss")}
     names = sorted({k for r in metrics for k in r if k.startswith("val_")})
     points = {n: [(r["step"], r[n]) for r in metrics if n in r] for n in names}
     if "val_loss" in points:
         loss["validation"] = points.pop("val_loss")
     for name in sorted({k for r in metrics for k in r if k.startswith("loss_")}):
-        loss[f"train {name[5:]}"] = _smooth([(r["step"], r[name]) for r in metrics if name in r])
+        loss[f"train {name[5:]}"] = _drawn(metrics, name)
+    beside = {n: _drawn(metrics, n) for n in metrics[-1] if n.startswith(("aux_", "share_"))}
     rate = {"learning rate": [(r["step"], r["lr"]) for r in metrics]}
     drawn = {"loss": loss, "lr": rate, **{n[4:]: {"validation": p} for n, p in points.items()}}
+    for name, line in beside.items():
+        group, _, what = name.rpartition(
+            "_"
+        )  # one plot of the losses, and one a layer of the shares
+        drawn.setdefault(group, {})[what] = line
     paths = []
     for name, series in drawn.items():
         path = directory / f"{name}.png"
         line_plot(path, series, title=f"{name} by step", x="optimizer step", y=name)
         paths.append((path, f"{name} by step"))
     return paths
+
+
+def _drawn(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return _smooth([(r["step"], r[name]) for r in metrics if name in r])
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ import time
 import torch
 from torch import nn
 
+from ehr_models.layers.experts import Experts
 from ehr_train.scale import group
 
 
@@ -50,17 +51,25 @@ class Stopwatch:
 def flops_per_token(model: nn.Module) -> int:
     """Forward and backward through every matrix that is not a table: 6 a parameter.
 
-    Of one that is not trained 4, and 2 where nothing before it is either: no gradient gets there.
+    Of experts those that a token goes to. Of one that is not trained 4, and 2 where nothing before it is either: no gradient gets there.
 
     Source:
         Kaplan et al., Scaling laws for neural language models, 2020, 2.1.
     """
+    active = {
+        id(p): module.active_share
+        for module in model.modules()
+        if isinstance(module, Experts)
+        for p in module.parameters()
+    }
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     total, behind = 0, False
     for p in model.parameters():
         behind = behind or p.requires_grad
         if p.ndim >= 2 and id(p) not in tables:
-            numbers = p.numel() * (2 if p.dtype == torch.uint8 else 1)  # two of 4 bits in each
+            numbers = int(p.numel() * active.get(id(p), 1)) * (
+                2 if p.dtype == torch.uint8 else 1
+            )  # two of 4 bits in each
             total += numbers * 2 * (1 + behind + p.requires_grad)
     return total
 

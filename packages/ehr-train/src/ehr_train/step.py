@@ -1,6 +1,7 @@
 """One optimizer step: ask, answer, sum over passes and processes, update."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from ehr_models.precision import autocast
 from ehr_train.config import TrainConfig
 from ehr_train.data import draws
 from ehr_train.data.loader import Prepared
-from ehr_train.objectives.learner import Learner
+from ehr_train.objectives.learner import SHARES, Learner
 from ehr_train.objectives.parts import Question
 from ehr_train.optim import make_optimizer
 from ehr_train.scale import group
@@ -24,11 +25,24 @@ class Done:
     """What one step did; nothing has waited for the device yet."""
 
     figures: Tensor
-    """[3 + 2 K] float64 on the device: the loss before the update, the norm of its gradient before
-    clipping, of each of K losses the mean over all processes and the number of targets, and how many
-    processes have been asked to stop."""
+    """[3 + 2 K + B] float64 on the device: the loss before the update, the norm of its gradient before
+    clipping, how many processes have been asked to stop, of each of K losses the mean over all processes
+    and the number of targets, and what B figures the model gives beside (`Stepper.beside`)."""
     tokens: int
     """Of all processes."""
+
+
+class Summed(NamedTuple):
+    """A step over all passes and processes; K losses, A of the model's own, F shares of experts."""
+
+    means: Tensor
+    """[K] mean of each loss"""
+    counts: Tensor
+    """[K] number of its targets"""
+    beside: Tensor
+    """[A + F] means over tokens"""
+    asked: Tensor
+    """[1] processes that have been asked to stop: told along, so that all stop at the same step"""
 
 
 class Stepper:
@@ -46,6 +60,8 @@ class Stepper:
         self.optimizer = make_optimizer(learner.model, config.optim)
         self.names = tuple(learner.objective.weights)
         """Of the losses."""
+        self.beside = (*learner.auxiliary, *learner.shares)
+        """Of what the model gives beside, as means over tokens."""
 
     def step(self, number: int, prepared: Prepared[Question], lr: float) -> Done:
         """One step; every process has to take it.
@@ -56,15 +72,16 @@ class Stepper:
             lr: Learning rate.
         """
         torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, group.rank())))
-        means, counts, asked = self._backward(prepared.passes)
+        means, counts, beside, asked = self._backward(prepared.passes)
         norm = nn.utils.clip_grad_norm_(self.learner.model.parameters(), self.config.optim.clip)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.optimizer.step()
+        self.learner.rebalance(beside[len(self.learner.auxiliary) :])
         self.optimizer.zero_grad(set_to_none=True)
         weights = self._on_device(list(self.learner.objective.weights.values()))
         figures = torch.cat(
-            [(means * weights).sum()[None], norm.double()[None], means, counts, asked]
+            [(means * weights).sum()[None], norm.double()[None], asked, means, counts, beside]
         )
         return Done(figures, prepared.tokens)
 
@@ -77,18 +94,16 @@ class Stepper:
         self._backward(prepared.passes[:1])
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, questions: list[Question]) -> tuple[Tensor, Tensor, Tensor]:
-        """Leave the gradient of the weighted means in the parameters.
-
-        Returns:
-            [K] mean of each loss and [K] number of its targets, over all processes and passes; [1]
-            processes that have been asked to stop: told along, so that all stop at the same step.
-        """
-        mine = [sum(q.counts[n] for q in questions if q.counted) for n in self.names]
+    def _backward(self, questions: list[Question]) -> Summed:
+        """Leave the gradient of the weighted means in the parameters."""
+        counted_ones = [q for q in questions if q.counted]
+        mine = [sum(q.counts[n] for q in counted_ones) for n in self.names]
+        mine += [sum(len(q.batch.input_ids) for q in counted_ones)] * len(self.beside)
         told = group.add_up(self._on_device([*mine, int(self.stop.by is not None)]))
         counts, asked = told[:-1], told[-1:]
         scale = 1 / counts.clamp(min=1)
-        weights = self._on_device(list(self.learner.objective.weights.values())) * scale
+        losses = {**self.learner.objective.weights, **self.learner.auxiliary}
+        weights = self._on_device(list(losses.values())) * scale[: len(losses)]
         means = torch.zeros_like(counts)
         for number, question in enumerate(questions, start=1):
             with (
@@ -97,12 +112,15 @@ class Stepper:
             ):
                 pairs = self.wrapped(question.to(self.device))
                 counted = float(question.counted)
-                sums = [pairs[name][0] * counted for name in self.names]
+                sums = [pairs[name][0] * counted for name in losses]
                 # data parallelism takes the mean over processes; this makes it the sum
                 shares = (s * (w * group.world()) for s, w in zip(sums, weights, strict=True))
                 sum(shares, torch.zeros((), device=self.device)).backward()
-            means += torch.stack([s.detach().double() for s in sums]) * scale
-        return group.add_up(means), counts, asked
+            went = [pairs[SHARES][0].flatten() * counted] if self.learner.shares else []
+            found = torch.cat([torch.stack(sums), *went])
+            means += found.detach().double() * scale
+        means, k = group.add_up(means), len(self.names)
+        return Summed(means[:k], counts[:k], means[k:], asked)
 
     def _on_device(self, values: list[int] | list[float]) -> Tensor:
         """A copy that nothing waits for."""

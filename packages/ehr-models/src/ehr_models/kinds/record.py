@@ -1,7 +1,7 @@
 """What a kind of model is, said once; without torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, PositiveInt
@@ -91,6 +91,10 @@ class Kind:
     heads: tuple[HeadName, ...] = ("token", "pooled", "both")
     adapters: tuple[str, ...]
     """Last names of the linear modules that adapters go to."""
+    auxiliary: Mapping[str, str] = field(default_factory=dict)
+    """Losses that the backbone gives beside the states, as means over tokens: name in its output ->
+    field of its configuration that weighs it. It then gives `expert_shares` as well, [layers, experts],
+    and takes those of a whole step in `rebalance`; all are None where it has no experts."""
     files: tuple[str, ...] = ()
     """Modules copied beside a checkpoint as its code, the torch half first; none for a kind whose
     classes are those of transformers. They import torch, transformers and each other only."""

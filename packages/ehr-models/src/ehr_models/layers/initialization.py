@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ehr_models.layers.embeddings import Time2Vec
+from ehr_models.layers.experts import Experts
 
 METHODS: dict[str, Callable[..., Any]] = {
     "orthogonal": nn.init.orthogonal_,  # Saxe et al. 2014
@@ -23,8 +24,8 @@ METHODS: dict[str, Callable[..., Any]] = {
 def redraw(model: nn.Module, method: str) -> None:
     """Draw every matrix of a new model again, from torch's global generator.
 
-    Tables of embeddings and the decoder tied to one stay as they are, and so does Time2Vec, which
-    begins as large as they are; biases are zero and norms one in every kind.
+    Tables of embeddings and the decoder tied to one stay as they are, and so do Time2Vec, which
+    begins as large as they are, and routers, which begin undecided; biases are zero and norms one in every kind.
 
     Args:
         model: New, on any device; nothing is drawn on `meta`.
@@ -40,13 +41,15 @@ def redraw(model: nn.Module, method: str) -> None:
     tables = [m for m in modules if isinstance(m, nn.Embedding | Time2Vec)]
     kept = {id(p) for table in tables for p in table.parameters()}
     for module in modules:
-        matrix = _matrix(module)
-        if matrix is not None and id(module.weight) not in kept and not matrix.is_meta:
-            METHODS[method](matrix)
+        for matrix in _matrices(module, kept):
+            if not matrix.is_meta:
+                METHODS[method](matrix)
 
 
-def _matrix(module: nn.Module) -> Tensor | None:
-    """[out, in] of a linear module; that of GPT-2 stores it the other way round."""
-    if isinstance(module, nn.Linear):
-        return module.weight
-    return module.weight.T if isinstance(module, Conv1D) else None
+def _matrices(module: nn.Module, kept: set[int]) -> list[Tensor]:
+    """[out, in] of a linear module, or of each expert; GPT-2 and experts store them the other way round."""
+    if isinstance(module, Experts):
+        return [matrix.T for stack in (module.up, module.down) for matrix in stack]
+    if not isinstance(module, nn.Linear | Conv1D) or id(module.weight) in kept:
+        return []
+    return [module.weight if isinstance(module, nn.Linear) else module.weight.T]

@@ -1,11 +1,17 @@
 """`Learner`: a model that answers the questions of its objective."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ehr_models.heads.token import hidden_states
+from ehr_models.heads.token import Answer, answer
+from ehr_models.kinds import KINDS
 from ehr_train.objectives import Objective
 from ehr_train.objectives.parts import Pairs, Question
+
+SHARES = "expert_shares"
+"""Name of the pair of a mixture of experts whose sum is a tensor [layers, E]."""
 
 
 class Learner(nn.Module):
@@ -16,14 +22,43 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
+        config, auxiliary = model.config, KINDS[model.config.model_type].auxiliary
+        self.expert_layers: list[int] = config.expert_layers if auxiliary else []
+        """Those of the model that have experts."""
+        self.auxiliary = {
+            f"aux_{name}": float(getattr(config, field))
+            for name, field in auxiliary.items()
+            if self.expert_layers
+        }
+        """Losses of the model's own, by name -> weight; they are means over tokens."""
+        self.shares = tuple(
+            f"share_layer{layer}_expert{expert}"
+            for layer in self.expert_layers
+            for expert in range(config.experts)
+        )
+        """Names of the experts' shares of tokens."""
 
     def forward(self, question: Question) -> Pairs:
-        """Named sums over targets, fp32, and the number of these targets."""
-        states_TD = hidden_states(self.model, question.batch)
-        return self.objective.loss(self.model, states_TD, question)
+        """Named sums over targets, fp32, and the number of these targets; of `auxiliary` over tokens."""
+        made = answer(self.model, question.batch)
+        pairs = self.objective.loss(self.model, made.states, question)
+        return pairs | _beside(made, len(question.batch.input_ids))
 
     def judge(self, question: Question) -> tuple[Pairs, Tensor | None]:
-        """The same and the score of each span [S], where the objective has such."""
-        states_TD = hidden_states(self.model, question.batch)
+        """Those of the objective alone and the score of each span [S], where the objective has such."""
+        states_TD = answer(self.model, question.batch).states
         pairs = self.objective.loss(self.model, states_TD, question)
         return pairs, self.objective.scores(self.model, states_TD, question)
+
+    def rebalance(self, shares: Tensor) -> None:
+        """Tell the model of a step's shares [layers E] of tokens, in the order of `shares`."""
+        if self.shares:
+            backbone: Any = self.model.base_model
+            backbone.rebalance(shares.view(len(self.expert_layers), -1))
+
+
+def _beside(made: Answer, tokens: int) -> Pairs:
+    pairs: Pairs = {f"aux_{n}": (mean * tokens, tokens) for n, mean in made.auxiliary.items()}
+    if made.expert_shares is not None:
+        pairs[SHARES] = (made.expert_shares * tokens, tokens)
+    return pairs
