@@ -222,6 +222,11 @@ def test_a_class_that_labels_lack_may_be_predicted_and_is_wrong(study, tmp_path)
         ({"rows": -1}, "multiclass", "lacks 1 of 60 held-out labels of task stage"),
         ({"column": "p"}, "multiclass", "has no column predicted_probability: not classes/1"),
         ({"task": "other"}, "multiclass", "has no classes of task stage"),
+        (
+            {"given": "nowhere"},
+            "multiclass",
+            "nowhere has no classes of task stage: expected stage/",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(study, tmp_path, change, problem, message):
@@ -237,7 +242,7 @@ def test_what_cannot_be_judged_is_one_line(study, tmp_path, change, problem, mes
         copy(tmp_path / "p/stage" / change["twice"], tmp_path / "p/stage/c.parquet")
     (tmp_path / "p" / "stage").rename(tmp_path / "p" / change.get("task", "stage"))
     args = ["--labels", root / "stage", "--features", f"counts={root / 'counts'}"]
-    args += ["--predictions", f"p={tmp_path / 'p'}", "--out", tmp_path / "out"]
+    args += ["--predictions", f"p={tmp_path / change.get('given', 'p')}", "--out", tmp_path / "out"]
     done = CliRunner().invoke(main, ["outcomes", "--problem", problem, *map(str, args)])
     assert done.exit_code == 2
     assert message in done.output

@@ -50,7 +50,12 @@ def _scores(judged: Judged) -> Iterator[dict[str, object]]:
     for model, of in judged.scores.items():
         shown = {judged.problem.metrics[m].title: shown_score(score) for m, score in of.items()}
         chosen = judged.selected.get(model)
-        yield {**model._asdict(), **shown, "chosen": json.dumps(chosen) if chosen else None}
+        yield {
+            "model": model.name,
+            "head": model.head,
+            **shown,
+            "chosen": json.dumps(chosen) if chosen else None,
+        }
 
 
 def _reasons(judged: Judged) -> Iterator[str]:

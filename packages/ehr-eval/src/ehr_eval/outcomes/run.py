@@ -59,13 +59,13 @@ def run_outcomes(
     task, table = label_reader.read_task(labels, reader=PRODUCER, columns=config.labels)
     sets = {name: read_features(path) for name, path in named.items()}
     refuse_other_delays(sets)
+    judged = judge(PROBLEMS[problem], task, table, sets, given, config)
     inputs = {"labels": label_source(labels)}
     inputs |= {f"features.{name}": source(path) for name, path in named.items()}
     inputs |= {
         f"predictions.{name}": raw_source(path, contract="predictions")
         for name, path in given.items()
     }
-    judged = judge(PROBLEMS[problem], task, table, sets, given, config)
     with new_artifact(out, OUTCOMES, overwrite=overwrite, inputs=read) as partial:
         rows = write_rows(partial / "results.parquet", list(result_rows(judged)), OUTCOMES.columns)
         (confusion,) = OUTCOMES.beside
@@ -88,6 +88,10 @@ def run_outcomes(
 def summary(judged: Judged) -> list[dict[str, object]]:
     """One row a model, for a terminal."""
     return [
-        {**model._asdict(), **{m: score.value if score else None for m, score in of.items()}}
+        {
+            "model": model.name,
+            "head": model.head,
+            **{m: score.value if score else None for m, score in of.items()},
+        }
         for model, of in judged.scores.items()
     ]

@@ -68,7 +68,11 @@ def shown_differences(scores: Mapping[Model, Score | None], base: Model) -> list
     if theirs is None:
         return []
     return [
-        {**model._asdict(), "difference": shown_interval(*difference(ours, theirs))}
+        {
+            "model": model.name,
+            "head": model.head,
+            "difference": shown_interval(*difference(ours, theirs)),
+        }
         for model, ours in scores.items()
         if ours is not None and model != base
     ]

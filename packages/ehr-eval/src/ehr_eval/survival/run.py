@@ -60,10 +60,10 @@ def run_survival(
     read = [labels, *named.values(), *given.values()]
     refuse_existing(out, SURVIVAL, overwrite=overwrite, inputs=read)
     tasks, sets = open_tasks(labels, named, config)
+    found = [judge(task, sets, given, config) for task in tasks]
     inputs = {"labels": label_source(labels)}
     inputs |= {f"features.{name}": source(path) for name, path in named.items()}
     inputs |= {f"risks.{name}": raw_source(path, contract="risks") for name, path in given.items()}
-    found = [judge(task, sets, given, config) for task in tasks]
     with new_artifact(out, SURVIVAL, overwrite=overwrite, inputs=read) as partial:
         rows = [row for judged in found for row in rows_of(judged)]
         n = write_rows(partial / "results.parquet", rows, SURVIVAL.columns)
