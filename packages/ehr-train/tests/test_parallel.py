@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ehr_models.kinds.gpt2_moe import Gpt2MoeModelConfig
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
@@ -18,7 +20,7 @@ from ehr_train.config import CheckpointConfig, DataConfig, OptimConfig, Validati
 from ehr_train.objectives import CLM
 from ehr_train.run import train
 
-from .conftest import tiny_config
+from .conftest import TINY, tiny_config
 from .test_resume import children, command, fill_disk, lines, outcome, stop
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -54,6 +56,19 @@ def test_two_processes_learn_what_one_learns(tokens, tmp_path, config, two):
         assert x.get("val_loss") == (y.get("val_loss") and pytest.approx(y["val_loss"], abs=1e-5))
         assert (x["targets"], x["tokens"]) == (y["targets"], y["tokens"])
     assert verify(two) == []
+
+
+def test_two_processes_move_experts_as_one_does(tokens, tmp_path, config):
+    """By shares over both, also where one has no window in a pass."""
+    model = Gpt2MoeModelConfig(**TINY, every=1, balance=0.0, bias_rate=0.01)
+    config = replace(config, model=model, objective=CLM())
+    config = replace(config, optim=OptimConfig(lr=3e-3, steps=4))
+    one, two = (train(tokens, tmp_path / f"{n}", config, nproc=n) for n in (1, 2))
+    logs = (read_log(run / "metrics.jsonl") for run in (one, two))
+    for x, y in zip(*logs, strict=True):
+        told = [name for name in x if name.startswith(("loss", "aux_z", "share_"))]
+        assert len(told) == 10
+        assert [y[n] for n in told] == pytest.approx([x[n] for n in told], abs=1e-4)
 
 
 def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two, monkeypatch):

@@ -24,6 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+EVEN = 1e-6
+"""Shares that differ by less are the same."""
+
 
 class Routing(NamedTuple):
     """Where the tokens of a layer go."""
@@ -77,7 +80,10 @@ class Router(nn.Module):
             rate: Of one move.
         """
         if self.correction is not None and self.weight.requires_grad:
-            self.correction += rate * (1 / len(shares) - shares).sign().to(self.correction)
+            missing = 1 / len(shares) - shares
+            # exactly even is even, however the sum over passes and processes was rounded
+            move = missing.where(missing.abs() > EVEN, 0).sign()
+            self.correction += rate * move.to(self.correction)
 
 
 class Experts(nn.Module):
