@@ -15,7 +15,7 @@ from ehr_tracking.cli import main
 from ehr_tracking.contracts import CHECKPOINT, FEATURES, RUN
 from ehr_tracking.experiments import ExperimentTracker
 from ehr_tracking.lineage import lineage_lines
-from ehr_tracking.manifest import new_artifact, seal, sha256, source, verify
+from ehr_tracking.manifest import Source, new_artifact, seal, sha256, source, verify
 from ehr_tracking.steps import StepLog
 
 LOSSES = {10: 0.9, 20: 0.5, 30: 0.7, 40: 0.6}
@@ -28,7 +28,7 @@ def track(*args: object, code: int = 0) -> str:
 
 
 def make_run(
-    folder: Path, *, lr: float = 0.1, width: int = 8, shift: float = 0.0, sealed=True
+    folder: Path, *, lr: float = 0.1, width: int = 8, shift: float = 0.0, sealed=True, init="0" * 64
 ) -> Path:
     """A run of 40 steps with four checkpoints, the second the best, as ehr-train leaves it."""
     folder.mkdir(parents=True)
@@ -46,7 +46,12 @@ def make_run(
                 blob = struct.pack("<Q", len(header)) + header.encode() + bytes(16 * width)
                 (directory / "model.safetensors").write_bytes(blob)
                 (directory / "metrics.json").write_text(json.dumps(figures))
-                seal(directory, CHECKPOINT, producer="ehr-train 0", config=config)
+                inputs = {
+                    "init": Source(
+                        contract="checkpoint/1", producer="ehr-train 0", fingerprint=init
+                    )
+                }
+                seal(directory, CHECKPOINT, producer="ehr-train 0", config=config, inputs=inputs)
         StepLog(folder).append(figures, {"step": step, "seconds": 0.5})
     (folder / "SUMMARY.txt").write_text("loss <0.1>\n")
     if sealed:
@@ -68,7 +73,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_runs_stand_beside_each_other_with_what_differs(run, tmp_path) -> None:
-    other = make_run(tmp_path / "runs" / "wide", lr=0.2, width=16, shift=0.1, sealed=False)
+    other = make_run(
+        tmp_path / "runs" / "wide", lr=0.2, width=16, shift=0.1, sealed=False, init="1" * 64
+    )
     tracker = ExperimentTracker("mine", tmp_path / "runs")
     tracker.log_hyperparameters({"optim": {"lr": 0.1}, "dropout": 0.5})
     tracker.log_metrics(0, {"val_auroc": 0.2})
@@ -106,7 +113,7 @@ def test_runs_stand_beside_each_other_with_what_differs(run, tmp_path) -> None:
     assert ["val_auroc", "behrt", "0.5", "more"] in [line.split() for line in best]
     assert [line.split() for line in differing[1:]] == [
         ["optim.lr", "0.1", "0.2", "0.1"], ["optim.steps", "40", "40", "-"], ["seed", "0", "0", "-"],
-        ["dropout", "-", "-", "0.5"],
+        ["input", "init", "checkpoint/1", "0" * 16, "checkpoint/1", "1" * 16, "-"], ["dropout", "-", "-", "0.5"],
     ]  # fmt: skip
 
 

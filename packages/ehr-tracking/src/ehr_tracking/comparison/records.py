@@ -16,7 +16,7 @@ from ehr_tracking.experiments.directions import best, direction
 from ehr_tracking.experiments.experiment import HISTORY, METADATA
 from ehr_tracking.experiments.folder import read_json
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import MANIFEST
+from ehr_tracking.manifest import MANIFEST, load_manifest
 from ehr_tracking.runs import read_log
 
 Points = Sequence[tuple[float, float]]
@@ -118,10 +118,18 @@ def _run(path: Path, name: str) -> Record:
         name=name,
         path=path,
         x="step",
-        settings=dotted(read_yaml(path / "config.yaml")),
+        settings={**dotted(read_yaml(path / "config.yaml")), **_inputs(checkpoint)},
         facts=facts,
         curves={name: points for name, points in curves.items() if points},
     )
+
+
+def _inputs(checkpoint: Path | None) -> dict[str, str]:
+    """What a checkpoint was trained from, as settings: tokens, labels, where it began."""
+    if checkpoint is None:
+        return {}
+    found = load_manifest(checkpoint).inputs
+    return {f"input {role}": f"{s.contract} {s.fingerprint[:16]}" for role, s in found.items()}
 
 
 def _experiment(path: Path, name: str) -> Record:
