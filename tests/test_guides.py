@@ -62,33 +62,21 @@ def run(words):
     return ran.stdout
 
 
+VECTORS = {
+    "icd10cm": ["E11", "E11.9", "E11.65", "I10", "I50.9", "N18.3", "J44.9", *(f"R{i}" for i in range(100, 220))],
+    "atc": ["C07AB02", "C09", "A10BA02", "N02BE", "C10AA05"],
+    "cpt": ["99213", "99214"],
+}  # fmt: skip
+"""Some codes of the synthetic cohort, by vocabulary."""
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, write_clinvec):
     """A working directory as at the root of the repository, with what the guides take for granted."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    write_clinvec(tmp_path / "ClinVec")
+    write_clinvec(tmp_path / "ClinVec", VECTORS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write_clinvec(directory):
-    """Vectors of some codes of the synthetic cohort, in the form of ClinVec."""
-    directory.mkdir()
-    codes = {
-        "icd10cm": ["E11", "E11.9", "E11.65", "I10", "I50.9", "N18.3", "J44.9", *(f"R{i}" for i in range(100, 220))],
-        "atc": ["C07AB02", "C09", "A10BA02", "N02BE", "C10AA05"],
-        "cpt": ["99213", "99214"],
-    }  # fmt: skip
-    nodes, index = ["node_id\tnode_name\tntype\tnode_index"], 0
-    for name, of in codes.items():
-        lines = ["," + ",".join(map(str, range(128)))]
-        for code in of:
-            vector = ((index * index + k * (index + 3)) % 11 - 5 for k in range(128))
-            lines.append(f"{index}," + ",".join(map(str, vector)))
-            nodes.append(f"{code}:{name}\t{code}\t{name.upper()}\t{index}")
-            index += 1
-        (directory / f"ClinVec_{name}.csv").write_text("\n".join(lines) + "\n")
-    (directory / "ClinGraph_nodes.csv").write_text("\n".join(nodes) + "\n")
 
 
 def write_outcomes(patients, path):

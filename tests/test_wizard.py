@@ -48,7 +48,7 @@ def drive(folder, answers, *options):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, write_clinvec):
     """Patients, a ClinVec directory, and a hidden folder that is nobody's business."""
     folder = tmp_path_factory.mktemp("work")
     rows = [
@@ -63,21 +63,8 @@ def workplace(tmp_path_factory):
     (folder / "data" / "patients.json").write_text(json.dumps({"patients": rows}))
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "patients.json").write_text(json.dumps({"patients": rows}))
-    vectors = folder / "ClinVec"
-    vectors.mkdir()
-    codes = {"icd10cm": ["I10", "E11", *(f"A{i}" for i in range(10, 90))], "atc": ["N02BE"]}
-    nodes, index = ["node_id\tnode_name\tntype\tnode_index"], 0
-    for name, of in codes.items():
-        lines = ["," + ",".join(map(str, range(128)))]
-        for code in of:
-            lines.append(
-                f"{index},"
-                + ",".join(str((index * index + k * (index + 3)) % 11 - 5) for k in range(128))
-            )
-            nodes.append(f"{code}:{name}\t{code}\t{name.upper()}\t{index}")
-            index += 1
-        (vectors / f"ClinVec_{name}.csv").write_text("\n".join(lines) + "\n")
-    (vectors / "ClinGraph_nodes.csv").write_text("\n".join(nodes) + "\n")
+    icd = ["I10", "E11", *(f"A{i}" for i in range(10, 90))]
+    write_clinvec(folder / "ClinVec", {"icd10cm": icd, "atc": ["N02BE"]})
     return folder
 
 

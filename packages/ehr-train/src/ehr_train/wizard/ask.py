@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ehr_models.codes.resize import METHODS
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import size_of
 from ehr_tracking.config import load_config
@@ -15,7 +16,7 @@ from ehr_train.wizard.find import Found, data_below, form_of, vectors_below, voc
 from ehr_train.wizard.steps import Answers, Codes, Synthetic
 
 T = TypeVar("T")
-RESIZE = ("auto", "truncate", "pca", "learned_projection", "pad_smart", "pad_random")
+# ehr-tokenize is not imported: its Parquet is all that a trainer knows of it
 SCHEMES = ("joint", "visits", "cehr", "timeline", "clmbr", "cookbook", "desc")
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -113,7 +114,7 @@ def _codes() -> Codes | None:
         path=path,
         vocabularies=tuple(vocabularies),
         hierarchy=click.confirm("Start novel codes from the code above them?", default=True),
-        resize=click.prompt("Embedding resize method", default="auto", type=click.Choice(RESIZE)),
+        resize=click.prompt("Embedding resize method", default="auto", type=click.Choice(METHODS)),
         freeze=click.confirm("Keep the vectors as they are while training?", default=False),
     )
 

@@ -1,6 +1,7 @@
 """What lies below a folder that a training could start from."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -46,10 +47,7 @@ def form_of(path: PathLike) -> Form:
 def data_below(root: PathLike) -> list[Found]:
     """The data sets at most four folders below one, in path order; hidden folders are left out."""
     found = []
-    root = Path(root)
-    for folder, folders, files in walk(root, strict=False):
-        deep = len(folder.relative_to(root).parts) >= _DEPTH
-        folders[:] = [] if deep else [f for f in folders if not f.startswith((".", "_"))]
+    for folder, folders, files in _near(Path(root)):
         for candidate in (folder, *(folder / f for f in files if f.endswith(".json"))):
             if candidate.name == MANIFEST:
                 continue
@@ -64,14 +62,7 @@ def data_below(root: PathLike) -> list[Found]:
 
 def vectors_below(root: PathLike) -> list[Path]:
     """The ClinVec directories at most four folders below one, in path order."""
-    found = []
-    root = Path(root)
-    for folder, folders, files in walk(root, strict=False):
-        deep = len(folder.relative_to(root).parts) >= _DEPTH
-        folders[:] = [] if deep else [f for f in folders if not f.startswith((".", "_"))]
-        if vocabularies_of(files):
-            found.append(folder)
-    return sorted(found)
+    return sorted(folder for folder, _, files in _near(Path(root)) if vocabularies_of(files))
 
 
 def vocabularies_of(files: list[str]) -> list[str]:
@@ -83,6 +74,14 @@ def vocabularies_of(files: list[str]) -> list[str]:
     """
     named = [f for f in files if f.startswith("ClinVec_") and f.endswith(".csv")]
     return sorted(f.removeprefix("ClinVec_").removesuffix(".csv") for f in named)
+
+
+def _near(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder that is looked into, as `walk` gives it."""
+    for folder, folders, files in walk(root, strict=False):
+        deep = len(folder.relative_to(root).parts) >= _DEPTH
+        folders[:] = [] if deep else [f for f in folders if not f.startswith((".", "_"))]
+        yield folder, folders, files
 
 
 def _head(path: Path) -> bytes:
