@@ -22,6 +22,7 @@ from ehr_tracking.outputs import held, refuse_inputs
 from ehr_tracking.report import html_page, table
 from ehr_tracking.runs import read_log
 from ehr_train.config import FoldConfig, TrainConfig
+from ehr_train.data.codes import Codes
 from ehr_train.data.folds import in_fold
 from ehr_train.job import Job
 from ehr_train.report import best_record
@@ -159,7 +160,8 @@ def _sizes(job: Job, config: TrainConfig) -> list[tuple[int, int]]:
         UserError: If one has none, or the objective cannot be fitted to those of a fold.
     """
     assert config.fold is not None
-    pooled, folds = job.pooled_examples(config, job.open_tokens()), config.fold.of
+    tokens, folds = job.open_tokens(), config.fold.of
+    pooled = job.pooled_examples(config, tokens)
     subjects = len(np.unique(pooled.subject))
     sizes = []
     for number in range(1, folds + 1):
@@ -169,7 +171,7 @@ def _sizes(job: Job, config: TrainConfig) -> list[tuple[int, int]]:
                 f"--folds {folds}: fold {number} has {'all' if mine.any() else 'none'} of the {subjects:,} "
                 "subjects of train and tuning that there are examples of; take fewer folds"
             )
-        config.objective.fitted(pooled.take(np.flatnonzero(~mine)))
+        config.objective.fitted(pooled.take(np.flatnonzero(~mine)), Codes(tokens))
         sizes.append((int((~mine).sum()), int(mine.sum())))
     return sizes
 

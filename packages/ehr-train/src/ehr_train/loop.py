@@ -53,7 +53,8 @@ class Trainer:
         tokens = job.open_tokens()
         examples = job.train_examples(config, tokens)
         self.sampler = sampler(config, examples)
-        objective = config.objective.fitted(examples)
+        codes = Codes(tokens)
+        objective = config.objective.fitted(examples, codes)
         self.store = job.checkpoints()
         latest = self.store.latest()
         self.model: PreTrainedModel = load_or_build(job.init, config, objective, tokens, latest)
@@ -69,7 +70,7 @@ class Trainer:
             micro_tokens=config.data.micro_tokens,
             c=attention_share(self.model.config.hidden_size),
         )
-        self.asker = Asker(objective, examples, tokens.vocab_size, config.seed, Codes(tokens))
+        self.asker = Asker(objective, examples, tokens.vocab_size, config.seed, codes)
         tuning = job.tuning_examples(config, tokens)
         self.validator = None
         if tuning is not None:

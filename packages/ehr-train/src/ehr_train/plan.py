@@ -10,6 +10,7 @@ from ehr_models.precision import resolve_precision
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
+from ehr_train.data.codes import Codes
 from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
 from ehr_train.run import check_start
@@ -53,7 +54,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
     latest = job.checkpoints().latest() if begun else None
     token_set = job.open_tokens()
     order = sampler(config, job.train_examples(config, token_set))
-    objective = config.objective.fitted(order.examples)
+    objective = config.objective.fitted(order.examples, Codes(token_set))
     require_targets(objective, order, token_set)
     job.tuning_examples(config, token_set)
     with reading(init) if init and not begun else nullcontext() as checkpoint:

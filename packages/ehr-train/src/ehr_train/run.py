@@ -29,6 +29,7 @@ from ehr_tracking.outputs import held, refuse_inputs
 from ehr_tracking.runs import environment, read_log
 from ehr_train import PRODUCER
 from ehr_train.config import TrainConfig
+from ehr_train.data.codes import Codes
 from ehr_train.job import (
     INPUTS,
     Inputs,
@@ -260,7 +261,7 @@ def _prepare(job: Job) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
     order = sampler(config, job.train_examples(config, tokens))
-    objective = config.objective.fitted(order.examples)
+    objective = config.objective.fitted(order.examples, Codes(tokens))
     require_targets(objective, order, tokens)
     tuning = job.tuning_examples(config, tokens)
     if config.validation.patience and nothing_to_validate(objective, config, tuning, tokens):

@@ -14,7 +14,7 @@ from ehr_train.data.examples import Examples
 from ehr_train.data.loader import Ahead, Share
 from ehr_train.data.sampler import Position
 from ehr_train.objectives.asker import Asker
-from ehr_train.objectives.learner import Learner
+from ehr_train.objectives.learner import UNNAMED, Learner
 from ehr_train.scale import group
 
 _EPOCH = -1
@@ -86,7 +86,7 @@ class Validator:
         """
         learner.eval()
         totals: dict[str, torch.Tensor] = {}
-        scores: torch.Tensor | None = None
+        scores: dict[str, torch.Tensor] = {}
         pieces = self.share.prepare(self._pieces(), self.asker.ask)
         with Ahead(pieces, self.config.data.ahead) as ready:
             for question in (q for piece in ready for q in piece.passes):
@@ -95,13 +95,12 @@ class Validator:
                 for name, (total, count) in pairs.items():
                     pair = torch.stack([total.double(), torch.full_like(total, count).double()])
                     totals[name] = totals.get(name, 0) + pair * float(question.counted)
-                if answers is None:
-                    continue
-                if scores is None:
-                    shape = (len(self.asker.examples), *answers.shape[1:])
-                    scores = torch.zeros(shape, dtype=torch.float64)
-                if question.counted:
-                    scores[question.example] = answers.double().cpu()
+                for name, answer in answers.items():
+                    if name not in scores:
+                        shape = (len(self.asker.examples), *answer.shape[1:])
+                        scores[name] = torch.zeros(shape, dtype=torch.float64)
+                    if question.counted:
+                        scores[name][question.example] = answer.double().cpu()
         learner.train()
         sums = group.add_up(torch.stack([totals[name] for name in sorted(totals)])).tolist()
         means = {
@@ -111,9 +110,8 @@ class Validator:
         }
         if not means.keys() & self.asker.objective.weights.keys():
             return {}
-        if scores is not None:
-            scores = group.add_up(scores.to(self.device)).cpu()
+        every = {n: group.add_up(scores[n].to(self.device)).cpu().numpy() for n in sorted(scores)}
         found = self.asker.objective.metrics(
-            means, None if scores is None else scores.numpy(), self.asker.examples
+            means, every.get(UNNAMED, every or None), self.asker.examples
         )
         return {f"val_{name}": value for name, value in found.items()}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ehr_models.data.tokens import TokenSet
+    from ehr_models.vocabulary import Word
 
 Mask = npt.NDArray[np.bool_]
 
@@ -20,6 +21,20 @@ class Codes:
 
     tokens: "TokenSet"
     _found: dict[tuple[str, ...], Mask] = field(default_factory=dict, init=False, repr=False)
+    _read: "list[Word]" = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def words(self) -> "list[Word]":
+        """The words of the vocabulary, by id.
+
+        Raises:
+            ContractError: If it cannot be read.
+        """
+        if not self._read:
+            from ehr_models.vocabulary import read_vocabulary
+
+            self._read.extend(read_vocabulary(self.tokens.directory))
+        return self._read
 
     def matching(self, patterns: tuple[str, ...]) -> Mask:
         """[V] whether any of the patterns is found in the code of each token.
@@ -28,10 +43,7 @@ class Codes:
             ContractError: If the vocabulary cannot be read.
         """
         if patterns not in self._found:
-            from ehr_models.vocabulary import read_vocabulary
-
-            words = read_vocabulary(self.tokens.directory)
-            self._found[patterns] = matching(patterns, [word.code for word in words])
+            self._found[patterns] = matching(patterns, [word.code for word in self.words])
         return self._found[patterns]
 
 

@@ -7,11 +7,9 @@ its line in the table; `docs/extend.md` does it. `total.Sum` adds several up.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.classification import Classification
 from ehr_train.objectives.clm import CLM
@@ -87,8 +85,12 @@ class Objective(Protocol):
             ContractError: If labels and split do not fit together.
         """
 
-    def fitted(self, train: Examples) -> "Objective":
+    def fitted(self, train: Examples, codes: Codes | None = None) -> "Objective":
         """The same with what depends on the train examples worked out.
+
+        Args:
+            train: The examples.
+            codes: Of the vocabulary, where it is known.
 
         Raises:
             ConfigError: If they do not allow for it.
@@ -120,12 +122,12 @@ class Objective(Protocol):
         """
 
     def scores(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> Any:  # noqa: ANN401 -- see below
-        """What `metrics` wants of each span, a tensor [S, ...]; None where sums are enough."""
+        """What `metrics` wants of each span: a tensor [S, ...], several by name, or None for nothing."""
 
     def metrics(
         self,
         means: Mapping[str, float],
-        scores: npt.NDArray[np.float64] | None,
+        scores: Any,  # noqa: ANN401 -- as `scores` gave them
         examples: Examples,
     ) -> dict[str, float]:
         """Validation figures.
@@ -133,7 +135,7 @@ class Objective(Protocol):
         Args:
             means: Of each pair that `loss` gives in evaluation mode and that has a target; at least
                 one loss is among them.
-            scores: [E, ...] what `scores` gave of each example.
+            scores: What `scores` gave, float64 arrays [E, ...] of every example.
             examples: Those that were asked about.
 
         Returns:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.pooled import PooledObjective, both_classes
@@ -33,7 +34,7 @@ class Classification(PooledObjective):
     figures: ClassVar[tuple[str, ...]] = ("loss", "auroc", "auprc", "f1", "accuracy")
     score: ClassVar[Score] = Score("auroc", "max")
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With the weight of positive rows as a number.
 
         Raises:
@@ -45,7 +46,7 @@ class Classification(PooledObjective):
             >>> Classification(pos_weight="balanced").fitted(train).pos_weight
             3.0
         """
-        fitted = super().fitted(train)
+        fitted = super().fitted(train, codes)
         assert train.label is not None
         negative, positive = both_classes(train.label > 0, self.kind)
         if self.pos_weight == "balanced":

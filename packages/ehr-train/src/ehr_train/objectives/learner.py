@@ -12,6 +12,8 @@ from ehr_train.objectives.parts import Pairs, Question
 
 SHARES = "expert_shares"
 """Name of the pair of a mixture of experts whose sum is a tensor [layers, E]."""
+UNNAMED = ""
+"""Of the scores of an objective that names none."""
 
 
 class Learner(nn.Module):
@@ -44,11 +46,14 @@ class Learner(nn.Module):
         pairs = self.objective.loss(self.model, made.states, question)
         return pairs | _beside(made, len(question.batch.input_ids))
 
-    def judge(self, question: Question) -> tuple[Pairs, Tensor | None]:
-        """Those of the objective alone and the score of each span [S], where the objective has such."""
+    def judge(self, question: Question) -> tuple[Pairs, dict[str, Tensor]]:
+        """Those of the objective alone and its scores of each span [S, ...], by name where it names them."""
         states_TD = answer(self.model, question.batch).states
         pairs = self.objective.loss(self.model, states_TD, question)
-        return pairs, self.objective.scores(self.model, states_TD, question)
+        scores = self.objective.scores(self.model, states_TD, question)
+        if scores is None:
+            return pairs, {}
+        return pairs, scores if isinstance(scores, dict) else {UNNAMED: scores}
 
     def rebalance(self, shares: Tensor) -> None:
         """Tell the model of a step's shares [layers E] of tokens, in the order of `shares`."""

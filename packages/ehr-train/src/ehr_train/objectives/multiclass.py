@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.pooled import PooledObjective, named
@@ -41,7 +42,7 @@ class MultiClass(PooledObjective):
         assert self.classes is not None
         return len(self.classes)
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With the names of the classes and their weights.
 
         Raises:
@@ -67,7 +68,7 @@ class MultiClass(PooledObjective):
             raise ConfigError(
                 f"objective.class_weights has {len(weights)} weights for {len(rows)} classes"
             )
-        return replace(super().fitted(train), classes=train.names, class_weights=weights)
+        return replace(super().fitted(train, codes), classes=train.names, class_weights=weights)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, its outputs named."""

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.pooled import PooledObjective, both_classes, named
@@ -40,7 +41,7 @@ class MultiLabel(PooledObjective):
         assert self.labels is not None
         return len(self.labels)
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With the names of the labels and the weights of their positive rows.
 
         Raises:
@@ -63,7 +64,7 @@ class MultiLabel(PooledObjective):
             raise ConfigError(
                 f"objective.pos_weight has {len(weight)} weights for {len(train.names)} labels"
             )
-        return replace(super().fitted(train), labels=train.names, pos_weight=weight)
+        return replace(super().fitted(train, codes), labels=train.names, pos_weight=weight)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, its outputs named."""

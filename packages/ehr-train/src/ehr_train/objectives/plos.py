@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples, whole_records
 from ehr_train.data.visits import stay_days
 from ehr_train.objectives.parts import Asked, Material, Question, Score
@@ -54,7 +55,7 @@ class PLOS(PooledObjective):
         """Whole records."""
         return whole_records(tokens)
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:  # noqa: ARG002 -- needs none
         """Itself, once it is sure that there is something to tell apart.
 
         Raises:

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import PooledConfig, Problem
 from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT, ConfigError
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples, label_examples
 from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Sees
 
@@ -62,7 +63,7 @@ class PooledObjective(PooledConfig):
         assert rows is not None  # since it is `labelled`
         return label_examples(rows, tokens)
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:  # noqa: ARG002 -- needs none
         """With mean and standard deviation of the measurements that come with the train rows.
 
         Raises:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.pooled import PooledObjective
@@ -34,7 +35,7 @@ class Regression(PooledObjective):
     figures: ClassVar[tuple[str, ...]] = ("loss", "mae", "rmse", "r2")
     score: ClassVar[Score] = Score("loss", "min")
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With mean and standard deviation of the train rows.
 
         Raises:
@@ -54,7 +55,7 @@ class Regression(PooledObjective):
                 f"{self.kind}: all {len(train.label):,} train rows are {train.label[0]:g}, so there "
                 "is nothing to learn; check the labels and the splits"
             )
-        return replace(super().fitted(train), mean=mean, std=std)
+        return replace(super().fitted(train, codes), mean=mean, std=std)
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The backbone below a new head, with what its output has to be multiplied by and added to."""

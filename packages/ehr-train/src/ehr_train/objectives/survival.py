@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train import figures
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.parts import Question, Score
 from ehr_train.objectives.pooled import PooledObjective
@@ -56,7 +57,7 @@ class Survival(PooledObjective):
         assert self.edges is not None
         return len(self.edges) - 1
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With the bounds of the intervals.
 
         Raises:
@@ -67,7 +68,7 @@ class Survival(PooledObjective):
             >>> Survival(bins=2).fitted(Examples(None, rows, rows, label)).edges
             (0.0, 5.0, 8.0)
         """
-        fitted = super().fitted(train)
+        fitted = super().fitted(train, codes)
         assert train.label is not None
         if self.edges is not None:
             return fitted

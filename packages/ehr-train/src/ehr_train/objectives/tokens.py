@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples, whole_records
 from ehr_train.objectives.parts import Asked, Pairs, Question, Score, Sees
 
@@ -41,7 +42,7 @@ class TokenObjective:
         """Whole records."""
         return whole_records(tokens)
 
-    def fitted(self, train: Examples) -> Self:  # noqa: ARG002 -- depends on none
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:  # noqa: ARG002 -- depends on none
         """Itself: it needs to know nothing of the examples."""
         return self
 

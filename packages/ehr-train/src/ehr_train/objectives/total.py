@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from ehr_models.heads.config import Problem
 from ehr_models.kinds.record import HeadName
 from ehr_tracking.config import STRICT
+from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives import OBJECTIVES, Objective
 from ehr_train.objectives.choice import OneOf
@@ -124,9 +125,9 @@ class Sum:
         """Those of the part with a pooled head, else whole records."""
         return (self._pooled or self.parts[0].objective).examples(tokens, rows)
 
-    def fitted(self, train: Examples) -> Self:
+    def fitted(self, train: Examples, codes: Codes | None = None) -> Self:
         """With each part fitted."""
-        parts = (replace(p, objective=p.objective.fitted(train)) for p in self.parts)
+        parts = (replace(p, objective=p.objective.fitted(train, codes)) for p in self.parts)
         return replace(self, parts=tuple(parts))
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
@@ -161,29 +162,30 @@ class Sum:
 
     def scores(
         self, model: "PreTrainedModel", states: "Tensor", question: Question
-    ) -> "Tensor | None":
-        """Those of the first part that has any."""
-        for name, objective in self._named.items():
-            found: Tensor | None = objective.scores(model, states, _of(question, name))
-            if found is not None:
-                return found
-        return None
+    ) -> "dict[str, Tensor]":
+        """Those of each part that has any."""
+        found = {
+            name: objective.scores(model, states, _of(question, name))
+            for name, objective in self._named.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def metrics(
         self,
         means: Mapping[str, float],
-        scores: npt.NDArray[np.float64] | None,
+        scores: Mapping[str, npt.NDArray[np.float64]] | None,
         examples: Examples,
     ) -> dict[str, float]:
         """The figures of each part that has a target, as `<part>_<figure>`; of all, the weighted `loss`."""
         found: dict[str, float] = {}
+        scores = scores or {}
         if self.weights.keys() <= means.keys():
             found["loss"] = sum(weight * means[name] for name, weight in self.weights.items())
         for name, objective in self._named.items():
             known = _below(means, name)
             if not known.keys() & objective.weights.keys():
                 continue
-            own = objective.metrics(known, scores, examples)
+            own = objective.metrics(known, scores.get(name), examples)
             found |= {f"{name}_{figure}": value for figure, value in own.items()}
         return found
 
