@@ -5,73 +5,9 @@ are released apart, so a consumer never imports its producer: it opens the direc
 against the contract named here. Adding a column is no new version; changing a meaning is.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from ehr_tracking.errors import UserError
-
-
-class ContractError(UserError):
-    """An artifact on disk is not what its reader was written for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a Parquet table."""
-
-    name: str
-    dtype: str
-    """Arrow type as `str(field.type)` prints it; alternatives are separated by ` | `."""
-    doc: str
-    optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """The shape of one kind of artifact."""
-
-    name: str
-    version: int
-    doc: str
-    columns: tuple[Column, ...] = ()
-    """Of its main table (`doc` says which file that is)."""
-    beside: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
-    """File -> columns of a further table, or keys of each of its lines."""
-
-    @property
-    def tag(self) -> str:
-        """The string stored in manifests, e.g. `tokens/1`."""
-        return f"{self.name}/{self.version}"
-
-    def check(self, schema: Mapping[str, str], *, where: str) -> None:
-        """Raise unless a table's schema satisfies this contract.
-
-        Args:
-            schema: Column name -> Arrow type, as found on disk.
-            where: The path, for the message.
-
-        Raises:
-            ContractError: Naming every missing or mistyped column at once.
-
-        Examples:
-            >>> toy = Contract("toy", 1, "", (Column("id", "int64", ""), Column("x", "float", "", True)))
-            >>> toy.check({"id": "int64", "extra": "string"}, where="a.parquet")
-            >>> toy.check({"x": "double"}, where="a.parquet")
-            Traceback (most recent call last):
-                ...
-            ehr_tracking.contracts.ContractError: a.parquet breaks contract toy/1: column id is missing (expected int64); column x is double (expected float)
-        """
-        problems = []
-        for column in self.columns:
-            # Arrow names list items `item` or `element`, depending on who wrote the file
-            found = schema.get(column.name, "").replace("item: ", "element: ")
-            if not found and not column.optional:
-                problems.append(f"column {column.name} is missing (expected {column.dtype})")
-            elif found and found not in column.dtype.split(" | "):
-                problems.append(f"column {column.name} is {found} (expected {column.dtype})")
-        if problems:
-            raise ContractError(f"{where} breaks contract {self.tag}: {'; '.join(problems)}")
-
+from ehr_tracking.contracts.shape import Column as Column
+from ehr_tracking.contracts.shape import Contract as Contract
+from ehr_tracking.contracts.shape import ContractError as ContractError
 
 TRAIN, TUNING, HELD_OUT = SPLITS = ("train", "tuning", "held_out")
 """The splits, as MEDS names them."""
@@ -235,6 +171,22 @@ RISKS = Contract(
         Column("predicted_risk", "double", "1 - S: of the event by then, in [0, 1]."),
     ),
 )
+ANSWERS = Contract(
+    "answers",
+    1,
+    "`answers.parquet`: what a model says of each query, one row a (subject, prediction time), query and "
+    "horizon; `queries.json` says what each query is. `predictions/` is a `predictions/1` of the tasks that "
+    "queries are named like.",
+    (
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column("split", "string", "train, tuning or held_out."),
+        Column("query", "string", "Its name."),
+        Column("horizon_days", "double", "Days after the prediction time, above 0."),
+        Column("probability", "float", "That it occurs by then, were the record to go on."),
+        Column("censored_probability", "float", "That the record ends before, without it."),
+    ),
+)
 CLASSES = Contract(
     "classes",
     1,
@@ -391,7 +343,7 @@ RUN = Contract(
 CONTRACTS = {
     c.name: c
     for c in (
-        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, CLASSES, NUMBERS, RISKS,
+        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
         TRAJECTORIES, RESULTS, SURVIVAL, OUTCOMES, RUN,
     )
 }  # fmt: skip
