@@ -52,11 +52,14 @@ def packed_attention(
         value: The same with G heads.
         attention_mask: Of a padded batch; for a packed one `no_mask`.
         **kwargs: `dropout`, `scaling`, and for a packed batch `cu_seq_lens_q` [S + 1] int32 and
-            `max_length_q`, the longest span.
+            `max_length_q`, the longest span; or `decoding`, a cache that attends to what it holds.
 
     Returns:
         [1, T, H, D] or [B, L, H, D], and no weights.
     """
+    decoding = kwargs.get("decoding")
+    if decoding is not None:
+        return decoding.attend(module.layer_idx, query, kwargs.get("scaling")), None
     cu_seqlens = kwargs.get("cu_seq_lens_q")
     if cu_seqlens is None:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -1,0 +1,1 @@
+"""Futures token by token: rows that go on from shared prefixes."""

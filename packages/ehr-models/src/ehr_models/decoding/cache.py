@@ -1,0 +1,202 @@
+"""Keys and values of shared prefixes, each kept once, and of what rows added to them.
+
+It is the `past_key_values` of transformers' decoders, so the architectures stay as they are: `update`
+keeps what a layer made, and the attention of `layers.attention` comes back to `attend`.
+
+S prefixes, R rows, T tokens in a prefill, H heads, G key/value heads (H = G but for grouped queries),
+D width of a head, P tokens of a prefix, L places of the buffers.
+"""
+# torch and transformers leave some functions untyped
+# mypy: allow-untyped-calls
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from ehr_models.decoding.lay import Lay
+from ehr_models.decoding.parts import attend, join
+
+ROWS, PLACES = 16, 64
+"""Buffers hold a multiple of so many."""
+
+
+class SharedCache(Cache):
+    """The cache of one decoder.
+
+    Args:
+        layers: Of the model.
+        device: Where it computes.
+        dtype: Of keys and values.
+    """
+
+    def __init__(self, layers: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(layers=[])
+        self.depth, self.device, self.dtype = layers, device, dtype
+        self.prefixes: list[Tensor] = []
+        """S of [layers, 2, G, P, D], keys and values"""
+        self.own: Tensor | None = None
+        """[layers, 2, rows, G, L, D] of what rows added, by slot"""
+        self._filling: list[int] = []
+        self._groups: list[tuple[int, int]] = []
+        self._together: Tensor | None = None
+        self._apart: Tensor | None = None
+        self._length = self._row = torch.zeros(0, dtype=torch.int64, device=device)
+        self._longest = 0
+        self._mask: Tensor | None = None
+
+    def fill(self, lengths: list[int]) -> None:
+        """The next forward is over new prefixes of these lengths, laid end to end."""
+        self._filling = lengths
+
+    def lay(self, lay: Lay) -> None:
+        """Follow where rows lie; called whenever that changed."""
+        self._filling = []
+        order = np.argsort(lay.group, kind="stable")
+        bounds = np.searchsorted(lay.group[order], np.arange(len(lay.prefix) + 1)).tolist()
+        self._groups = list(pairwise(bounds))
+        moved = bool((np.diff(order) != 1).any())
+        self._together = self.tensor(order) if moved else None
+        self._apart = self.tensor(np.argsort(order)) if moved else None
+        self._length = self.tensor(lay.length)
+        self._row = torch.arange(len(lay), device=self.device)
+        if not len(lay):
+            self.own = None
+
+    def tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
+        """A copy on the device."""
+        return torch.from_numpy(values).to(self.device, copy=True)
+
+    def begin(self, length: npt.NDArray[np.int64]) -> None:
+        """Each row is about to add a token.
+
+        Args:
+            length: [R] by slot, tokens of its own until now.
+        """
+        self._longest = int(length.max()) + 1
+        self._reserve(len(length), self._longest)
+        self._mask = None
+        if int(length.min()) + 1 < self._longest:
+            beyond = torch.arange(self._longest, device=self.device) > self._length[:, None]
+            mask = torch.zeros(beyond.shape, dtype=self.dtype, device=self.device)
+            self._mask = mask.masked_fill_(beyond, -torch.inf)[:, None, None]
+
+    def end(self) -> None:
+        """Each row has added it."""
+        self._length += 1
+
+    def move(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
+        """Copy what rows added from slots to slots."""
+        if self.own is not None and len(source):
+            places = self.own[:, :, :, :, : self._longest]
+            places[:, :, self.tensor(target)] = places[:, :, self.tensor(source)]
+
+    def _reserve(self, rows: int, places: int) -> None:
+        """Room for so many rows of so many tokens; what is too small becomes half as large again."""
+        old = self.own
+        had = (0, 0) if old is None else (old.shape[2], old.shape[4])
+        if rows <= had[0] and places <= had[1]:
+            return
+        layers, two, heads, _, width = self.prefixes[0].shape
+        size = [
+            _larger(n, h, m) for n, h, m in zip((rows, places), had, (ROWS, PLACES), strict=True)
+        ]
+        shape = (layers, two, size[0], heads, size[1], width)
+        # zeros, since what is masked counts nothing times its value, and that must be a number
+        self.own = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        if old is not None:
+            self.own[:, :, : had[0], :, : had[1]] = old
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *_: Any,  # noqa: ANN401 -- transformers' own arguments
+        **__: Any,  # noqa: ANN401 -- transformers' own arguments
+    ) -> tuple[Tensor, Tensor]:
+        """Keep what a layer made: [1, G, T, D] of new prefixes, or [R, G, 1, D] of a step.
+
+        Returns:
+            The same, which attention within new prefixes goes by.
+        """
+        for part, states in enumerate((key_states, value_states)):
+            if self._filling:
+                self._fill(states, layer_idx, part)
+            elif self.own is not None:
+                self.own[layer_idx, part][self._row, :, self._length] = states[:, :, 0].to(
+                    self.dtype
+                )
+        return key_states, value_states
+
+    def _fill(self, states: Tensor, layer: int, part: int) -> None:
+        """Keep the keys or values [1, G, T, D] of new prefixes."""
+        if layer == part == 0:
+            shape = (self.depth, 2, states.shape[1])
+            self.prefixes += [
+                torch.empty(*shape, n, states.shape[3], dtype=self.dtype, device=self.device)
+                for n in self._filling
+            ]
+        new = self.prefixes[-len(self._filling) :]
+        for prefix, piece in zip(new, states[0].split(self._filling, 1), strict=True):
+            prefix[layer, part] = piece
+
+    def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """What the next token of each row sees: its prefix, what it added, and itself.
+
+        Args:
+            layer: Its number.
+            query: [R, H, 1, D]
+            scale: Of the logits.
+
+        Returns:
+            [R, 1, H, D]
+        """
+        if self.own is None:
+            raise AssertionError("`begin` reserves it")
+        rows, heads, _, width = query.shape
+        keys, values = self.own[layer, :, :rows, :, : self._longest]
+        by_head = query.to(self.dtype).view(rows, keys.shape[1], -1, width)
+        added = attend(by_head, keys, values, scale, self._mask)
+        seen = join(added, self._shared(layer, by_head, scale))
+        return seen.to(self.dtype).view(rows, 1, heads, width)
+
+    def _shared(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """The prefixes' part: each is attended once, for all of its rows.
+
+        Args:
+            layer: Its number.
+            query: [R, G, H / G, D] by slot.
+            scale: Of the logits.
+
+        Returns:
+            The same shape, and [R, G, H / G].
+        """
+        rows, heads, each, width = query.shape
+        if self._together is not None:
+            query = query.index_select(0, self._together)
+        query = query.transpose(0, 1).reshape(1, heads, rows * each, width)
+        parts = [
+            attend(query[:, :, a * each : b * each], prefix[layer, :1], prefix[layer, 1:], scale)
+            for (a, b), prefix in zip(self._groups, self.prefixes, strict=True)
+        ]
+        outs, totals = (
+            torch.cat(x, 2).view(heads, rows, each, -1) for x in zip(*parts, strict=True)
+        )
+        if self._apart is not None:
+            outs, totals = (x.index_select(1, self._apart) for x in (outs, totals))
+        return outs.transpose(0, 1), totals.transpose(0, 1).squeeze(-1)
+
+
+def _larger(needed: int, had: int, multiple: int) -> int:
+    """What there is if it will do; else half as much again, or more, as a multiple.
+
+    Examples:
+        >>> [_larger(5, 8, 4), _larger(9, 8, 4), _larger(30, 8, 4)]
+        [8, 12, 32]
+    """
+    return had if needed <= had else -(-max(needed, had * 3 // 2) // multiple) * multiple
