@@ -25,19 +25,27 @@ def main() -> None:
 @click.option("--meds", type=PATH, required=True, help="MEDS data set.")
 @click.option("--out", type=PATH, required=True, help="Where labels go.")
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
+@click.option(
+    "--task-file",
+    "task_files",
+    type=PATH,
+    multiple=True,
+    help="A task as YAML, see docs/zeroshot.md; may be given several times.",
+)
 @config_options("LabelsConfig", "rows_per_subject=1")
 @overwrite_option("labels")
 def labels(
     meds: Path,
     out: Path,
     tasks: tuple[str, ...],
+    task_files: tuple[Path, ...],
     config_file: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Make task labels from a MEDS data set.
 
-    Without --task, every task whose codes the data set has. Writes labels/1: one directory a task
+    Without --task and --task-file, every task whose codes the data set has. Writes labels/1: one directory a task
     with labels.parquet in the MEDS label schema, and tasks.json with the definitions.
 
     Example: ehr-eval labels --meds demo/meds --out demo/labels --task mortality_1y
@@ -51,7 +59,7 @@ def labels(
 
     given = [f"tasks={json.dumps(tasks)}"] if tasks else []
     settings = load_config(LabelsConfig, config_file, [*overrides, *given])
-    done = make_labels(meds, out, settings, overwrite=overwrite)
+    done = make_labels(meds, out, settings, task_files=task_files, overwrite=overwrite)
     click.echo(text_table(done.counts.to_dicts()))
     if done.left_out.height:
         click.echo(text_table(done.left_out.to_dicts()))

@@ -20,25 +20,25 @@ LEFT_OUT = "left_out"
 def in_hospital_mortality(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death in the stay, predicted some hours after admission."""
     died = pl.col("died") | (pl.col("death") <= pl.col("end")).fill_null(False)
-    return _running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=died)
+    return running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=died)
 
 
 def long_stay(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """A stay longer than some days, predicted some hours after admission."""
     longer = pl.col("end") - pl.col("start") > pl.duration(days=config.long_stay_days)
-    return _running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=longer)
+    return running_stays(course, config).select(*ROW[:2], LEFT_OUT, boolean_value=longer)
 
 
 def readmission_30d(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """An admission within some days after discharge."""
     days = config.readmission_days
-    return within(_discharges(course), course.admissions, days, course, config)
+    return within(discharges(course), course.admissions, days, course, config)
 
 
 def mortality_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Death within a year after discharge."""
     deaths = course.deaths.rename({"death": "time"})
-    return within(_discharges(course), deaths, config.horizon_days, course, config)
+    return within(discharges(course), deaths, config.horizon_days, course, config)
 
 
 def new_diagnosis_1y(course: Course, config: LabelsConfig) -> pl.DataFrame:
@@ -52,10 +52,10 @@ def _without_diagnosis(course: Course) -> pl.DataFrame:
     first = course.diagnoses.group_by("subject_id").agg(first=pl.col("time").min())
     known = pl.col("first") <= pl.col("prediction_time")
     return (
-        _discharges(course)
+        discharges(course)
         .join(first, on="subject_id", how="left", maintain_order="left")
         .with_columns(
-            _reasons(
+            reasons(
                 (pl.col(LEFT_OUT).is_not_null(), pl.col(LEFT_OUT)),
                 (known, "the diagnosis is there already"),
             )
@@ -68,9 +68,9 @@ def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFram
     """Whether the first value of a measurement in the next visit is abnormal."""
     whole = course.visits.filter(pl.col("fault").is_null())
     starts = whole.group_by("subject_id", next_start="start").agg(next_end=pl.col("end").max())
-    following = _asof(whole, starts, "end", "next_start", strictly=True)
+    following = asof(whole, starts, "end", "next_start", strictly=True)
     labs = course.labs.rename({"time": "measured"})
-    found = _asof(
+    found = asof(
         following.filter(pl.col("next_start").is_not_null()),
         labs,
         "next_start",
@@ -87,7 +87,7 @@ def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFram
         how="diagonal",
     )
     return rows.with_columns(
-        _reasons(
+        reasons(
             (pl.col("fault").is_not_null(), pl.col("fault")),
             (pl.col("next_start").is_null(), "no visit follows"),
             (unknown, "not measured in the next visit"),
@@ -102,12 +102,12 @@ def abnormal_lab_next_visit(course: Course, config: LabelsConfig) -> pl.DataFram
 
 def time_to_death(course: Course, _: LabelsConfig) -> pl.DataFrame:
     """Days from discharge to death."""
-    return _until(_discharges(course), course.deaths.rename({"death": "time"}), course)
+    return _until(discharges(course), course.deaths.rename({"death": "time"}), course)
 
 
 def time_to_readmission(course: Course, _: LabelsConfig) -> pl.DataFrame:
     """Days from discharge to the next admission."""
-    return _until(_discharges(course), course.admissions, course)
+    return _until(discharges(course), course.admissions, course)
 
 
 def time_to_diagnosis(course: Course, _: LabelsConfig) -> pl.DataFrame:
@@ -128,17 +128,17 @@ def _until(rows: pl.DataFrame, outcomes: pl.DataFrame, course: Course) -> pl.Dat
     end = pl.coalesce("outcome", pl.min_horizontal("death", "last"))
     days = (end - pl.col("prediction_time")).dt.total_microseconds() / 86_400_000_000
     found = (
-        _asof(asked, times, "prediction_time", "outcome", strictly=True)
+        asof(asked, times, "prediction_time", "outcome", strictly=True)
         .join(course.deaths, on="subject_id", how="left")
         .join(course.last, on="subject_id", how="left")
         .with_columns(boolean_value=pl.col("outcome").is_not_null(), duration_days=days)
-        .with_columns(_reasons((pl.col(DURATION) <= 0, "nothing is recorded after it")))
+        .with_columns(reasons((pl.col(DURATION) <= 0, "nothing is recorded after it")))
     )
     others = rows.filter(pl.col(LEFT_OUT).is_not_null())
     return pl.concat([found.select(*ROW, DURATION, LEFT_OUT), others], how="diagonal")
 
 
-def _asof(
+def asof(
     rows: pl.DataFrame, others: pl.DataFrame, left: str, right: str, *, strictly: bool
 ) -> pl.DataFrame:
     """Rows with the first of others of their subject that comes at or after them."""
@@ -153,7 +153,7 @@ def _asof(
     )
 
 
-def _reasons(*reasons: tuple[pl.Expr, str | pl.Expr]) -> pl.Expr:
+def reasons(*reasons: tuple[pl.Expr, str | pl.Expr]) -> pl.Expr:
     """`left_out` by the first reason that holds."""
     given = (
         pl.when(holds).then(pl.lit(why) if isinstance(why, str) else why) for holds, why in reasons
@@ -161,7 +161,7 @@ def _reasons(*reasons: tuple[pl.Expr, str | pl.Expr]) -> pl.Expr:
     return pl.coalesce(*given).alias(LEFT_OUT)
 
 
-def _running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
+def running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
     """Stays some hours after admission; left out where over, or the subject is known dead."""
     at = pl.col("prediction_time")
     hours = pl.duration(hours=config.hours_after_admission)
@@ -169,7 +169,7 @@ def _running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
         course.stays.join(course.deaths, on="subject_id", how="left", maintain_order="left")
         .with_columns(prediction_time=pl.col("start") + hours)
         .with_columns(
-            _reasons(
+            reasons(
                 (pl.col("fault").is_not_null(), pl.col("fault")),
                 (pl.col("end") <= at, "over by the prediction time"),
                 (pl.col("death") <= at, "dead by the prediction time"),
@@ -178,7 +178,7 @@ def _running_stays(course: Course, config: LabelsConfig) -> pl.DataFrame:
     )
 
 
-def _discharges(course: Course) -> pl.DataFrame:
+def discharges(course: Course) -> pl.DataFrame:
     """subject_id, prediction_time, left_out: the end of each stay that the subject survived."""
     whole = course.stays.filter(pl.col("fault").is_null())
     # the latest end of the stays that have begun by each start
@@ -201,7 +201,7 @@ def _discharges(course: Course) -> pl.DataFrame:
         .join(course.deaths, on="subject_id", how="left", maintain_order="left")
         .select(
             "subject_id",
-            _reasons(
+            reasons(
                 (pl.col("fault").is_not_null(), pl.col("fault")),
                 (pl.col("died") | (pl.col("death") <= pl.col("end")), "ended in death"),
                 (pl.col("latest") > pl.col("end"), "another stay runs on"),
@@ -236,7 +236,7 @@ def within(
     times = outcomes.select("subject_id", outcome="time")
     asked = rows.filter(pl.col(LEFT_OUT).is_null())
     found = (
-        _asof(asked, times, "prediction_time", "outcome", strictly=True)
+        asof(asked, times, "prediction_time", "outcome", strictly=True)
         .join(course.deaths, on="subject_id", how="left")
         .join(course.last, on="subject_id", how="left")
         .with_columns(boolean_value=(pl.col("outcome") <= until).fill_null(False))
@@ -244,6 +244,6 @@ def within(
     if config.censored == "exclude":
         followed = (pl.col("last") >= until) | pl.col("death").is_not_null()
         censored = ~(pl.col("boolean_value") | followed)
-        found = found.with_columns(_reasons((censored, "censored")))
+        found = found.with_columns(reasons((censored, "censored")))
     others = rows.filter(pl.col(LEFT_OUT).is_not_null())
     return pl.concat([found.select(*ROW, LEFT_OUT), others], how="diagonal")

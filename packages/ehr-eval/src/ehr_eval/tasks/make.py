@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
+from ehr_eval.tasks.by_file import label_by_file, require_codes
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.course import read_course
+from ehr_eval.tasks.course import Course, read_course
+from ehr_eval.tasks.files import TaskFile, read_task_files
 from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, ROW
-from ehr_eval.tasks.registry import TASKS, choose
+from ehr_eval.tasks.registry import TASKS, Task, choose
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import LABELS, MEDS, SPLITS
@@ -46,8 +48,23 @@ class LabelsSummary:
     """task, left_out, rows: how many rows are none, by reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One task to label."""
+
+    label: Callable[[pl.DataFrame, Course], pl.DataFrame]
+    """From events, and what they were cut up into, to rows."""
+    definition: str
+    timed: bool = False
+
+
 def make_labels(
-    meds: PathLike, out: PathLike, config: LabelsConfig | None = None, *, overwrite: bool = False
+    meds: PathLike,
+    out: PathLike,
+    config: LabelsConfig | None = None,
+    *,
+    task_files: Sequence[PathLike] = (),
+    overwrite: bool = False,
 ) -> LabelsSummary:
     """Label a MEDS data set and write `labels/1`.
 
@@ -55,24 +72,28 @@ def make_labels(
         meds: Data set; one file of it is in memory at a time.
         out: The artifact.
         config: Tasks, codes and times.
+        task_files: Tasks as YAML; where there are some, of the built-in ones only those that are named.
         overwrite: Replace an artifact that is there.
 
     Raises:
         UserError: If a task does not fit the data set, no row can be labelled, or `out` exists.
+        ConfigError: If a task file is none.
         ContractError: If `meds` is not a MEDS data set.
     """
     meds, out = Path(meds), Path(out)
     config = config or LabelsConfig()
+    tasks = read_task_files(task_files)
     refuse_existing(out, LABELS, overwrite=overwrite, inputs=[meds])
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
     codes = pl.concat([_distinct_codes(f) for f in files]).unique()
-    chosen, skipped = choose(config, codes)
+    chosen, skipped = _chosen(config, tasks, codes)
     parts: dict[str, list[pl.DataFrame]] = {name: [] for name in chosen}
     for path in tqdm(files, desc="labels", unit="file", disable=None):
-        course = read_course(read_events(path, more=config.visit_ids), config)
-        for name in chosen:
-            parts[name].append(TASKS[name].labeler(course, config))
+        events = read_events(path, more=config.visit_ids)
+        course = read_course(events, config)
+        for name, task in chosen.items():
+            parts[name].append(task.label(events, course))
     tables, reasons = _rows(parts, config)
     for name in [name for name, table in tables.items() if not table.height]:
         skipped[name] = f"no row can be labelled ({_told(reasons, name) or 'none was found'})"
@@ -81,24 +102,52 @@ def make_labels(
         why = "; ".join(f"for {name}, {skipped[name]}" for name in chosen)
         raise UserError(f"{meds}: {why}")
     counts = _count(subjects, tables)
+    told = {name: to_dict(task) for name, task in tasks.items()}
     with new_artifact(out, LABELS, overwrite=overwrite, inputs=[meds]) as partial:
         rows = {}
         for name, table in tables.items():
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
-            schema = SCHEMA.append(_DURATION) if TASKS[name].timed else SCHEMA
+            schema = SCHEMA.append(_DURATION) if chosen[name].timed else SCHEMA
             pq.write_table(table.to_arrow().cast(schema), partial / name / "labels.parquet")
-        _write_tasks(partial / "tasks.json", counts, reasons, config)
+        definitions = {name: task.definition for name, task in chosen.items()}
+        _write_tasks(partial / "tasks.json", counts, reasons, definitions)
         seal(
             partial,
             LABELS,
             producer=PRODUCER,
-            config=to_dict(config),
+            config=to_dict(config) | ({"task_files": told} if told else {}),
             seed=config.seed,
             inputs={"meds": raw_source(meds, contract=MEDS)},
             rows=rows,
         )
     return LabelsSummary(out, counts, skipped, reasons)
+
+
+def _chosen(
+    config: LabelsConfig, files: Mapping[str, TaskFile], codes: pl.Series
+) -> tuple[dict[str, _Asked], dict[str, str]]:
+    """The tasks to label, and why others that were not named are skipped.
+
+    Raises:
+        UserError: If one that was named or given does not fit, or is there twice.
+    """
+    built_in, skipped = ([], {}) if files and config.tasks is None else choose(config, codes)
+    chosen = {name: _built_in(TASKS[name], config) for name in built_in}
+    for name, task in files.items():
+        if name in chosen:
+            raise UserError(f"task {name} is named and given as a file; leave one out")
+        require_codes(codes, task)
+        chosen[name] = _by_file(task, config)
+    return chosen, skipped
+
+
+def _built_in(task: Task, config: LabelsConfig) -> _Asked:
+    return _Asked(lambda _, c: task.labeler(c, config), task.define(config), task.timed)
+
+
+def _by_file(task: TaskFile, config: LabelsConfig) -> _Asked:
+    return _Asked(lambda e, _: label_by_file(e, task, config), task.doc)
 
 
 def _distinct_codes(path: Path) -> pl.Series:
@@ -168,14 +217,17 @@ def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.Dat
 
 
 def _write_tasks(
-    path: Path, counts: pl.DataFrame, left_out: pl.DataFrame, config: LabelsConfig
+    path: Path,
+    counts: pl.DataFrame,
+    left_out: pl.DataFrame,
+    definitions: Mapping[str, str],
 ) -> None:
     about = {}
     for name in counts["task"].unique(maintain_order=True):
         of_task = counts.filter(pl.col("task") == name).drop("task")
         reasons = left_out.filter(pl.col("task") == name)
         about[name] = {
-            "definition": TASKS[name].define(config),
+            "definition": definitions[name],
             "splits": {row.pop("split"): row for row in of_task.to_dicts()},
             "left_out": dict(reasons.select(LEFT_OUT, "rows").iter_rows()),
         }
