@@ -13,6 +13,7 @@ from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
 from ehr_tokenize.synthetic.config import SynthConfig
+from ehr_tokenize.synthetic.sequence.config import SequenceConfig
 from ehr_tracking.config import load_config
 from ehr_train.config import TrainConfig
 
@@ -21,6 +22,7 @@ SCHEMA = {
     "tokenize": TokenizeConfig,
     "narrate": NarrateConfig,
     "synth": SynthConfig,
+    "synth/sequence": SequenceConfig,
     "train": TrainConfig,
     "tasks": TaskFile,
     "eval": EhrshotConfig,

@@ -13,7 +13,8 @@ from ehr_tokenize.synthetic.block import LAST_DAY, draw_block
 from ehr_tokenize.synthetic.conditions import CONDITIONS, LABS, RACES
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.disease import sample_latent
-from ehr_tokenize.synthetic.records import CODE_ID, DAY
+from ehr_tokenize.synthetic.records import CODE_ID
+from ehr_tokenize.synthetic.rows import DAY
 
 NAMES = [c.name for c in CONDITIONS]
 # in ICD-10-CM since October 2020 or 2021: newer than the release of MIMIC-IV

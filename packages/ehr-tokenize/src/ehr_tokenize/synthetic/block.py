@@ -9,7 +9,17 @@ from ehr_tokenize.synthetic.conditions import RACES
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import DAYS, Encounters, simulate
 from ehr_tokenize.synthetic.disease import Bools, Floats, Ints, Latent, sample_latent
-from ehr_tokenize.synthetic.records import CODE_ID, DAY, INSIDE, LAST, Rows
+from ehr_tokenize.synthetic.records import CODE_ID
+from ehr_tokenize.synthetic.rows import (
+    DAY,
+    INSIDE,
+    LAST,
+    STATIC,
+    Rows,
+    concatenate,
+    in_order,
+    plain,
+)
 
 BLOCK = 2048
 """Subjects that are drawn together, each block from its own random stream."""
@@ -17,8 +27,6 @@ FIRST_ENTRY = int(np.datetime64("2008-01-01", "m").astype(np.int64))
 ENTRY_DAYS = 5 * 365
 """Days after `FIRST_ENTRY` on which subjects enter."""
 LAST_DAY = int(np.datetime64("2022-01-01", "m").astype(np.int64))
-STATIC = np.iinfo(np.int64).min
-"""Minute of a static event: before all others, and written as null."""
 ENTRY_AGE, ENTRY_AGE_SD = 52.0, 17.0
 """Mean and deviation of the age at entry, before it is held to 18..90."""
 
@@ -76,19 +84,17 @@ def draw_block(config: SynthConfig, block: int) -> Block:
     gender = np.where(male, CODE_ID["GENDER//M"], CODE_ID["GENDER//F"])
     races = np.array([CODE_ID[f"RACE//{x}"] for x in RACES])
     static = np.full(n, STATIC)
-    rows = records.concatenate(
+    rows = concatenate(
         [
-            _plain(everyone, static, INSIDE, gender),
-            _plain(everyone, static, INSIDE, races[race]),
-            _plain(everyone, birth, INSIDE, np.full(n, CODE_ID[codes.BIRTH])),
+            plain(everyone, static, INSIDE, gender),
+            plain(everyone, static, INSIDE, races[race]),
+            plain(everyone, birth, INSIDE, np.full(n, CODE_ID[codes.BIRTH])),
             record,
-            _plain(outside, minutes(birth[outside], course.death[outside]), LAST, dying),
+            plain(outside, minutes(birth[outside], course.death[outside]), LAST, dying),
         ]
     )
-    order = np.lexsort((rows.code, rows.rank, rows.minute, rows.subject))
-    rows = Rows(*(getattr(rows, name)[order] for name in Rows.__dataclass_fields__))
     ids = everyone + block * BLOCK + 1
-    return Block(ids, male, birth, latent, usual, course.encounters, rows)
+    return Block(ids, male, birth, latent, usual, course.encounters, in_order(rows))
 
 
 def with_novel_codes(rows: Rows, config: SynthConfig, block: int) -> Rows:
@@ -100,10 +106,6 @@ def with_novel_codes(rows: Rows, config: SynthConfig, block: int) -> Rows:
         return rows
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(block, 1)))
     return replace(rows, code=novel.renamed(rng, rows.code, config.novel_prob))
-
-
-def _plain(subject: Ints, minute: Ints, rank: int, code: Ints) -> Rows:
-    return Rows(subject, minute, np.full(len(subject), rank), code, np.full(len(subject), np.nan))
 
 
 def minutes(birth: Ints, age: Floats) -> Ints:

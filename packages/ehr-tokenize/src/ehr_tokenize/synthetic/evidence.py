@@ -16,14 +16,8 @@ from ehr_tokenize.synthetic.conditions import CAUSES, CONDITIONS, LABS
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import DAYS
 from ehr_tokenize.synthetic.disease import Bools, Floats, Ints
-from ehr_tokenize.synthetic.records import (
-    CODE_ID,
-    DAY,
-    HOUR,
-    VOCABULARY,
-    known_conditions,
-    trend,
-)
+from ehr_tokenize.synthetic.records import CODE_ID, VOCABULARY, known_conditions, trend
+from ehr_tokenize.synthetic.rows import DAY, HOUR
 from ehr_tokenize.synthetic.tasks import Visits
 
 YEAR = DAYS * DAY

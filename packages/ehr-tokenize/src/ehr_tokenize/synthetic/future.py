@@ -26,7 +26,8 @@ from ehr_tokenize.synthetic.course import (
     simulate,
 )
 from ehr_tokenize.synthetic.disease import NAMES, Bools, Floats, Ints, Latent, draw_onsets
-from ehr_tokenize.synthetic.records import DAY, HOUR, MAX_PANELS, coding_chance, trend
+from ehr_tokenize.synthetic.records import MAX_PANELS, coding_chance, trend
+from ehr_tokenize.synthetic.rows import DAY, HOUR
 from ehr_tokenize.synthetic.tasks import (
     CONDITION,
     HORIZON_DAYS,

@@ -12,7 +12,8 @@ import numpy as np
 from ehr_tokenize.synthetic import codes, novel
 from ehr_tokenize.synthetic.block import Block
 from ehr_tokenize.synthetic.disease import Ints
-from ehr_tokenize.synthetic.records import VOCABULARY, Rows
+from ehr_tokenize.synthetic.records import VOCABULARY
+from ehr_tokenize.synthetic.rows import Rows
 
 _ALL = VOCABULARY + novel.NOVEL
 _KINDS = {codes.diagnosis(""): "diagnoses", codes.medication(""): "prescriptions"}

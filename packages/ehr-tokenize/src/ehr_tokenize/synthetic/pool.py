@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tracking.arrow.splits import splits_by_hash
 from ehr_tracking.contracts import SPLITS
 
@@ -30,6 +29,6 @@ def over(
         yield from bar(pool.map(function, *zip(*arguments, strict=True)))
 
 
-def splits_of(ids: Iterable[int], config: SynthConfig) -> list[str]:
+def splits_of(ids: Iterable[int], seed: int) -> list[str]:
     """The split of each subject: 80/10/10 by a hash of seed and subject."""
-    return [SPLITS[i] for i in splits_by_hash(np.asarray(ids), config.seed).tolist()]
+    return [SPLITS[i] for i in splits_by_hash(np.asarray(ids), seed).tolist()]

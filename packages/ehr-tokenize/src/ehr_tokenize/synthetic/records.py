@@ -7,8 +7,6 @@ often where a relevant condition is known, and its value is the latent level plu
 Shapes: `E` encounters, `C` conditions, `D` days on which a panel is drawn.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ehr_tokenize.synthetic import codes
@@ -25,11 +23,19 @@ from ehr_tokenize.synthetic.conditions import (
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.course import Encounters
 from ehr_tokenize.synthetic.disease import NAMES, Bools, Floats, Ints, Latent
+from ehr_tokenize.synthetic.rows import (
+    CLOSE,
+    DAY,
+    HOUR,
+    INSIDE,
+    LAST,
+    OPEN,
+    Rows,
+    concatenate,
+)
 
 VOCABULARY = [row[0] for row in codes.code_table()]
 CODE_ID = {code: i for i, code in enumerate(VOCABULARY)}
-HOUR = 60
-DAY = 24 * HOUR
 MAX_PANELS = 21
 """Days of a stay on which blood is drawn; a longer stay is drawn on its first ones."""
 
@@ -43,25 +49,6 @@ DIALYSIS_FROM, DIALYSED = 0.8, 0.9
 """Severity of kidney disease from which a stay has dialysis, and how often."""
 INTUBATION_FROM, INTUBATED = 1.8, 0.7
 """Acute severity from which a stay has intubation, and how often."""
-
-# Order of events that share a minute: what opens a visit, what happens in it, what closes it, death
-OPEN, INSIDE, CLOSE, LAST = range(4)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Events as parallel arrays."""
-
-    subject: Ints
-    """Row of the subject in its block."""
-    minute: Ints
-    """Minutes since 1970-01-01."""
-    rank: Ints
-    """`OPEN` .. `LAST`."""
-    code: Ints
-    """Row of `VOCABULARY`."""
-    value: Floats
-    """NaN where there is none."""
 
 
 class _Notes:
@@ -91,13 +78,6 @@ class _Notes:
     def rows(self) -> Rows:
         """Everything, in the order in which it was added."""
         return concatenate(self.parts)
-
-
-def concatenate(parts: list[Rows]) -> Rows:
-    """Several sets of events as one."""
-    return Rows(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in Rows.__dataclass_fields__)
-    )
 
 
 def coding_chance(severity: Floats, stay: Bools) -> Floats:

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from meds import schema as meds
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ehr_tokenize.synthetic.block import BLOCK, ENTRY_DAYS, LAST_DAY, Block, draw_block
@@ -35,6 +33,7 @@ from ehr_tokenize.synthetic.future import (
     next_measurement,
     stays_long,
 )
+from ehr_tokenize.synthetic.labelled import Tables, labelled, write_labelled
 from ehr_tokenize.synthetic.pool import over, splits_of
 from ehr_tokenize.synthetic.posterior import Chains, Draws
 from ehr_tokenize.synthetic.tasks import LAB, TaskRows, Visits, label, read_visits
@@ -47,18 +46,6 @@ AT_ONCE = 100_000
 IN_STAY = {"in_hospital_mortality": death_in_stay, "long_stay": stays_long}
 NEXT_VISIT = "abnormal_lab_next_visit"
 RELEVANT = [NAMES.index(x) for x in LABS[LAB].loads]
-RISKS_SCHEMA = pa.schema(
-    [
-        ("subject_id", pa.int64()),
-        ("prediction_time", pa.timestamp("us")),
-        ("boolean_value", pa.bool_()),
-        ("true_risk", pa.float64()),
-        ("best_risk", pa.float64()),
-    ]
-)
-
-Tables = dict[str, tuple[pa.Table, pa.Table]]
-"""Task -> labels and risks."""
 
 
 def write_risks(directory: Path, config: SynthConfig, *, workers: int = 1) -> None:
@@ -70,18 +57,7 @@ def write_risks(directory: Path, config: SynthConfig, *, workers: int = 1) -> No
         workers: Processes.
     """
     chunks = [(first // BLOCK, first % BLOCK) for first in range(0, config.num_patients, CHUNK)]
-    found: dict[str, tuple[list[pa.Table], list[pa.Table]]] = defaultdict(lambda: ([], []))
-    for tables in over(partial(chunk_risks, config), chunks, workers, "risks"):
-        for task, parts in tables.items():
-            for kept, part in zip(found[task], parts, strict=True):
-                kept.append(part)
-    for task, (labels, risks) in found.items():
-        path = directory / "labels" / task / "labels.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(meds.LabelSchema.align(pa.concat_tables(labels)), path)
-        path = directory / "risks" / f"{task}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.concat_tables(risks), path)
+    write_labelled(directory, over(partial(chunk_risks, config), chunks, workers, "risks"))
 
 
 def chunk_risks(config: SynthConfig, number: int, first: int) -> Tables:
@@ -95,7 +71,7 @@ def chunk_risks(config: SynthConfig, number: int, first: int) -> Tables:
     block = draw_block(config, number)
     visits = read_visits(block.rows)
     mine = (visits.subject >= first) & (visits.subject < first + CHUNK)
-    wanted = np.isin(splits_of(block.ids, config), config.risks.splits)
+    wanted = np.isin(splits_of(block.ids, config.seed), config.risks.splits)
     labelled = label(block, visits)
     tasks = {t: _kept(rows, mine[rows.visit]) for t, rows in labelled.items()}
     asked = {t: _kept(rows, wanted[visits.subject[rows.visit]]) for t, rows in tasks.items()}
@@ -118,13 +94,7 @@ def _kept(rows: TaskRows, which: Bools) -> TaskRows:
 
 
 def _table(block: Block, visits: Visits, rows: TaskRows, risks: Mapping[str, Floats]) -> pa.Table:
-    columns = {
-        "subject_id": pa.array(block.ids[visits.subject[rows.visit]]),
-        "prediction_time": pa.array(rows.minute * 60_000_000).cast(pa.timestamp("us")),
-        "boolean_value": pa.array(rows.label),
-        **risks,
-    }
-    return pa.table(columns, schema=RISKS_SCHEMA) if risks else pa.table(columns)
+    return labelled(block.ids[visits.subject[rows.visit]], rows.minute, rows.label, risks)
 
 
 def _last_stay(visits: Visits) -> Ints:

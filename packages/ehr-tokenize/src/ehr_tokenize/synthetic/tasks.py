@@ -13,7 +13,8 @@ from ehr_tokenize.synthetic import codes
 from ehr_tokenize.synthetic.block import Block
 from ehr_tokenize.synthetic.conditions import CONDITIONS, LABS
 from ehr_tokenize.synthetic.disease import NAMES, Bools, Floats, Ints
-from ehr_tokenize.synthetic.records import CLOSE, CODE_ID, DAY, OPEN, Rows
+from ehr_tokenize.synthetic.records import CODE_ID
+from ehr_tokenize.synthetic.rows import CLOSE, DAY, OPEN, Rows
 
 READMISSION_DAYS, HORIZON_DAYS, LONG_DAYS, WARD_DAYS = 30, 365, 7, 1
 """Windows of readmission_30d and of the one-year tasks; a long stay; days after admission."""

@@ -1,0 +1,1 @@
+"""Synthetic records in which order and timing alone carry the risk."""
