@@ -14,8 +14,11 @@ import ehr_models.kinds
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, Tokens, leading
 from ehr_models.data.windows import Windows, newest
+from ehr_models.forecasts.time import time_edges
+from ehr_models.heads.forecasts import attach
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
+from ehr_models.kinds.chrono import ChronoModelConfig
 from ehr_models.kinds.exmed_bert import ExMedBertModelConfig
 from ehr_models.kinds.gpt2_moe import Gpt2MoeModelConfig
 from ehr_models.registry import build, look_up
@@ -47,7 +50,14 @@ VARIANTS = {
         size="small-8", hidden=32, heads=2, intermediate=48, layers=2, shared=True, bias_rate=0.01
     ),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
+    "chrono-time": ChronoModelConfig(size="tiny", layers=2, positions="time", time="time2vec"),
+    "chrono-order": ChronoModelConfig(
+        size="tiny", layers=2, positions="order", age="none", time="none", kv_heads=4
+    ),
+    "chrono-forecasts": ChronoModelConfig(size="tiny", layers=2, age="none"),
 }
+FORECASTS = {"chrono-forecasts": {"time": {"edges": time_edges(9)}}}
+"""Variant -> heads beside that of the next token, and what its configuration says of them."""
 
 EVERY_HEAD = [
     *({"pooling": how} for how in ("last", "mean", "max", "sum", "attention", "bigru", "cls")),
@@ -209,6 +219,8 @@ def make_model():
         model = build(config, VOCAB)
         if KINDS[config.kind].lookups is not None:
             look_up(model, config, CODES)
+        for head, settings in FORECASTS.get(name, {}).items():
+            attach(model, head, settings)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)

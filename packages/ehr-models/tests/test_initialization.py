@@ -13,6 +13,9 @@ from ehr_models.layers.embeddings import Time2Vec
 from ehr_models.layers.initialization import METHODS
 from ehr_models.registry import build
 
+SMALL_BACK = ("gpt2", "gpt2_moe", "chrono")
+"""Kinds whose own way has smaller projections back to the stream."""
+
 
 def matrices(model):
     """Name -> [out, in] of every linear layer that no table is tied to, but those of Time2Vec."""
@@ -21,7 +24,8 @@ def matrices(model):
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in tables:
             found[name] = module.weight.T if isinstance(module, Conv1D) else module.weight
-    return {n: w for n, w in found.items() if not n.endswith("time.projection") and "age" not in n}
+    own = ("time.projection", "when.time")
+    return {n: w for n, w in found.items() if not n.endswith(own) and "age" not in n}
 
 
 def drawn_by(method, weight):
@@ -37,7 +41,7 @@ def drawn_by(method, weight):
 
 
 @pytest.mark.parametrize("method", ["normal", *METHODS])
-@pytest.mark.parametrize("kind", ["behrt", "exmed_bert", "gpt2", "gpt2_moe", "bert"])
+@pytest.mark.parametrize("kind", ["behrt", "exmed_bert", "gpt2", "gpt2_moe", "bert", "chrono"])
 def test_what_a_new_model_looks_like(kind, method):
     plain = {"size": "small", "locality": 0.0} if kind == "behrt" else {"size": "tiny"}
     config = KINDS[kind].config(**plain, initialization=method)
@@ -46,10 +50,10 @@ def test_what_a_new_model_looks_like(kind, method):
     found = matrices(model)
     assert len(found) >= 7
     for name, weight in found.items():
-        if method != "normal" or "gpt2" not in kind:  # whose own way has smaller output projections
+        if method != "normal" or kind not in SMALL_BACK:
             assert drawn_by(method, weight), name
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
             assert (module.weight == 1).all()
         if isinstance(module, nn.Embedding) and len(module.weight) > 100:
             assert module.weight[1:].std().item() == pytest.approx(0.02, rel=0.1)

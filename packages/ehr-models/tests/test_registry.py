@@ -92,7 +92,7 @@ def test_overrides_win_over_the_size():
 
 
 def test_special_tokens_of_decoders_are_ours():
-    for kind in ("gpt2", "gpt2_moe", "llama"):
+    for kind in ("gpt2", "gpt2_moe", "llama", "chrono"):
         config = architecture(KINDS[kind].config(size="tiny"), 130)
         assert (config.bos_token_id, config.eos_token_id) == (BOS_ID, EOS_ID)
 
@@ -122,7 +122,7 @@ def test_a_kind_is_pretrained_by_what_it_sees():
     found = {kind.name: kind.pretraining for kind in KINDS.values() if kind.name != "mixer"}
     assert found == {
         **{"behrt": "mlm", "bert": "mlm", "exmed_bert": "mlm"},
-        **{"gpt2": "clm", "gpt2_moe": "clm", "llama": "clm"},
+        **{"gpt2": "clm", "gpt2_moe": "clm", "llama": "clm", "chrono": "clm"},
     }
 
 

@@ -21,10 +21,12 @@ def count_parameters(config: ModelConfig, vocab_size: int) -> dict[str, int]:
         model = build(config, vocab_size)
     counts = {"embeddings": 0, "layers": 0, "head": 0}
     counted = set()
+    part = "embeddings"  # until the layers come
     for child in model.base_model.children():
-        embeds = any(isinstance(module, nn.Embedding) for module in child.modules())
+        if any(isinstance(module, nn.ModuleList) for module in child.modules()):
+            part = "layers"
         for parameter in child.parameters():
-            counts["embeddings" if embeds else "layers"] += parameter.numel()
+            counts[part] += parameter.numel()
             counted.add(parameter)
     counts["head"] = sum(p.numel() for p in model.parameters() if p not in counted)
     return {**counts, "total": sum(counts.values())}

@@ -182,7 +182,8 @@ class PooledForPreTraining(PooledPreTrainedModel):
         self._tied_weights_keys = token._tied_weights_keys
         children = dict(token.named_children())
         self._adopt(token, children)
-        (self._token_head,) = children.keys() - {token.base_model_prefix}
+        forecasts = {f"{name}_head" for name in getattr(token, "forecasts", ())}
+        (self._token_head,) = children.keys() - {token.base_model_prefix} - forecasts
 
     def forward(
         self,

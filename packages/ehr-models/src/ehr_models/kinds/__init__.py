@@ -6,6 +6,7 @@ kind is spelled nowhere else. `docs/extend.md` adds one.
 
 from ehr_models.kinds.behrt import BEHRT
 from ehr_models.kinds.bert import BERT
+from ehr_models.kinds.chrono import CHRONO
 from ehr_models.kinds.exmed_bert import EXMED_BERT
 from ehr_models.kinds.gpt2 import GPT2
 from ehr_models.kinds.gpt2_moe import GPT2_MOE
@@ -13,5 +14,5 @@ from ehr_models.kinds.llama import LLAMA
 from ehr_models.kinds.record import Kind
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (BEHRT, EXMED_BERT, GPT2, GPT2_MOE, BERT, LLAMA)
+    kind.name: kind for kind in (BEHRT, EXMED_BERT, GPT2, GPT2_MOE, BERT, LLAMA, CHRONO)
 }

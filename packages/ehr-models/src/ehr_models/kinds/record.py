@@ -15,6 +15,8 @@ HeadName = Literal["token", "pooled", "both"]
 """Over tokens, over the pooled states of subjects, or one of each on the same states."""
 Initialization = Literal["normal", "orthogonal", "xavier", "kaiming"]
 """How matrices are drawn: see `layers.initialization`."""
+Forecast = Literal["time"]
+"""What a head beside that of the next token tells of what comes: see `heads.forecasts`."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -89,6 +91,8 @@ class Kind:
     token_head: str
     """Module of the pretraining model that makes logits of states."""
     heads: tuple[HeadName, ...] = ("token", "pooled", "both")
+    forecasts: tuple[Forecast, ...] = ()
+    """Heads over tokens' states that the pretraining model may have beside that of the next token."""
     adapters: tuple[str, ...]
     """Last names of the linear modules that adapters go to."""
     auxiliary: Mapping[str, str] = field(default_factory=dict)

@@ -64,6 +64,31 @@ class Time2Vec(nn.Module):
         initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
 
 
+class Clock(nn.Linear):
+    """Time of day, day of week and season, as sines and cosines projected to the width.
+
+    Nothing of it tells one year from another, so that dates may be shifted by whole years.
+    """
+
+    periods = (1.0, 7.0, DAYS_PER_YEAR)
+    """Days."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(2 * len(self.periods), width, bias=False)
+
+    def forward(self, days: Tensor) -> Tensor:
+        """Days [...] float64 to [..., D]."""
+        turns = torch.stack([days / period for period in self.periods], -1)
+        angle = ((turns - turns.floor()) * (2 * math.pi)).float()
+        features = torch.cat([angle.cos(), angle.sin()], -1)
+        return super().forward(features.to(self.weight.dtype))
+
+    @torch.no_grad()
+    def reset(self, std: float) -> None:
+        """Initial values; the output has about the given standard deviation."""
+        initialization.normal_(self.weight, 0.0, std / math.sqrt(len(self.periods)))
+
+
 class BinnedDays(nn.Embedding):
     """A learned table of equal parts of a year; what lies outside shares its first or last row."""
 
