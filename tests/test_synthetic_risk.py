@@ -54,3 +54,22 @@ def test_rows_and_outcomes_agree_with_labels_made_from_the_events(
     assert risks.select(ROW).sort(ROW).equals(ours.filter(pl.col("subject_id").is_in(held_out)))
     for column in ("true_risk", "best_risk"):
         assert risks[column].is_between(0, 1).all()
+
+
+@pytest.mark.slow
+def test_labels_of_the_world_of_sequences_are_those_that_its_task_files_make(
+    tmp_path: Path, shell: Callable[..., str]
+) -> None:
+    shell("ehr-tokenize synth --world sequence --num-patients 150 --risks --out", tmp_path / "meds")
+    files = sorted((Path(__file__).parents[1] / "configs/tasks").glob("sequence-*.yaml"))
+    named = [word for path in files for word in ("--task-file", path)]
+    shell("ehr-eval labels --meds", tmp_path / "meds", "--out", tmp_path / "labels", *named)
+    tasks = sorted(p.name for p in (tmp_path / "meds/labels").iterdir())
+    assert [f"sequence-{task}" for task in tasks] == [p.stem for p in files]
+    for task in tasks:
+        ours, made = (
+            pl.read_parquet(path / "labels" / task / "labels.parquet").select(ROW).sort(ROW)
+            for path in (tmp_path / "meds", tmp_path)
+        )
+        assert made["boolean_value"].n_unique() == 2
+        assert ours.equals(made)

@@ -27,7 +27,13 @@ from ehr_tokenize.synthetic.rows import (
 )
 from ehr_tokenize.synthetic.sequence import codes
 from ehr_tokenize.synthetic.sequence.config import SequenceConfig
-from ehr_tokenize.synthetic.sequence.course import MARGIN, Course, draw_course, look_back
+from ehr_tokenize.synthetic.sequence.course import (
+    MARGIN,
+    NOTED,
+    Course,
+    draw_course,
+    look_back,
+)
 from ehr_tokenize.synthetic.sequence.rules import TASKS, risks
 
 BLOCK = 2048
@@ -36,8 +42,6 @@ ENTRY_AGE, ENTRY_AGE_SD = 52.0, 17.0
 """Mean and deviation of the age at entry, before it is held to 18..90."""
 VISIT = 30
 """Minutes of a visit."""
-NOTED = 10
-"""Minutes after the start of a visit at which what it is for is coded."""
 SOONEST = 120
 """Least minutes from the end of a stay to an outcome's visit."""
 NEVER = np.iinfo(np.int64).max // 2

@@ -22,6 +22,8 @@ FLARE_FROM = 32
 """Days before a stay at which a flare is coded the latest: beyond a month, as most are in a year."""
 FLARES, OTHERS = 0.8, 0.5
 """Probability of a visit with a flare, and of one without, between two stays."""
+NOTED = 10
+"""Minutes after the start of a visit at which what it is for is coded."""
 LENGTH = (10 * HOUR, 22 * HOUR)
 """Least and most minutes of a stay: all of it lies in one day."""
 MARGIN = 5
@@ -195,7 +197,7 @@ def _response(
 def look_back(course: Course, config: SequenceConfig) -> Past:
     """What the record shows at the end of each stay."""
     index = np.where(course.flare >= 0, np.arange(len(course.flare)), 0)
-    flare = course.flare[np.maximum.accumulate(index)]  # the first stay of each has one
+    flare = course.flare[np.maximum.accumulate(index)] + NOTED  # the first stay of each has one
     a, b, c = course.ordered.T
     hours = course.levels[:, :3] / HOUR
     hours = hours - hours.mean(axis=1, keepdims=True)
