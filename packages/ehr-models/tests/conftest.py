@@ -56,7 +56,14 @@ VARIANTS = {
     ),
     "chrono-forecasts": ChronoModelConfig(size="tiny", layers=2, age="none"),
 }
-FORECASTS = {"chrono-forecasts": {"time": {"edges": time_edges(9)}}}
+EVENTS = {
+    "codes": ["A", "B"],
+    "ids": [[8], [9, 10]],
+    "value_ids": [[], [9, 10]],
+    "edges": [0.0, 3600.0, 86_400.0, 1e8],
+    "rank": 4,
+}
+FORECASTS = {"chrono-forecasts": {"time": {"edges": time_edges(9)}, "events": EVENTS}}
 """Variant -> heads beside that of the next token, and what its configuration says of them."""
 
 EVERY_HEAD = [

@@ -39,11 +39,22 @@ WORDS = pa.schema(
 )
 
 
-def write_tokens(directory: Path, splits: dict[str, list[dict]], codes: int = CODES) -> Path:
-    """A tokens/1 data set: for each split, subjects as {subject_id, token, time (days or None)}."""
+def write_tokens(
+    directory: Path,
+    splits: dict[str, list[dict]],
+    codes: int = CODES,
+    behind: list[dict] | None = None,
+) -> Path:
+    """A tokens/1 data set: for each split, subjects as {subject_id, token, time (days or None)}.
+
+    The vocabulary is C0, C1... behind the special ones, or `behind`: rows without their ids.
+    """
     directory.mkdir(parents=True)
-    text = [*SPECIALS, *(f"C{i}" for i in range(codes))]
-    words = [{"id": i, "token": t, "kind": "code", "code": t} for i, t in enumerate(text)]
+    rows = behind or [
+        {"token": t, "kind": "code", "code": t} for t in map("C{}".format, range(codes))
+    ]
+    rows = [*({"token": t, "kind": "special"} for t in SPECIALS), *rows]
+    words = [{**row, "id": i} for i, row in enumerate(rows)]
     pq.write_table(pa.Table.from_pylist(words, WORDS), directory / "vocab.parquet")
     (directory / "tokenizer.json").write_text(json.dumps({"scheme": "joint"}))
     for split, subjects in splits.items():

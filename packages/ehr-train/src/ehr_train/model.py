@@ -82,6 +82,13 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
 def _require(kind: Kind, config: TrainConfig) -> None:
     """Refuse an objective that a kind of model cannot have."""
     head, wanted = config.objective.head, config.objective.sees
+    for name in config.objective.forecasts:
+        if name not in kind.forecasts:
+            able = ", ".join(k.name for k in KINDS.values() if name in k.forecasts)
+            raise ConfigError(
+                f"objective {config.objective.kind} needs the {name} head, but model kind {kind.name} "
+                f"can have no such head; {able} can"
+            )
     if head not in kind.heads:
         raise ConfigError(
             f"objective {config.objective.kind} needs the {head} head, but model kind {kind.name} "

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ehr_models.heads.config import Problem
-from ehr_models.kinds.record import HeadName
+from ehr_models.kinds.record import Forecast, HeadName
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.objectives.classification import Classification
 from ehr_train.objectives.clm import CLM
+from ehr_train.objectives.events import Events
 from ehr_train.objectives.mlm import MLM
 from ehr_train.objectives.multiclass import MultiClass
 from ehr_train.objectives.multilabel import MultiLabel
@@ -45,6 +46,10 @@ class Objective(Protocol):
     @property
     def head(self) -> HeadName:
         """Which head of a model answers."""
+
+    @property
+    def forecasts(self) -> tuple[Forecast, ...]:
+        """Which heads beside that over tokens `attach` puts in."""
 
     @property
     def sees(self) -> Sees | None:
@@ -146,6 +151,7 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MLM,
     "clm": CLM,
+    "events": Events,
     "classification": Classification,
     "multiclass": MultiClass,
     "multilabel": MultiLabel,

@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ehr_models.heads.config import PooledConfig, Problem
-from ehr_models.kinds.record import HeadName
+from ehr_models.kinds.record import Forecast, HeadName
 from ehr_tracking.config import STRICT, ConfigError
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples, label_examples
@@ -40,6 +40,7 @@ class PooledObjective(PooledConfig):
     measured: tuple[str, ...] = ()
     """What the measurements are called; taken from the labels."""
     head: ClassVar[HeadName] = "pooled"
+    forecasts: ClassVar[tuple[Forecast, ...]] = ()
     sees: ClassVar[Sees | None] = None
     hides: ClassVar[bool] = False
     cut: ClassVar[bool] = True

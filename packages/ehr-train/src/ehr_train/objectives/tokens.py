@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_models.heads.config import Problem
-from ehr_models.kinds.record import HeadName
+from ehr_models.kinds.record import Forecast, HeadName
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples, whole_records
 from ehr_train.objectives.parts import Asked, Pairs, Question, Score, Sees
@@ -30,6 +30,7 @@ class TokenObjective:
     """Cross-entropy of tokens at some rows; what is left to say is which (`ask`)."""
 
     head: ClassVar[HeadName] = "token"
+    forecasts: ClassVar[tuple[Forecast, ...]] = ()
     sees: ClassVar[Sees | None] = None
     hides: ClassVar[bool] = False
     cut: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from ehr_models.heads.config import Problem
-from ehr_models.kinds.record import HeadName
+from ehr_models.kinds.record import Forecast, HeadName
 from ehr_tracking.config import STRICT
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
@@ -51,6 +51,12 @@ class Sum:
             raise ValueError(
                 f"a model has one pooled head, but of these parts {' and '.join(pooled)} need one each"
             )
+        if pooled and self.forecasts:
+            raise ValueError(
+                f"a model with the pooled head of {pooled[0]} has no {self.forecasts[0]} head beside it"
+            )
+        if len({*self.forecasts}) < len(self.forecasts):
+            raise ValueError(f"a model has one head of each kind, but parts of {kinds} share one")
         if len({o.sees for o in self._named.values()} - {None}) > 1:
             raise ValueError(
                 f"no model can be trained for {kinds} at once: one sees all, one the past"
@@ -78,6 +84,11 @@ class Sum:
     def head(self) -> HeadName:
         """That over tokens, and the pooled one besides where a part needs it."""
         return "token" if self._pooled is None else "both"
+
+    @property
+    def forecasts(self) -> tuple[Forecast, ...]:
+        """Those of the parts."""
+        return tuple(name for o in self._named.values() for name in o.forecasts)
 
     @property
     def sees(self) -> Sees | None:
@@ -131,8 +142,10 @@ class Sum:
         return replace(self, parts=tuple(parts))
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The model itself, with the head of the pooled part beside its own."""
+        """The model with the heads of its parts; that of a pooled part lies beside its own."""
         if self._pooled is None:
+            for objective in self._named.values():
+                model = objective.attach(model)
             return model
         from ehr_models.heads.pooled import with_both
 

@@ -65,11 +65,12 @@ CHRONO = Kind(
     },
     token_head="lm_head",
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
-    forecasts=("time",),
+    forecasts=("time", "events"),
     files=(
         "ehr_models.kinds.chrono.model",
         "ehr_models.layers.rotary",
         "ehr_models.layers.embeddings",
         "ehr_models.forecasts.time",
+        "ehr_models.forecasts.events",
     ),
 )
