@@ -17,8 +17,11 @@ from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.data.windows import Windows
+from ehr_models.forecasts.time import time_edges
+from ehr_models.heads.forecasts import attach
 from ehr_models.heads.token import hidden_states
 from ehr_models.kinds.behrt import BehrtModelConfig
+from ehr_models.kinds.chrono import ChronoModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.registry import build
 from ehr_tracking.config import ConfigError
@@ -29,7 +32,9 @@ from ehr_tracking.manifest import load_manifest, new_artifact, source, verify
 MODELS = {
     "gpt2": Gpt2ModelConfig(size="tiny", hidden=32, layers=2, heads=2),
     "behrt": BehrtModelConfig(size="tiny", hidden=32, layers=2, heads=2),
+    "chrono": ChronoModelConfig(size="tiny", hidden=32, layers=2, heads=2),
 }
+"""The last with a head for the time to the next token beside its own."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,8 @@ def write_checkpoint(out, kind, tokens, vocab_size, *, context=None):
     config = MODELS[kind]
     torch.manual_seed(0)
     model = build(config, vocab_size)
+    if kind == "chrono":
+        attach(model, "time", {"edges": time_edges(8)})
     with new_artifact(out, CHECKPOINT) as partial:
         save_checkpoint(
             partial,
@@ -91,7 +98,7 @@ def test_rows_are_the_sorted_union_of_the_tasks_and_the_artifact_holds(wire, kin
     manifest = load_manifest(found.directory)
     assert set(manifest.inputs) == {"checkpoint", "tokens", "labels"}
     assert manifest.inputs["checkpoint"] == source(wire / kind)
-    assert manifest.config["pooling"] == {"gpt2": "last", "behrt": "mean"}[kind]
+    assert manifest.config["pooling"] == "mean" if kind == "behrt" else "last"
 
 
 @pytest.mark.parametrize("kind", MODELS)

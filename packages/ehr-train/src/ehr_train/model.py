@@ -9,8 +9,9 @@ from ehr_models import registry
 from ehr_models.adapters.inject import adapt
 from ehr_models.checkpoint import load_adapter, load_checkpoint, require_same_vocabulary
 from ehr_models.data.tokens import TokenSet
+from ehr_models.heads.forecasts import forecast_head
 from ehr_models.kinds import KINDS
-from ehr_models.kinds.record import Kind
+from ehr_models.kinds.record import Forecast, Kind
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ADAPTER
 from ehr_train.config import TrainConfig
@@ -54,6 +55,8 @@ def load_or_build(
         freeze(model, config.trained)
     elif latest is None:
         adapt(model, config.adapter)
+    for name in _untrained(model, objective):
+        forecast_head(model, name).requires_grad_(False)
     return model
 
 
@@ -77,6 +80,13 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
             f"{config.objective.kind} needs"
         )
     return registry.without_pooled(checkpoint.model)
+
+
+def _untrained(model: PreTrainedModel, objective: Objective) -> list[Forecast]:
+    """The heads beside that of the next token that stay as they are: nothing is asked of them."""
+    names = KINDS[model.config.model_type].forecasts
+    there = [name for name in names if hasattr(model, f"{name}_head")]
+    return [name for name in there if name not in objective.forecasts]
 
 
 def _require(kind: Kind, config: TrainConfig) -> None:

@@ -60,9 +60,10 @@ class TimeHead(nn.Module):
 
     @torch.no_grad()
     def reset(self, std: float) -> None:
-        """Initial values: any gap is about as likely as any other."""
-        for linear in (self.from_state, self.from_token, self.out):
-            initialization.normal_(linear.weight, 0.0, std)
+        """Initial values: any gap is about as likely as any other, and what is told is heard."""
+        for linear in (self.from_state, self.from_token):
+            initialization.normal_(linear.weight, 0.0, 1 / math.sqrt(linear.in_features))
+        initialization.normal_(self.out.weight, 0.0, std)
 
     def time_bins(self, seconds: Tensor) -> Tensor:
         """The bin [...] int64 of gaps [...] in seconds; 0 for none."""

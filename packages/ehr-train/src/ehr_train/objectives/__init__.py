@@ -22,6 +22,7 @@ from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, 
 from ehr_train.objectives.plos import PLOS
 from ehr_train.objectives.regression import Regression
 from ehr_train.objectives.survival import Survival
+from ehr_train.objectives.time import Time
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,6 +152,7 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "mlm": MLM,
     "clm": CLM,
+    "time": Time,
     "events": Events,
     "classification": Classification,
     "multiclass": MultiClass,

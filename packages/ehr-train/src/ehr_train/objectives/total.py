@@ -51,10 +51,6 @@ class Sum:
             raise ValueError(
                 f"a model has one pooled head, but of these parts {' and '.join(pooled)} need one each"
             )
-        if pooled and self.forecasts:
-            raise ValueError(
-                f"a model with the pooled head of {pooled[0]} has no {self.forecasts[0]} head beside it"
-            )
         if len({*self.forecasts}) < len(self.forecasts):
             raise ValueError(f"a model has one head of each kind, but parts of {kinds} share one")
         if len({o.sees for o in self._named.values()} - {None}) > 1:
@@ -142,10 +138,11 @@ class Sum:
         return replace(self, parts=tuple(parts))
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The model with the heads of its parts; that of a pooled part lies beside its own."""
-        if self._pooled is None:
-            for objective in self._named.values():
+        """The model with the heads of its parts; that of the pooled one beside its own."""
+        for objective in self._named.values():
+            if objective.head == "token":
                 model = objective.attach(model)
+        if self._pooled is None:
             return model
         from ehr_models.heads.pooled import with_both
 
