@@ -180,7 +180,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(toys, tmp_path, monk
     from ehr_eval.protocol import cells
 
     run_cell = cells.evaluate_cell
-    monkeypatch.setattr(cells, "evaluate_cell", lambda *a: (seen.append(a), run_cell(*a)))
+    monkeypatch.setattr(cells, "evaluate_cell", lambda *a, **k: (seen.append(a), run_cell(*a, **k)))
     run_ehrshot(labels, features, out, SMALL)
     assert len(seen) + kept == 2 * 3 * 3  # tasks, models, ks
 

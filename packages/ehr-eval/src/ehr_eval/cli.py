@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import ehr_eval
+from ehr_eval.generate.command import generate
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import PATH, config_options, overwrite_option
 
@@ -366,6 +367,9 @@ def outcomes(
     )
     click.echo(text_table(summary(judged)))
     click.echo(f"report: {out / 'report.html'}")
+
+
+main.add_command(generate)
 
 
 def _named_paths(option: str, named: tuple[str, ...]) -> dict[str, Path]:

@@ -136,7 +136,7 @@ class Reader:
         except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
             raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
         self.config = config
-        self.context = config.context or min(limit, _trained_context(checkpoint.manifest) or limit)
+        self.context = config.context or min(limit, trained_context(checkpoint.manifest) or limit)
         self.precision = resolve_precision(config.precision, self.device)
         self.shared = causal and config.one_pass
         self.pooling: Pooling = (
@@ -241,7 +241,7 @@ def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
 
 
-def _trained_context(manifest: Manifest) -> int | None:
+def trained_context(manifest: Manifest) -> int | None:
     """The context that the checkpoint's own training config names, if it does."""
     data = manifest.config.get("data")
     context = data.get("context") if isinstance(data, dict) else None

@@ -4,9 +4,10 @@ R running futures, F futures of a part in all, V vocabulary, C some tokens. A pa
 together: `samples` futures of each of some prompts, numbered prompt by prompt.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
 
+import torch
 from torch import Tensor
 
 
@@ -28,16 +29,32 @@ class Rows:
     start: Tensor
     """[R] int64, the prediction time in microseconds since 1970."""
     time: Tensor
-    """[R] int64, of the token before; of the first step that of the last visible token, which is
-    not after `start`."""
+    """[R] int64, of the token before. While it is not after `start` the first event is still to come."""
     born: Tensor
     """[R] int64, when age was 0."""
     end: Tensor
     """[R] int64, prediction time + horizon: what happens then still counts."""
     spelled: Tensor
     """[R] int64, state of `Spelling`."""
+    key: Tensor
+    """[R] int64, of `draws.uniform`."""
     alive: Tensor
     """[R] bool"""
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.future)
+
+    def take(self, index: Tensor) -> Self:
+        """Some of them, in that order."""
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def join(self, more: Self) -> Self:
+        """With more behind them."""
+        both = {
+            f.name: torch.cat([getattr(self, f.name), getattr(more, f.name)]) for f in fields(self)
+        }
+        return type(self)(**both)
 
 
 class Timing(Protocol):

@@ -4,13 +4,9 @@ The protocol is that of Wornow et al., "EHRSHOT: An EHR Benchmark for Few-Shot E
 Foundation Models" (NeurIPS 2023).
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from ehr_eval.frames import PRODUCER, tell_tasks
 from ehr_eval.heads import HEADS
@@ -23,10 +19,11 @@ from ehr_eval.protocol.report import write_report
 from ehr_eval.protocol.results import write_results
 from ehr_eval.protocol.shots import write_shots
 from ehr_eval.protocol.taskrows import write_task
+from ehr_eval.workers import run_key
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import RESULTS
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
+from ehr_tracking.manifest import new_artifact, refuse_existing, seal
 from ehr_tracking.outputs import refuse_inputs
 from ehr_tracking.tree import note
 
@@ -89,7 +86,7 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
     with new_artifact(
-        out, RESULTS, overwrite=overwrite, inputs=read, key=_key(config, inputs.sources)
+        out, RESULTS, overwrite=overwrite, inputs=read, key=run_key(to_dict(config), inputs.sources)
     ) as unfinished:
         for left in unfinished.iterdir():  # by a run that was killed while it wrote its results
             if left.name != _WORK:
@@ -128,13 +125,3 @@ def _tell_unconverged(evaluations: Sequence[Evaluation]) -> None:
             f"{len(found):,} fits did not converge within the head's max_iter, the first of {cell}, "
             f"at {point}; raise max_iter (the report lists them)"
         )
-
-
-def _key(config: EhrshotConfig, inputs: Mapping[str, Source]) -> str:
-    """The same for runs that write the same bytes."""
-    tree = {
-        "producer": PRODUCER,
-        "config": to_dict(config),
-        "inputs": TypeAdapter(dict[str, Source]).dump_python(dict(inputs), mode="json"),
-    }
-    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]

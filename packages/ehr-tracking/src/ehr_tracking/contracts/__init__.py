@@ -320,18 +320,35 @@ NARRATIVES = Contract(
         Column("truncated", "int64", "Older events left out to stay within the limit."),
     ),
 )
+FUTURES_COLUMNS = (
+    _SUBJECT,
+    _PREDICTION_TIME,
+    Column("sample", "int64", "Which future, from 0."),
+    Column(
+        "reason",
+        "string",
+        "Why it ends: horizon, death, end (of the record), stop (a code that was asked for) or budget "
+        "(of tokens).",
+    ),
+    Column("tokens", "int64", "Drawn for it."),
+    Column("until", "timestamp[us]", "It is told up to then: the horizon, or its last token."),
+)
+"""Columns of `futures/{part}.parquet` in `trajectories/1`: each future once, also one without events."""
 TRAJECTORIES = Contract(
     "trajectories",
     1,
-    "`**/*.parquet`: simulated futures as MEDS events, by subject, prediction time, sample and time.",
+    "`events/{part}.parquet`: simulated futures as MEDS events, by subject, prediction time, sample and "
+    "time; `futures/{part}.parquet`: why each ends. `samples/{sample}.parquet`, where asked for: one table "
+    "a sample, as MEDS_trajectory_evaluation reads them.",
     (
         _SUBJECT,
         _PREDICTION_TIME,
         Column("sample", "int64", "Which future, from 0."),
-        Column("time", "timestamp[us]", "After the prediction time."),
+        Column("time", "timestamp[us]", "After the prediction time, up to the horizon."),
         Column("code", "string", "What happens."),
         Column("numeric_value", "float", "Its value, or null.", optional=True),
     ),
+    {"futures/{part}.parquet": FUTURES_COLUMNS},
 )
 RUN = Contract(
     "run",
