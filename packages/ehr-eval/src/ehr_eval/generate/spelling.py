@@ -93,10 +93,11 @@ class Spelling:
             device: Where the states of rows are.
         """
         self.words, self.device = words, torch.device(device)
-        self._edges = {code: [float(e) for e in found] for code, found in edges.items()}
+        self.edges = {code: [float(e) for e in found] for code, found in edges.items()}
         self._states: list[Told | None] = [None]
         self._open = [False]
-        self._begin = torch.tensor([self._alone(w) for w in words], device=self.device)
+        self._alone = [self._begun(w) for w in words]
+        self._begin = torch.tensor(self._alone, device=self.device)
         more = [w.id for w in words if w.kind in _MORE]
         self._more = torch.full((len(words),), -1, device=self.device)
         self._more[more] = torch.arange(len(more), device=self.device)
@@ -189,7 +190,26 @@ class Spelling:
         """Codes that a single token begins: of events, or of the highest level of their code."""
         return frozenset(w.code for w in self.words if w.kind in _ONE and w.code is not None)
 
-    def _alone(self, word: Word) -> int:
+    def begins(self, token: int) -> Told | None:
+        """The event that a token begins; None where it begins none."""
+        return self._states[max(self._alone[token], NOTHING)]
+
+    def continued(self, told: Told, word: Word) -> tuple[Told, bool]:
+        """An event that may go on, with one more token that goes on with it.
+
+        Returns:
+            The event, and whether it may go on.
+        """
+        if word.kind == "part":
+            return Told(told.code + word.token.rpartition("//")[2]), True
+        edges, number = self.edges.get(told.code), word.bin or 0
+        if edges is None or not 0 < number <= len(edges) + 1:
+            return told, False
+        lower = edges[number - 2] if number > 1 else -math.inf
+        upper = edges[number - 1] if number <= len(edges) else math.inf
+        return Told(told.code, lower, upper), False
+
+    def _begun(self, word: Word) -> int:
         """The state after a token that goes on with nothing; -1 for one that goes on."""
         if word.kind in _MORE:
             return -1
@@ -223,15 +243,8 @@ class Spelling:
         told = self._states[state]
         if told is None or not self._open[state]:
             return state
-        if word.kind == "part":
-            code = told.code + word.token.rpartition("//")[2]
-            return self._add(Told(code), is_open=True)
-        edges, number = self._edges.get(told.code), word.bin or 0
-        if edges is None or not 0 < number <= len(edges) + 1:
-            return self._add(told, is_open=False)
-        lower = edges[number - 2] if number > 1 else -math.inf
-        upper = edges[number - 1] if number <= len(edges) else math.inf
-        return self._add(Told(told.code, lower, upper), is_open=False)
+        more, is_open = self.continued(told, word)
+        return self._add(more, is_open=is_open)
 
 
 def read_edges(directory: PathLike) -> dict[str, list[float]]:
