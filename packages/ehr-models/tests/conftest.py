@@ -63,7 +63,13 @@ EVENTS = {
     "edges": [0.0, 3600.0, 86_400.0, 1e8],
     "rank": 4,
 }
-FORECASTS = {"chrono-forecasts": {"time": {"edges": time_edges(9)}, "events": EVENTS}}
+FORECASTS = {
+    "chrono-forecasts": {
+        "time": {"edges": time_edges(9)},
+        "events": EVENTS,
+        "query": {"blocks": 1, "heads": 4},
+    }
+}
 """Variant -> heads beside that of the next token, and what its configuration says of them."""
 
 EVERY_HEAD = [

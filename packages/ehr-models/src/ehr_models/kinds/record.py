@@ -15,7 +15,7 @@ HeadName = Literal["token", "pooled", "both"]
 """Over tokens, over the pooled states of subjects, or one of each on the same states."""
 Initialization = Literal["normal", "orthogonal", "xavier", "kaiming"]
 """How matrices are drawn: see `layers.initialization`."""
-Forecast = Literal["time", "events"]
+Forecast = Literal["time", "events", "query"]
 """What a head beside that of the next token tells of what comes: see `heads.forecasts`."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

@@ -20,6 +20,7 @@ from ehr_train.objectives.multilabel import MultiLabel
 from ehr_train.objectives.next_visit import NextVisit
 from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
 from ehr_train.objectives.plos import PLOS
+from ehr_train.objectives.query import Query
 from ehr_train.objectives.regression import Regression
 from ehr_train.objectives.survival import Survival
 from ehr_train.objectives.time import Time
@@ -154,6 +155,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "clm": CLM,
     "time": Time,
     "events": Events,
+    "query": Query,
     "classification": Classification,
     "multiclass": MultiClass,
     "multilabel": MultiLabel,

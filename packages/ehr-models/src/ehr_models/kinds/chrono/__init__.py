@@ -65,12 +65,13 @@ CHRONO = Kind(
     },
     token_head="lm_head",
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
-    forecasts=("time", "events"),
+    forecasts=("time", "events", "query"),
     files=(
         "ehr_models.kinds.chrono.model",
         "ehr_models.layers.rotary",
         "ehr_models.layers.embeddings",
         "ehr_models.forecasts.time",
         "ehr_models.forecasts.events",
+        "ehr_models.forecasts.query",
     ),
 )

@@ -28,11 +28,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 
 from ehr_models.forecasts.events import EventsHead
+from ehr_models.forecasts.query import QueryHead
 from ehr_models.forecasts.time import TimeHead
 from ehr_models.layers.embeddings import STATIC, Clock, Time2Vec, days_since_2020
 from ehr_models.layers.rotary import order_rotary, time_rotary
 
-FORECASTS: dict[str, Any] = {"time": TimeHead, "events": EventsHead}
+FORECASTS: dict[str, Any] = {"time": TimeHead, "events": EventsHead, "query": QueryHead}
 """Heads over tokens' states beside that of the next token, by name: `<name>_head` of the model, made
 of the field `<name>_head` of its configuration where that is set."""
 WIDE = 256
