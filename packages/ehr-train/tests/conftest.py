@@ -70,7 +70,10 @@ def write_tokens(
                     pa.list_(pa.float32()),
                 ),
                 "visit": pa.array(
-                    [[0 if t is None else 1 + int(t // 30) for t in s["time"]] for s in subjects],
+                    [
+                        [0 if t is None else max(0, 1 + int(t // 30)) for t in s["time"]]
+                        for s in subjects
+                    ],
                     pa.list_(pa.uint16()),
                 ),
             }

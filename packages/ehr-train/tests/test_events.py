@@ -34,7 +34,7 @@ from ehr_train.run import train
 from .conftest import TINY, tiny_config, write_tokens
 
 FIRST = len(SPECIALS)
-DX, LAB, LAB_HIGH, LAB_LOW, UREA, Q1, Q2, GAP, SEX = range(FIRST, FIRST + 9)
+DX, LAB, LAB_HIGH, LAB_LOW, UREA, Q1, Q2, GAP, SEX, BIRTH = range(FIRST, FIRST + 10)
 VOCABULARY = [
     {"token": "DX", "kind": "code", "code": "DX"},
     {"token": "LAB", "kind": "code", "code": "LAB"},  # without a value
@@ -45,6 +45,7 @@ VOCABULARY = [
     {"token": "Q2", "kind": "bin", "bin": 2},
     {"token": "TIME//1d", "kind": "time"},
     {"token": "SEX", "kind": "code", "code": "SEX"},
+    {"token": "MEDS_BIRTH//X", "kind": "code", "code": "MEDS_BIRTH//X"},
 ]
 CODES = ["DX", "LAB", "UREA"]
 
@@ -52,6 +53,8 @@ CODES = ["DX", "LAB", "UREA"]
 def record(rng, subject):
     """Moments of one to four tokens, some at the same day as others; UREA is followed by its bin or by none."""
     token, time, day = [BOS_ID, SEX], [None, None], 0.0
+    if rng.random() < 0.5:
+        token, time = [*token, BIRTH], [*time, -9000.0]
     for _ in range(rng.integers(1, 25)):
         for choice in rng.choice([DX, LAB, LAB_HIGH, LAB_LOW, UREA, GAP], rng.integers(1, 4)):
             token.append(int(choice))
@@ -167,6 +170,8 @@ def test_what_comes_is_what_loops_find_also_behind_the_window(marked, context):
         seen = (tokens.time[end - 1] - tokens.time[at]) / 1e6
         assert asked.targets["seen"][m] == pytest.approx(seen)
         for code, (seconds, value) in loops(objective, tokens, at, end).items():
+            if seconds > objective.settings["edges"][-1]:  # not yet come there
+                continue
             wanted[m, code] = seconds
             values |= {} if value is None else {(m, code): value}
             beyond += tokens.time[at] + seconds * 1e6 > tokens.time[inside[row] - 1]
@@ -194,6 +199,20 @@ def test_moments_are_drawn_anew_in_each_epoch_and_at_most_so_many_of_a_window(ma
     batch, asked = ask(objective, examples, marked, windows)
     mine = asked.targets["rows"][batch.span[asked.targets["rows"]].numpy() == 7]
     assert batch.index[mine].tolist() == alone.tolist()
+
+
+def test_every_moment_is_asked_of_that_something_follows_but_for_births(marked):
+    objective, examples = fitted(marked, moments=1000)
+    windows = newest(examples.tokens, examples.subject, examples.visible, 500)
+    batch, asked = ask(objective, examples, marked, windows)
+    tokens, wanted = examples.tokens, []
+    for subject in examples.subject:
+        rows = range(*tokens.offsets[subject : subject + 2])
+        times = sorted({int(tokens.time[i]) for i in rows} - {int(STATIC)})
+        last = {int(tokens.time[i]): i for i in rows}
+        wanted += [last[time] for time in times[:-1] if tokens.token[last[time]] != BIRTH]
+    assert batch.index[asked.targets["rows"]].tolist() == wanted
+    assert BIRTH in tokens.token
 
 
 def test_what_is_behind_what_may_be_seen_of_a_record_is_never_told(marked):

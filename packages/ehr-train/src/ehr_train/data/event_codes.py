@@ -28,6 +28,7 @@ _MOMENTS = 4
 """Moments of each of these records that times are measured from."""
 _VALUES = 64
 """Most values of a code."""
+_BIRTH = "MEDS_BIRTH"
 _CODED = ("code", "value", "category", "part")
 """Kinds of tokens that stand for what happened."""
 _RECORD, _MOMENT = 51, 52  # so that two uses of one hash draw differently
@@ -50,6 +51,24 @@ class EventCodes:
     """[W] which shared bin each token is, -1 for none."""
     shared: npt.NDArray[np.bool_]
     """[K] whether the value is a shared bin behind the code."""
+    birth: npt.NDArray[np.bool_]
+    """[W] whether each token tells of the birth."""
+
+    def moments(self, tokens: "Tokens", index: Integers, end: Integers) -> Integers:
+        """Which of some tokens are asked of: the last of each moment that something follows, but for births.
+
+        Of a birth nothing is known, and decades may follow it without a word.
+
+        Args:
+            tokens: One split.
+            index: [n] where the tokens lie in the flat arrays.
+            end: [n] where what may be known of their records ends.
+
+        Returns:
+            [M] places in `index`, ascending.
+        """
+        asked = ends_of_moments(tokens, index, end) & ~self.birth[tokens.token[index]]
+        return np.flatnonzero(asked)
 
     def values(self, tokens: "Tokens", found: Upcoming, end: Integers) -> Integers:
         """The value of each occurrence [P], by place in `value_ids`; -1 where it has none.
@@ -123,6 +142,7 @@ def event_codes(
         value_of=value_of,
         bin_of=bin_of,
         shared=shared.astype(bool),
+        birth=np.array([(word.code or "").startswith(_BIRTH) for word in words], bool),
     )
 
 
@@ -207,8 +227,8 @@ def waits(codes: EventCodes, train: Examples) -> Waits:
     sample = _Sample.of(train)
     tokens = train.tokens
     at, group = sample.at, sample.group
-    ends = np.flatnonzero(ends_of_moments(tokens, at, sample.end[group]))
-    at, group = at[ends], group[ends]
+    asked = codes.moments(tokens, at, sample.end[group])
+    at, group = at[asked], group[asked]
     kept = drawn(group, _MOMENTS, tokens.subject_id[sample.record[group]], at - sample.first[group])
     at, group = at[kept], group[kept]
     found = next_occurrences(tokens.token, codes.code_of, at, group, sample.end)

@@ -21,7 +21,7 @@ from ehr_train import figures
 from ehr_train.data.codes import Codes
 from ehr_train.data.event_codes import EventCodes, drawn, event_codes, waits
 from ehr_train.data.examples import Examples, whole_records
-from ehr_train.data.upcoming import Upcoming, ends_of_moments, next_occurrences
+from ehr_train.data.upcoming import Upcoming, next_occurrences
 from ehr_train.objectives.parts import Asked, Material, Pairs, Question, Score, Sees
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Events:
         visible = material.examples.visible[windows.example]
         end = windows.first + visible
         span, index = batch.span.numpy(), batch.index.numpy()
-        rows = np.flatnonzero(ends_of_moments(tokens, index, end[span]))
+        rows = self.known.moments(tokens, index, end[span])
         subject = tokens.subject_id[material.examples.subject[windows.example]]
         place = index - windows.first[span]
         key = (material.seed, epoch, subject[span[rows]], place[rows], _MOMENT)
