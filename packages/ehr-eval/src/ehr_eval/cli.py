@@ -9,6 +9,7 @@ import click
 
 import ehr_eval
 from ehr_eval.generate.command import generate
+from ehr_eval.query.command import query
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import PATH, config_options, overwrite_option
 
@@ -370,6 +371,7 @@ def outcomes(
 
 
 main.add_command(generate)
+main.add_command(query)
 
 
 def _named_paths(option: str, named: tuple[str, ...]) -> dict[str, Path]:

@@ -165,7 +165,7 @@ class Reader:
             return pool_rows(states, packed.input_ids, batch, self.pooling)
 
         width = self.model.config.hidden_size
-        return self._run(tokens, passes, features, (len(subject), width))
+        return self.run(tokens, passes, features, (len(subject), width))
 
     def answer(
         self,
@@ -200,9 +200,9 @@ class Reader:
             of_window = class_logits(self.model, states, packed)
             return of_window[torch.from_numpy(batch.window).to(of_window.device)]
 
-        return self._run(tokens, passes, outputs, (len(subject), self.model.config.num_labels))
+        return self.run(tokens, passes, outputs, (len(subject), self.model.config.num_labels))
 
-    def _run(
+    def run(
         self,
         tokens: Tokens,
         passes: Passes,
