@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -102,6 +103,21 @@ def test_tokens_fed_in_pieces_are_what_they_are_together(name, pieces, make_mode
     assert (torch.cat(found) - together).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_places_are_counted_where_they_are_not_given_and_padding_may_be_on_the_left(
+    name, make_model, batch, padded
+):
+    model = make_model(name)
+    left, right = (padded(model, batch, side) for side in ("left", "right"))
+    with torch.no_grad():
+        packed = hidden_states(model, batch)
+        shown = model.base_model(**left).last_hidden_state[left["attention_mask"].bool()]
+        del right["position_ids"]
+        counted = model.base_model(**right).last_hidden_state[right["attention_mask"].bool()]
+    assert (shown - packed).abs().max() < 1e-5
+    assert (counted - packed).abs().max() < 1e-5
+
+
 # --- time
 
 
@@ -179,6 +195,44 @@ def test_a_record_as_a_whole_may_lie_at_any_time(positions, records, spans, make
             if same is not None:  # whole weeks, years and days
                 other = replace(batch, time=torch.where(dated, batch.time + same * DAY_US, STATIC))
                 assert (before - hidden_states(model, other)).abs().max() < 1e-5
+
+
+def cases(rng, number):
+    """[BOS], one code, two of no meaning in between, another code, and what tells if that is within a week."""
+    days = np.exp(rng.uniform(np.log(0.05), np.log(400), number))[:, None]
+    begun = rng.uniform(0, 20_000, (number, 1))
+    between = np.sort(rng.uniform(0, 1, (number, 2)), 1) * days
+    zero = np.zeros((number, 1))
+    at = begun + np.concatenate([zero, zero, between, days, days], 1)
+    ids = rng.integers(20, 30, (number, 6))
+    ids[:, [0, 1, 4]] = 5, 10, 11
+    ids[:, 5] = np.where(days[:, 0] < 7, 12, 13)
+    time, age = (at * DAY_US).astype(np.int64), at.astype(np.float32)
+    time[:, 0], age[:, 0] = STATIC, 0
+    return torch.from_numpy(ids), {"time": torch.from_numpy(time), "age": torch.from_numpy(age)}
+
+
+def test_what_only_the_time_between_tokens_tells_is_learned_by_rotation():
+    sizes = {"size": "tiny", "hidden": 64, "layers": 2, "heads": 2, "intermediate": 128}
+    right = {}
+    for positions in ("both", "order"):
+        torch.manual_seed(0)
+        rng = np.random.default_rng(0)
+        config = ChronoModelConfig(**sizes, positions=positions, age="none", time="none")
+        model = build(config, 90)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for _ in range(100):
+            ids, when = cases(rng, 64)
+            logits = model(ids, use_cache=False, **when).logits[:, 4]
+            torch.nn.functional.cross_entropy(logits, ids[:, 5]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ids, when = cases(np.random.default_rng(1), 1000)
+        with torch.no_grad():
+            answer = model(ids, use_cache=False, **when).logits[:, 4].argmax(-1)
+        right[positions] = (answer == ids[:, 5]).float().mean().item()
+    assert right["both"] > 0.9
+    assert right["order"] < 0.65
 
 
 def test_order_alone_hears_no_time(make_model, batch):

@@ -169,6 +169,24 @@ def test_gradient_checkpointing_changes_nothing(model, batch):
         assert torch.equal(a, b)
 
 
+WITHOUT_DROPOUT = {"llama": ("attention_dropout",), "mixer": ()}
+"""Kinds that have less of it than others."""
+
+
+def test_evaluation_knows_no_dropout(kind_name, make_model, batch, tokens_dir, tmp_path):
+    """Of a model that was saved while it was trained; twice the same bits, which training never gives."""
+    rates = dict.fromkeys(WITHOUT_DROPOUT.get(kind_name, ("dropout", "attention_dropout")), 0.3)
+    model = make_model(kind_name, **rates).train()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        learning = [hidden_states(model, batch) for _ in range(2)]
+        loaded = load_checkpoint(save(tmp_path / "c", model, tokens_dir)).model
+        first, again = (hidden_states(loaded, batch) for _ in range(2))
+    assert torch.equal(*learning) == (not rates)
+    assert torch.equal(first, again)
+    assert torch.equal(first, hidden_states(make_model(kind_name), batch))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_bf16_autocast_stays_near_fp32(model, batch, training):
     model.train(training)

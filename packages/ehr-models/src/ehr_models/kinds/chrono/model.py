@@ -231,7 +231,8 @@ class ChronoModel(ChronoPreTrainedModel):
             assert time is not None
             parts.append(time_rotary(age, time, of_time))
         if of_time < pairs:
-            parts.append(order_rotary(position_ids, pairs - of_time, told["rope_theta"]))
+            ordinal = position_ids.expand(x.shape[:2])
+            parts.append(order_rotary(ordinal, pairs - of_time, told["rope_theta"]))
         cos, sin = (torch.cat(part, -1) for part in zip(*parts, strict=True))
         return torch.cat([cos, cos], -1).to(x.dtype), torch.cat([sin, sin], -1).to(x.dtype)
 
