@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ehr_eval.generate import draws
 from ehr_eval.generate.observers import Rows, Timing
 from ehr_models.data.tokens import STATIC
 from ehr_models.forecasts.time import TimeHead
@@ -57,14 +58,13 @@ class Clock(Protocol):
         """When tokens happen, for those who look on; None where that is `rows.time`."""
         ...
 
-    def advance(self, rows: Rows, states: Tensor, token: Tensor, u: Tensor) -> Tensor:
+    def advance(self, rows: Rows, states: Tensor, token: Tensor) -> Tensor:
         """[R] int64 when a token happens.
 
         Args:
             rows: As before it.
             states: [R, D] of the token before.
             token: [R]
-            u: [R] uniform numbers.
         """
         ...
 
@@ -122,7 +122,7 @@ class TokenClock:
         """None."""
         return None
 
-    def advance(self, rows: Rows, states: Tensor, token: Tensor, u: Tensor) -> Tensor:  # noqa: ARG002
+    def advance(self, rows: Rows, states: Tensor, token: Tensor) -> Tensor:  # noqa: ARG002
         """By the mean length; of an interval that is already under way, given how long it has been.
 
         Lengths told by a token are taken to reach up to the geometric middle between it and the next
@@ -155,6 +155,7 @@ class HeadClock:
             continuing: [C] tokens that go on with the event before them, so at the same moment.
         """
         self._head, self._embed = head, embed
+        self._edges = torch.tensor(head.edges, dtype=torch.float64, device=drawn.device)
         self._joined = torch.zeros_like(drawn)
         self._joined[continuing] = True
         self._open = (drawn & ~self._joined).nonzero()[:, 0]
@@ -181,22 +182,30 @@ class HeadClock:
         """What the time head says."""
         return _HeadTiming(self, rows, states)
 
-    def advance(self, rows: Rows, states: Tensor, token: Tensor, u: Tensor) -> Tensor:
-        """By inversion of the gap's distribution, above the wait until the prediction time."""
+    def advance(self, rows: Rows, states: Tensor, token: Tensor) -> Tensor:
+        """By inversion of the gap's distribution, above the wait until the prediction time; to the second.
+
+        One number picks the bin, another the place in it, so that rounding errors of the model move no
+        time: it would be another future from there on.
+        """
         logits = self._head(states, self._embed(token))
         waiting = rows.time <= rows.start
         waited = torch.where(waiting, (rows.start - rows.time) / SECOND, -1.0)
         known = self._head.chance_within(logits, waited)
-        at = known + u * (1 - known)
-        shares = logits.double().softmax(-1)
-        total = shares.cumsum(-1)
-        bin_ = (at[:, None] >= total[:, :-1]).sum(-1, keepdim=True)
-        share = shares.gather(1, bin_)[:, 0]
-        place = (at - (total - shares).gather(1, bin_)[:, 0]) / share
-        gap = self._head.draw(logits, at, place.clamp(0, 1))
-        time = rows.time + (gap * SECOND).round().long()
+        at = known + draws.uniform(rows.key, rows.drawn, "gap") * (1 - known)
+        total = logits.double().softmax(-1).cumsum(-1)
+        same = (at[:, None] >= total[:, :-1]).sum(-1) == self._head.time_bins(waited)
+        least = torch.where(same & waiting, self._place(waited), 0.0)
+        place = least + draws.uniform(rows.key, rows.drawn, "place") * (1 - least)
+        time = rows.time + self._head.draw(logits, at, place).round().long() * SECOND
         time = torch.where(waiting, torch.maximum(time, rows.start + 1), time)
         return torch.where(self._joined[token], rows.time, time)
+
+    def _place(self, seconds: Tensor) -> Tensor:
+        """[R] float64, where in its bin a gap lies: 0 at the lower edge, 1 at the upper one."""
+        bin_ = self._head.time_bins(seconds).clamp(min=1)
+        low, high = self._edges[bin_ - 1], self._edges[bin_]
+        return ((seconds.clamp(min=1e-6) / low).log() / (high / low).log()).clamp(0, 1)
 
     def within(self, rows: Rows, states: Tensor, tokens: Tensor, seconds: Tensor) -> Tensor:
         """[R, C] of `Timing.chance_within`."""

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Purpose = Literal["token", "gap"]
-_PURPOSES: dict[Purpose, int] = {"token": 1, "gap": 2}
+Purpose = Literal["token", "gap", "place"]
+_PURPOSES: dict[Purpose, int] = {"token": 1, "gap": 2, "place": 3}
 _STEP = -0x61C8864680B583EB
 """The golden ratio of SplitMix64, as a signed integer."""
 _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15

@@ -162,8 +162,7 @@ class _Run:
                     probabilities = probabilities * weights
                     dead = probabilities.sum(1) <= 0
         token = draws.choose(probabilities, draws.uniform(rows.key, rows.drawn, "token"))
-        gap = draws.uniform(rows.key, rows.drawn, "gap")
-        time = clock.advance(rows, self.states, token, gap)
+        time = clock.advance(rows, self.states, token)
         drawn = rows.alive if dead is None else rows.alive & ~dead
         happened = drawn & (time <= rows.end)
         for observer in self.observers:
