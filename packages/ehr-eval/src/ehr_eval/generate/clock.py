@@ -114,7 +114,7 @@ class TokenClock:
 
     def later(self, rows: Rows, states: Tensor) -> Tensor:
         """0 or -inf: time tokens that lead past the prediction time, and what may stand before such."""
-        waited = (rows.start - rows.time)[:, None] / SECOND
+        waited = _seconds(rows.start - rows.time)[:, None]
         open_ = (self._upper > waited) | self._free | (waited < 0)
         return torch.zeros(open_.shape, device=states.device).masked_fill_(~open_, -torch.inf)
 
@@ -130,7 +130,7 @@ class TokenClock:
         that wait and this bound stands for the mean of what is left.
         """
         seconds, upper = self._seconds[token], self._upper[token]
-        waited = (rows.start - rows.time).clamp(min=0) / SECOND
+        waited = _seconds(rows.start - rows.time).clamp(min=0)
         left = torch.where(upper.isinf(), waited + seconds, (waited + upper) / 2)
         seconds = torch.where((seconds > 0) & (seconds <= waited), left, seconds)
         return rows.time + (seconds * SECOND).round().long()
@@ -169,7 +169,7 @@ class HeadClock:
             return found
         prompt, back = torch.unique(rows.prompt[row], return_inverse=True)
         first = torch.full_like(prompt, len(states)).scatter_reduce(0, back, row, "amin")
-        waited = (rows.start - rows.time)[first] / SECOND
+        waited = _seconds(rows.start - rows.time)[first]
         known = self._within(states[first], self._open, waited)
         survival = torch.log1p(-known).float()
         never = survival.isneginf().all(1, keepdim=True)  # a longer wait than any gap: any may come
@@ -190,7 +190,7 @@ class HeadClock:
         """
         logits = self._head(states, self._embed(token))
         waiting = rows.time <= rows.start
-        waited = torch.where(waiting, (rows.start - rows.time) / SECOND, -1.0)
+        waited = torch.where(waiting, _seconds(rows.start - rows.time), -1.0)
         known = self._head.chance_within(logits, waited)
         at = known + draws.uniform(rows.key, rows.drawn, "gap") * (1 - known)
         total = logits.double().softmax(-1).cumsum(-1)
@@ -210,7 +210,7 @@ class HeadClock:
     def within(self, rows: Rows, states: Tensor, tokens: Tensor, seconds: Tensor) -> Tensor:
         """[R, C] of `Timing.chance_within`."""
         waiting = rows.time <= rows.start
-        waited = torch.where(waiting, (rows.start - rows.time) / SECOND, -1.0)
+        waited = torch.where(waiting, _seconds(rows.start - rows.time), -1.0)
         known = self._within(states, tokens, waited)
         chance = (self._within(states, tokens, seconds) - known).clamp(min=0) / (1 - known)
         chance = torch.where(waiting[:, None] & (known >= 1), 0.0, chance)
@@ -238,6 +238,11 @@ class _HeadTiming:
     def chance_within(self, tokens: Tensor, seconds: Tensor) -> Tensor:
         """As of `Timing`."""
         return self._clock.within(self._rows, self._states, tokens, seconds)
+
+
+def _seconds(span: Tensor) -> Tensor:
+    """Microseconds as float64; torch's own division would make float32 of them."""
+    return span.double() / SECOND
 
 
 def ages(born: Tensor, time: Tensor) -> Tensor:

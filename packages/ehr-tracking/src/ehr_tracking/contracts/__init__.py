@@ -337,8 +337,8 @@ FUTURES_COLUMNS = (
 TRAJECTORIES = Contract(
     "trajectories",
     1,
-    "`events/{part}.parquet`: simulated futures as MEDS events, by subject, prediction time, sample and "
-    "time; `futures/{part}.parquet`: why each ends. `samples/{sample}.parquet`, where asked for: one table "
+    "`events/{part}.parquet`: simulated futures as MEDS events, in a part by subject, prediction time, sample "
+    "and time; `futures/{part}.parquet`: why each ends. `samples/{sample}.parquet`, where asked for: one table "
     "a sample, as MEDS_trajectory_evaluation reads them.",
     (
         _SUBJECT,
