@@ -115,7 +115,7 @@ def run_commands(path, missing=frozenset()):
             missing.add(out)
             continue
         if words[0] == "synth":
-            shutil.rmtree(out)
+            shutil.rmtree(out, ignore_errors=True)
         if "demo/tokens" in words and out is None and not Path("demo/tokens").exists():
             continue
         done = CliRunner().invoke(main, smaller(words), catch_exceptions=False)
