@@ -345,6 +345,14 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(run, marked, tmp_path, confi
     assert (other / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_learn_and_judge_what_one_does(run, marked, tmp_path, config):
+    two = train(marked.directory, tmp_path / "run", config, nproc=2)
+    for one, other in zip(log(run), log(two), strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+
+
 def test_what_was_learned_of_events_is_kept_by_a_run_that_starts_from_it(run, marked):
     objective, _ = fitted(marked, moments=4, bins=5, rank=4)
     model = load_checkpoint(CheckpointStore(run / "checkpoints").latest()).model

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization
 
-LOGITS = 2**23
-"""Most logits held at once: 32 MB in fp32, a few times."""
+LOGITS = 2**22
+"""Most logits held at once: 16 MB in fp32, a few times."""
 _TINY = -17.0
 """Below it softplus(x) is exp(x) to the last bit of float32, and its logarithm x."""
 
@@ -244,7 +244,7 @@ def chunks_of(rows: int, bins: int, codes: int) -> int:
 
     Examples:
         >>> chunks_of(0, 16, 4_000), chunks_of(2_000, 16, 4_000)
-        (1, 16)
+        (1, 31)
     """
     return max(1, -(-rows * bins * codes // LOGITS))
 
