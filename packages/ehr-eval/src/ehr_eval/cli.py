@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import ehr_eval
+from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
 from ehr_eval.query.command import query
 from ehr_tracking.errors import Group, UserError
@@ -103,44 +104,6 @@ def counts(
     click.echo(
         f"{done.path}: {done.rows:,} rows, {done.columns:,} columns, {done.nonzero:,} counts"
     )
-
-
-@main.command()
-@click.option("--checkpoint", type=PATH, required=True, help="A run or checkpoint directory.")
-@click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
-@click.option("--labels", type=PATH, required=True, help="Labels: who is represented, and when.")
-@click.option("--out", type=PATH, required=True, help="Where the features shall be.")
-@config_options("FeaturesConfig", "pooling=mean")
-@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
-@overwrite_option("features")
-def features(
-    checkpoint: Path,
-    tokens: Path,
-    labels: Path,
-    out: Path,
-    config_file: Path | None,
-    overrides: tuple[str, ...],
-    device: str,
-    overwrite: bool,
-) -> None:
-    """Read one vector per (subject, prediction time) from a pretrained model.
-
-    A model sees what was known at the prediction time, that time included, and nothing later.
-
-    Example: ehr-eval features --checkpoint demo/runs/behrt --tokens demo/tokens --labels demo/labels --out demo/features/behrt
-    """
-    from ehr_eval.features.config import FeaturesConfig
-    from ehr_tracking.config import load_config
-
-    config = load_config(FeaturesConfig, config_file, overrides)
-    from ehr_eval.features.extract import extract_features
-    from ehr_tracking.manifest import load_manifest
-
-    extract_features(checkpoint, tokens, labels, out, config, device=device, overwrite=overwrite)
-    manifest = load_manifest(out)
-    blind = manifest.config["rows_without_tokens"]
-    note = f"; {blind} rows see no token and are all zeros" if blind else ""
-    click.echo(f"{out}: {manifest.files['index.parquet'].rows} rows{note}")
 
 
 @main.command()
@@ -370,7 +333,9 @@ def outcomes(
     click.echo(f"report: {out / 'report.html'}")
 
 
+main.add_command(features)
 main.add_command(generate)
+main.add_command(join)
 main.add_command(query)
 
 

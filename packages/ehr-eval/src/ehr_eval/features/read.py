@@ -3,7 +3,7 @@
 n rows, d features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ehr_eval.features.mapped import MappedMatrix, Matrix, map_matrix
 from ehr_eval.frames import PRODUCER, in_order_of
 from ehr_tracking.arrow.features import read_index
 from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, check_file, read_manifest
 
@@ -102,3 +103,30 @@ def align_all(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -
                 f"another split than {sets[first].directory}; make both from one data set"
             )
     return labels.with_columns(split, *(t["row"].alias(f"row.{m}") for m, t in rows.items()))
+
+
+def refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
+    """Refuse to compare models of which one knows an event earlier than another.
+
+    Raises:
+        UserError: With both delays.
+    """
+    delays = {name: _delay(found) for name, found in sets.items()}
+    first = next(iter(delays))
+    for name, delay in delays.items():
+        if delay != delays[first]:
+            raise UserError(
+                f"features {first} ({sets[first].directory}) were made with delay {_told(delays[first])}, "
+                f"features {name} ({sets[name].directory}) with delay {_told(delay)}: one knows events "
+                "earlier than the other; make both with the same"
+            )
+
+
+def _delay(features: FeatureSet) -> list[tuple[str, float]]:
+    """Patterns and days in their order: of those that fit a code the first counts."""
+    delay: Mapping[str, float] = features.manifest.config.get("delay") or {}
+    return list(delay.items()) if any(delay.values()) else []
+
+
+def _told(delay: Iterable[tuple[str, float]]) -> str:
+    return "{" + ", ".join(f"{pattern}: {days}" for pattern, days in delay) + "}"

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ehr_eval.features.read import read_features
+from ehr_eval.features.read import read_features, refuse_other_delays
 from ehr_eval.frames import PRODUCER
 from ehr_eval.outcomes.config import OutcomesConfig
 from ehr_eval.outcomes.judge import Judged, confusion_rows, judge, result_rows
 from ehr_eval.outcomes.problems import PROBLEMS
 from ehr_eval.outcomes.report import write_report
-from ehr_eval.protocol.inputs import refuse_names, refuse_other_delays
+from ehr_eval.protocol.inputs import refuse_names
 from ehr_eval.protocol.tables import write_rows
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_files import label_source

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ehr_eval.features.read import FeatureSet, align_all, read_features
+from ehr_eval.features.read import (
+    align_all,
+    read_features,
+    refuse_other_delays,
+)
 from ehr_eval.frames import KEY, read_labels
 from ehr_eval.judge.bootstrap import patient_draws
 from ehr_eval.judge.metrics.ranked import Floats
@@ -102,33 +106,6 @@ def refuse_names(features: Mapping[str, Path], predictions: Mapping[str, Path]) 
     both = sorted(features.keys() & predictions.keys())
     if both:
         raise UserError(f"features and predictions are both named {both[0]}; give one another name")
-
-
-def refuse_other_delays(sets: Mapping[str, FeatureSet]) -> None:
-    """Refuse to compare models of which one knows an event earlier than another.
-
-    Raises:
-        UserError: With both delays.
-    """
-    delays = {name: _delay(found) for name, found in sets.items()}
-    first = next(iter(delays))
-    for name, delay in delays.items():
-        if delay != delays[first]:
-            raise UserError(
-                f"features {first} ({sets[first].directory}) were made with delay {_told(delays[first])}, "
-                f"features {name} ({sets[name].directory}) with delay {_told(delay)}: one knows events "
-                "earlier than the other; make both with the same"
-            )
-
-
-def _delay(features: FeatureSet) -> list[tuple[str, float]]:
-    """Patterns and days in their order: of those that fit a code the first counts."""
-    delay: Mapping[str, float] = features.manifest.config.get("delay") or {}
-    return list(delay.items()) if any(delay.values()) else []
-
-
-def _told(delay: Iterable[tuple[str, float]]) -> str:
-    return "{" + ", ".join(f"{pattern}: {days}" for pattern, days in delay) + "}"
 
 
 def _refuse_empty_splits(labels: Path, tables: Iterable[pl.DataFrame]) -> None:
