@@ -11,18 +11,16 @@ R rows, F futures of a part, V tokens of the vocabulary; P prompts, N futures of
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ehr_eval.generate.intervals import Estimate, Floats, of_chances, of_counts
+from ehr_eval.generate.names import EstimatorName
 from ehr_eval.generate.observers import Rows, Timing
 from ehr_eval.generate.spelling import Spelling
 from ehr_eval.generate.wait import Wait
 from ehr_eval.tasks.files import TaskFile
-
-EstimatorName = Literal["mc", "scope", "reach", "direct"]
 
 
 class Estimator:
@@ -30,16 +28,21 @@ class Estimator:
 
     shares = True
     """Whether others can look on at the same futures."""
-    steps: int | None = None
-    """How many tokens of a future it needs at most; None: all."""
+    draws = True
+    """Whether more than the first token matters, so that more futures tell more."""
 
-    def __init__(self, task: TaskFile, spelling: Spelling) -> None:
+    def __init__(self, task: TaskFile, spelling: Spelling, limit: int | None = None) -> None:
         """Get ready.
+
+        Args:
+            task: What is waited for.
+            spelling: Of the model's vocabulary.
+            limit: Horizon in microseconds of a task that has none.
 
         Raises:
             UserError: If no token of the vocabulary can tell the outcome.
         """
-        self.task, self.wait = task, Wait(task, spelling)
+        self.task, self.wait = task, Wait(task, spelling, limit)
 
     def begin(self, futures: int) -> None:
         """See `Observer`."""
@@ -148,7 +151,7 @@ class Reach(Estimator):
 class Direct(Estimator):
     """Looks at the first token."""
 
-    steps = 1
+    draws = False
 
     def before(self, rows: Rows, probabilities: Tensor, timing: Timing | None) -> Tensor | None:  # noqa: ARG002
         """See `Observer`."""

@@ -110,7 +110,7 @@ def generate(
     key = run_key({**resolved, "device": torch.device(device).type}, inputs)
     with new_artifact(out, TRAJECTORIES, overwrite=overwrite, inputs=read, key=key) as unfinished:
         _clear(unfinished)
-        _draw_all(setting, parts, unfinished, workers or _workers(device))
+        _draw_all(setting, parts, unfinished, workers or default_workers(device))
         written = _rows(unfinished)
         futures = pa.concat_tables(pq.read_table(unfinished / p) for p in written if FUTURES in p)
         if config.per_sample:
@@ -255,7 +255,8 @@ def _name(part: Part) -> str:
     return f"{part.number:05d}.parquet"
 
 
-def _workers(device: str) -> int:
+def default_workers(device: str) -> int:
+    """One process a core, or one a GPU."""
     kind = torch.device(device).type
     if kind == "cpu":
         return (

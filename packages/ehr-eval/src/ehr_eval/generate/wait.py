@@ -47,12 +47,13 @@ class Wait:
     What ends the wait ends it after its own moment: an outcome at the very time of it counts.
     """
 
-    def __init__(self, task: TaskFile, spelling: Spelling) -> None:
+    def __init__(self, task: TaskFile, spelling: Spelling, limit: int | None = None) -> None:
         """Get ready.
 
         Args:
             task: What is waited for.
             spelling: Of the model's vocabulary.
+            limit: Horizon in microseconds of a task that has none; None: the futures' own end.
 
         Raises:
             UserError: If no token of the vocabulary can tell the outcome, or the stay it has to be in.
@@ -71,7 +72,7 @@ class Wait:
                     f"task {task.name}: no token of the vocabulary can tell its {what} "
                     f"({' or '.join(map(_said, rule.patterns))})"
                 )
-        self._horizon = None if task.horizon_days is None else round(task.horizon_days * _DAY)
+        self._horizon = limit if task.horizon_days is None else round(task.horizon_days * _DAY)
 
     def begin(self, futures: int) -> None:
         """A part of so many futures begins."""

@@ -91,7 +91,9 @@ class SharedCache(Cache):
 
     def move(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
         """Copy what rows added from slots to slots."""
-        if self.own is not None and len(source):
+        if self.own is not None:
+            added = source < self.own.shape[2]  # the slots of others have not been reserved
+            source, target = source[added], target[added]
             places = self.own[:, :, :, :, : self._longest]
             places[:, :, self.tensor(target)] = places[:, :, self.tensor(source)]
 

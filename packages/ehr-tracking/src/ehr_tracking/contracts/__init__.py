@@ -157,6 +157,9 @@ PREDICTIONS = Contract(
         Column("boolean_value", "bool", "The outcome."),
         Column("predicted_boolean_value", "bool", "Null where no threshold was chosen."),
         Column("predicted_boolean_probability", "float", "In [0, 1]."),
+        Column("lower", "float", "Of an interval of that, as `zeroshot` gives it.", optional=True),
+        Column("upper", "float", "The other end.", optional=True),
+        Column("tokens", "int64", "Drawn for it.", optional=True),
     ),
 )
 RISKS = Contract(
@@ -350,6 +353,22 @@ TRAJECTORIES = Contract(
     ),
     {"futures/{part}.parquet": FUTURES_COLUMNS},
 )
+CURVE = Contract(
+    "curve",
+    1,
+    "`curve.parquet`: risks of tasks along one subject's record; `plots/{task}.png`, `report.html`.",
+    (
+        Column("task", "string", "Task name."),
+        _SUBJECT,
+        _PREDICTION_TIME,
+        Column(
+            "risk", "double", "Of the outcome; null where no future has an answer.", optional=True
+        ),
+        Column("lower", "double", "Of its interval.", optional=True),
+        Column("upper", "double", "The other end.", optional=True),
+        Column("tokens", "int64", "Drawn for it."),
+    ),
+)
 RUN = Contract(
     "run",
     1,
@@ -361,7 +380,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, RESULTS, SURVIVAL, OUTCOMES, RUN,
+        TRAJECTORIES, CURVE, RESULTS, SURVIVAL, OUTCOMES, RUN,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""
