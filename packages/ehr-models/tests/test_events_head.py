@@ -84,6 +84,12 @@ def test_the_loss_of_an_event_and_of_a_censored_code_by_hand():
     within = head.chance_within(torch.zeros(1, 8), torch.tensor([1, 0]), torch.tensor(55.0))
     assert within[0].tolist() == pytest.approx([1 - math.exp(-0.65), 1 - math.exp(-0.45)], rel=1e-5)
 
+    def first(*seconds):
+        return head.chance_within(torch.zeros(1, 8), torch.tensor([0]), *map(torch.tensor, seconds))
+
+    assert first(50.0, 5.0).item() == pytest.approx(1 - math.exp(-0.1 - 0.25))  # from 5 to 55
+    assert first(100.0) == first(1e9)  # of what is behind the last edge nothing is known
+
 
 def test_the_loss_of_a_value_by_hand():
     head = events_head(codes=3, values=(2, 0, 3))
@@ -136,6 +142,23 @@ def test_every_parameter_learns_from_either_loss():
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_in_bf16_the_loss_is_about_the_same_and_states_get_a_gradient():
+    seen, until = occurrences(7, 5)
+    losses = []
+    for enabled in (False, True):
+        head = events_head()
+        states = torch.randn(7, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = head.time_loss(states, *in_chunks(seen, until, 2))
+            codes, place = torch.tensor([0, 2]), torch.tensor([2, 1])
+            value, _ = head.value_loss(states, codes, codes, torch.tensor([5.0, 50.0]), place)
+        (loss + value).backward()
+        assert states.grad.isfinite().all()
+        losses.append((loss.item(), value.item()))
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_without_a_row_or_an_occurrence_there_is_nothing_to_pay_and_a_gradient_all_the_same():

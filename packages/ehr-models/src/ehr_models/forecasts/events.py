@@ -109,18 +109,24 @@ class EventsHead(nn.Module):
         upper = self._numbers(seconds.device).edges[1:]
         return torch.bucketize(seconds, upper).clamp(max=self.bins - 1)
 
-    def chance_within(self, states: Tensor, codes: Tensor, seconds: Tensor) -> Tensor:
-        """The chance that each code comes within a time [M, C], whatever comes before it.
+    def chance_within(
+        self, states: Tensor, codes: Tensor, seconds: Tensor, since: Tensor | None = None
+    ) -> Tensor:
+        """The chance that each code comes within a time [M, C], whatever else comes before it.
 
         Args:
-            states: [M, D]
+            states: [M, D] of the last tokens of moments.
             codes: [C] by their place in `names`.
-            seconds: [M] or one for all; nothing is known beyond the last edge, so what is beyond it
-                counts as never.
+            seconds: [M] or one for all: how long from now. Nothing is known of what is later than the
+                last edge, so that counts as never.
+            since: [M] or one for all: how long ago that moment was; nothing has come since then.
         """
-        over = self.exposure(seconds.float().expand(len(states)))
-        expected = (F.softplus(self.logits(states, codes)) * over[..., None]).sum(1)
-        return -torch.expm1(-expected)
+        past = torch.zeros_like(seconds) if since is None else since
+        over, before = (
+            self.exposure(t.float().expand(len(states))) for t in (past + seconds, past)
+        )
+        expected = F.softplus(self.logits(states, codes)) * (over - before)[..., None]
+        return -torch.expm1(-expected.sum(1))
 
     def value_logits(self, states: Tensor, codes: Tensor, seconds: Tensor) -> Tensor:
         """Log-probabilities [Q, N] of the values that a code has if it comes next after so long.

@@ -3,7 +3,6 @@
 W vocabulary, K codes, B bins of time, V values of all codes, F tokens.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_train.data import draws
+from ehr_train.data.codes import matching
 from ehr_train.data.examples import Examples
 from ehr_train.data.upcoming import Upcoming, ends_of_moments, next_occurrences
 
@@ -107,14 +107,16 @@ def event_codes(
         valued: Whether codes have values.
     """
     names: dict[str, list[int]] = {}
-    for word in words:
-        name = word.code or word.token
-        if word.kind in _CODED and _wanted(name, include, exclude):
+    called = [word.code or word.token for word in words]
+    wanted = matching(include, called) if include else np.ones(len(words), bool)
+    wanted &= ~matching(exclude, called)
+    for word, name, asked in zip(words, called, wanted, strict=True):
+        if asked and word.kind in _CODED:
             names.setdefault(name, []).append(word.id)
     every = list(names)
     code_of = _places(len(words), [names[name] for name in every])
     bins = [w.id for w in sorted(words, key=lambda w: w.bin or 0) if w.kind == "bin"]
-    bins = bins[: _VALUES * valued]
+    bins = bins[: _VALUES * valued] if len(bins) > 1 else []
     bin_of = np.full(len(words), -1)
     bin_of[bins] = np.arange(len(bins))
 
@@ -144,12 +146,6 @@ def event_codes(
         shared=shared.astype(bool),
         birth=np.array([(word.code or "").startswith(_BIRTH) for word in words], bool),
     )
-
-
-def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether a code is of those asked for."""
-    found = not include or any(re.search(pattern, name) for pattern in include)
-    return found and not any(re.search(pattern, name) for pattern in exclude)
 
 
 def _places(size: int, ids: Sequence[Sequence[int]]) -> Integers:

@@ -151,7 +151,11 @@ class Events:
         return fitted
 
     def attach(self, model: "PreTrainedModel") -> "PreTrainedModel":
-        """The model with the head that forecasts events, begun at how often codes come in train."""
+        """The model with the head that forecasts events; a new one begins at how often codes come in train.
+
+        Raises:
+            ConfigError: If its kind can have none, or it has one with other codes or bins.
+        """
         import torch
 
         from ehr_models.heads.forecasts import attach
@@ -212,12 +216,12 @@ class Events:
         group: Integers,
         spans: int,
     ) -> dict[str, npt.NDArray[Any]]:
-        """One moment of each span that enough is known behind, and which codes come in time."""
+        """The last moment of each span that enough is known behind, and which codes come in time."""
         assert self.known is not None
         horizon = self.within * _DAY
         judged = np.full(spans, -1)
-        full = np.flatnonzero(seen >= horizon)[::-1]
-        judged[group[full]] = full  # the first of each
+        full = np.flatnonzero(seen >= horizon)
+        judged[group[full]] = full  # the last of each
         came = np.zeros((spans, min(_JUDGED, len(self.known.names))), np.float32)
         span = group[found.moment]
         hit = (judged[span] == found.moment) & (seconds <= horizon) & (found.code < came.shape[1])
