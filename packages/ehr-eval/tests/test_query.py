@@ -259,6 +259,8 @@ def test_options_ask_and_task_files_do(world, tmp_path):
     )  # fmt: skip
     assert "trained on horizons of 1 to 730 days alone, not on 1000" in said
     assert "held-out rows of other" in said
+    said = run(world, tmp_path / "d", "--code", "^DX", "--code", "^ICD", "--horizon", "9d")
+    assert "tells ^ICD by itself; asked without it" in said
     task = tmp_path / "death.yaml"
     plain = "name: death\ndoc: d\nstart: {code: ^ADM}\noutcome: [{code: ^MEDS_DEATH}]\n"
     task.write_text(plain + "horizon_days: 0.5\n")
@@ -266,6 +268,11 @@ def test_options_ask_and_task_files_do(world, tmp_path):
     found = pl.read_parquet(tmp_path / "b/answers.parquet")
     assert found["horizon_days"].unique().to_list() == [0.5]
     assert (tmp_path / "b/predictions" / MANIFEST).is_file()
+    task.write_text(plain + "horizon_days: 0.5\nabsent: true\n")
+    run(world, tmp_path / "not", "--task", str(task))
+    other = pl.read_parquet(tmp_path / "not/answers.parquet")
+    assert (found["probability"] + other["probability"]).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert found["censored_probability"].equals(other["censored_probability"])
     task.write_text(plain + "stop: [{code: ^X}]\n")
     said = run(world, tmp_path / "c", "--task", str(task), code=2)
     assert "task death has stop, no horizon_days, but a query is whether" in said

@@ -19,6 +19,7 @@ from ehr_eval.tasks.files import EventPattern, Slug, read_task_files
 from ehr_models.vocabulary import read_vocabulary
 from ehr_tracking.config import STRICT, ConfigError, load_config, validate
 from ehr_tracking.files import PathLike
+from ehr_tracking.tree import note
 
 DAY_US = 86_400_000_000
 
@@ -62,6 +63,8 @@ class Query:
     outcome: tuple[EventPattern, ...]
     horizons: tuple[int, ...]
     """Microseconds, ascending."""
+    absent: bool = False
+    """Whether the answer is yes where none of it comes."""
 
     @property
     def days(self) -> tuple[float, ...]:
@@ -136,7 +139,6 @@ def _of_tasks(paths: Sequence[PathLike]) -> list[Query]:
     found = []
     for name, task in read_task_files(paths).items():
         more = {
-            "absent": task.absent,
             "stop": bool(task.stop),
             "given": bool(task.given),
             "window: next": task.window == "next",
@@ -148,12 +150,13 @@ def _of_tasks(paths: Sequence[PathLike]) -> list[Query]:
                 f"task {name} has {', '.join(beyond)}, but a query is whether something comes within a "
                 "horizon; ask ehr-eval zeroshot"
             )
-        found.append(Query(name, task.outcome, (round(task.horizon_days * DAY_US),)))
+        horizon = round(task.horizon_days * DAY_US)
+        found.append(Query(name, task.outcome, (horizon,), task.absent))
     return found
 
 
 def token_sets(queries: Sequence[Query], checkpoint: Path) -> list[list[int]]:
-    """The tokens by which each query is told, in order of their ids.
+    """The tokens by which each query is told, in order of their ids; says which patterns find none.
 
     Args:
         queries: What is asked.
@@ -169,12 +172,18 @@ def token_sets(queries: Sequence[Query], checkpoint: Path) -> list[list[int]]:
     told = [spelling.begins(token) for token in range(len(spelling.words))]
     found = []
     for query in queries:
-        tokens = np.flatnonzero(matches(query.outcome, told)).tolist()
+        each = [matches([pattern], told) for pattern in query.outcome]
+        none = " or ".join(
+            _words(p) for p, found_by in zip(query.outcome, each, strict=True) if not found_by.any()
+        )
+        what = (
+            f"query {query.name}: no token of the vocabulary of {checkpoint} tells {none} by itself"
+        )
+        tokens = np.flatnonzero(np.any(each, axis=0)).tolist()
         if not tokens:
-            raise ConfigError(
-                f"query {query.name}: no token of the vocabulary of {checkpoint} tells "
-                f"{' or '.join(map(_words, query.outcome))} by itself"
-            )
+            raise ConfigError(what)
+        if none:
+            note(f"{what}; asked without it")
         found.append(tokens)
     return found
 

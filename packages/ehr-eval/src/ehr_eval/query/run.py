@@ -114,6 +114,7 @@ def query(
     rows = labelled_rows(tables, subjects_of(splits), where=tokens)
     questions, reader = Questions(queries, sets), Reader(loaded, config, device=device)
     logits = _logits(reader, questions, splits, rows, tokens)
+    logits[:, np.array([one.absent for one in queries])[questions.query], 0] *= -1
     resolved = {**to_dict(config), "context": reader.context, "precision": reader.precision}
     about: dict[str, Any] = {
         "producer": PRODUCER,
@@ -268,6 +269,7 @@ def _described(
         {
             "name": one.name,
             "outcome": [to_dict(pattern) for pattern in one.outcome],
+            "absent": one.absent,
             "horizon_days": list(one.days),
             "tokens": [words[token].token for token in ids],
         }

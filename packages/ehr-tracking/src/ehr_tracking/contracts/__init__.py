@@ -186,8 +186,14 @@ ANSWERS = Contract(
         Column("split", "string", "train, tuning or held_out."),
         Column("query", "string", "Its name."),
         Column("horizon_days", "double", "Days after the prediction time, above 0."),
-        Column("probability", "float", "That it occurs by then, were the record to go on."),
-        Column("censored_probability", "float", "That the record ends before, without it."),
+        Column(
+            "probability",
+            "float",
+            "Of yes: it comes by then, were the record to go on (of a query for absence, it does not).",
+        ),
+        Column(
+            "censored_probability", "float", "That the record ends before, and it has not come."
+        ),
     ),
 )
 CLASSES = Contract(
