@@ -45,6 +45,7 @@ test-fast: ## Without the tests that take more than 5 s
 bench: ## The benchmarks, quick
 	$(RUN) python benchmarks/tokenize --quick
 	$(RUN) python benchmarks/train.py --quick
+	$(RUN) python benchmarks/generate.py --quick
 
 fmt: ## Mend format and what the linter can
 	$(RUN) ruff format .

@@ -37,15 +37,16 @@ class SharedCache(Cache):
     def __init__(self, layers: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(layers=[])
         self.depth, self.device, self.dtype = layers, device, dtype
-        self.prefixes: list[Tensor] = []
-        """S of [layers, 2, G, P, D], keys and values"""
+        self.prefixes: list[tuple[Tensor, Tensor]] = []
+        """S of keys and values [layers, G, P, D]"""
         self.own: Tensor | None = None
         """[layers, 2, rows, G, L, D] of what rows added, by slot"""
         self._filling: list[int] = []
         self._groups: list[tuple[int, int]] = []
         self._together: Tensor | None = None
         self._apart: Tensor | None = None
-        self._length = self._row = torch.zeros(0, dtype=torch.int64, device=device)
+        self._length = torch.zeros(0, dtype=torch.int64, device=device)
+        self._place = self._length
         self._longest = 0
         self._mask: Tensor | None = None
 
@@ -63,9 +64,6 @@ class SharedCache(Cache):
         self._together = self.tensor(order) if moved else None
         self._apart = self.tensor(np.argsort(order)) if moved else None
         self._length = self.tensor(lay.length)
-        self._row = torch.arange(len(lay), device=self.device)
-        if not len(lay):
-            self.own = None
 
     def tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
         """A copy on the device."""
@@ -77,8 +75,11 @@ class SharedCache(Cache):
         Args:
             length: [R] by slot, tokens of its own until now.
         """
-        self._longest = int(length.max()) + 1
-        self._reserve(len(length), self._longest)
+        rows, self._longest = len(length), int(length.max()) + 1
+        own = self._reserve(rows, self._longest)
+        heads, places = own.shape[3:5]
+        at = torch.arange(rows * heads, device=self.device) * places
+        self._place = at + self._length.repeat_interleave(heads, output_size=rows * heads)
         self._mask = None
         if int(length.min()) + 1 < self._longest:
             beyond = torch.arange(self._longest, device=self.device) > self._length[:, None]
@@ -97,21 +98,27 @@ class SharedCache(Cache):
             places = self.own[:, :, :, :, : self._longest]
             places[:, :, self.tensor(target)] = places[:, :, self.tensor(source)]
 
-    def _reserve(self, rows: int, places: int) -> None:
-        """Room for so many rows of so many tokens; what is too small becomes half as large again."""
+    def _reserve(self, rows: int, places: int) -> Tensor:
+        """Room for so many rows of so many tokens: what is too small becomes half as large again."""
         old = self.own
         had = (0, 0) if old is None else (old.shape[2], old.shape[4])
-        if rows <= had[0] and places <= had[1]:
-            return
-        layers, two, heads, _, width = self.prefixes[0].shape
-        size = [
-            _larger(n, h, m) for n, h, m in zip((rows, places), had, (ROWS, PLACES), strict=True)
-        ]
-        shape = (layers, two, size[0], heads, size[1], width)
+        if old is not None and rows <= had[0] and places <= had[1]:
+            return old
+        layers, heads, _, width = self.prefixes[0][0].shape
+        # more places come with as few rows as there are by then: many may have ended
+        size = (
+            _larger(rows, had[0] if places <= had[1] else 0, ROWS),
+            _larger(places, had[1], PLACES),
+        )
         # zeros, since what is masked counts nothing times its value, and that must be a number
-        self.own = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        own = torch.zeros(
+            layers, 2, size[0], heads, size[1], width, dtype=self.dtype, device=self.device
+        )
         if old is not None:
-            self.own[:, :, : had[0], :, : had[1]] = old
+            kept = min(rows, had[0])
+            own[:, :, :kept, :, : had[1]] = old[:, :, :kept]
+        self.own = own
+        return own
 
     def update(
         self,
@@ -130,22 +137,26 @@ class SharedCache(Cache):
             if self._filling:
                 self._fill(states, layer_idx, part)
             elif self.own is not None:
-                self.own[layer_idx, part][self._row, :, self._length] = states[:, :, 0].to(
-                    self.dtype
-                )
+                flat = self.own[layer_idx, part].view(-1, states.shape[3])
+                new = states.to(self.dtype).reshape(-1, states.shape[3])
+                flat.index_copy_(0, self._place, new)
         return key_states, value_states
 
     def _fill(self, states: Tensor, layer: int, part: int) -> None:
         """Keep the keys or values [1, G, T, D] of new prefixes."""
         if layer == part == 0:
-            shape = (self.depth, 2, states.shape[1])
-            self.prefixes += [
-                torch.empty(*shape, n, states.shape[3], dtype=self.dtype, device=self.device)
-                for n in self._filling
-            ]
+            self.prefixes += [self._prefix(states, n) for n in self._filling]
         new = self.prefixes[-len(self._filling) :]
         for prefix, piece in zip(new, states[0].split(self._filling, 1), strict=True):
-            prefix[layer, part] = piece
+            prefix[part][layer] = piece
+
+    def _prefix(self, like: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Room for a prefix; fp32 keys lie by dimension, as the product with few queries is faster so."""
+        shape = (self.depth, like.shape[1], length, like.shape[3])
+        keys, values = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+        return keys.view(
+            *shape[:2], shape[3], length
+        ).mT if self.dtype == torch.float32 else keys, values
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """What the next token of each row sees: its prefix, what it added, and itself.
@@ -183,8 +194,8 @@ class SharedCache(Cache):
             query = query.index_select(0, self._together)
         query = query.transpose(0, 1).reshape(1, heads, rows * each, width)
         parts = [
-            attend(query[:, :, a * each : b * each], prefix[layer, :1], prefix[layer, 1:], scale)
-            for (a, b), prefix in zip(self._groups, self.prefixes, strict=True)
+            attend(query[:, :, a * each : b * each], keys[layer, None], values[layer, None], scale)
+            for (a, b), (keys, values) in zip(self._groups, self.prefixes, strict=True)
         ]
         outs, totals = (
             torch.cat(x, 2).view(heads, rows, each, -1) for x in zip(*parts, strict=True)

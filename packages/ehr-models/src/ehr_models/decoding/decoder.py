@@ -26,7 +26,7 @@ from ehr_models.layers.attention import no_mask
 from ehr_models.precision import autocast, resolve_precision
 from ehr_tracking.config import ConfigError
 
-PREFILL_TOKENS = 16_384
+PREFILL_TOKENS = 4096
 """Of prefixes that are read in one forward, at most, where they are several."""
 
 

@@ -35,16 +35,19 @@ def attend(
         >>> torch.allclose(join(first, last), whole, atol=1e-6)
         True
     """
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # what scaled_dot_product_attention calls here; that keeps the sums to itself
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
         out, total = kernel(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
         return out, total
-    logits = (query @ key.transpose(-1, -2)).float() * scale
+    # in place: with few queries a pass over the logits costs as much as a product
+    logits = (query * scale @ key.mT).float()
     if mask is not None:
-        logits = logits + mask
-    total = logits.logsumexp(-1)
-    return (logits - total[..., None]).exp().to(value.dtype) @ value, total
+        logits += mask
+    top = logits.amax(-1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    out = (logits.to(value.dtype) @ value) / total
+    return out, (total.log_() + top).squeeze(-1)
 
 
 def join(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
