@@ -14,7 +14,7 @@ from ehr_tracking.contracts import SPECIALS
 from .conftest import VARIANTS, VOCAB
 
 CAUSAL = [k.name for k in KINDS.values() if k.sees == "past"]
-CAUSAL += [name for name, config in VARIANTS.items() if KINDS[config.kind].sees == "past"]
+VARIED = CAUSAL + [name for name, config in VARIANTS.items() if KINDS[config.kind].sees == "past"]
 COPIES = [2, 1, 3, 0, 1, 2, 4]
 """Rows of each of the seven subjects of `batch`, whose 1 to 60 tokens lie in one batch."""
 FIELDS = ("input_ids", "age", "time", "visit", "segment")
@@ -95,7 +95,7 @@ def near(states, expected, tolerance=1e-5):
     assert (states.float() - expected).abs().max() < tolerance * expected.abs().mean().clamp(min=1)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", VARIED)
 def test_states_are_those_of_the_whole_sequence(make_model, batch, name):
     """Through rows that diverge, end, change places, and join late; and past the first buffers."""
     model = make_model(name)
