@@ -1,6 +1,7 @@
 """Futures of chains whose every probability is known: their laws, their ends, what they may see, and files."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,6 @@ from .chains import DAY, Chain, labels, word
 
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
 HOUR_DAY_MONTH = {"TIME//1h": 3600.0, "TIME//1d": 86_400.0, "TIME//6mo": 180 * 86_400.0}
-HERE = os.path.dirname(__file__)  # noqa: PTH120 -- for the path of a process
 
 
 def at(day):
@@ -345,7 +345,7 @@ def test_a_killed_run_goes_on_and_workers_share_parts_and_all_give_the_same_byte
 def test_the_artifact_is_sealed_and_says_what_it_was_made_with(timed):
     root, _, tokens, run = timed
     asked = labels(root / "sealed-labels", [(2, 5), (3, 5)])
-    config = GenerateConfig(samples=3, horizon="1y", budget=30, per_sample=True, seed=4)
+    config = GenerateConfig(samples=3, horizon="20d", budget=30, per_sample=True, seed=4)
     summary = generate(run, tokens, asked, root / "sealed", config, workers=1)
     assert verify(root / "sealed") == []
     manifest = load_manifest(root / "sealed")
@@ -370,7 +370,9 @@ def test_tables_of_samples_are_what_meds_trajectory_evaluation_reads(timed):
         test_the_artifact_is_sealed_and_says_what_it_was_made_with(timed)
     files = sorted((root / "sealed" / "samples").iterdir())
     assert [p.name for p in files] == ["000.parquet", "001.parquet", "002.parquet"]
-    events = pl.read_parquet(root / "sealed/events/*.parquet")
+    events, futures = (
+        pl.read_parquet(root / f"sealed/{f}/*.parquet") for f in ("events", "futures")
+    )
     for n, path in enumerate(files):
         table = pq.read_table(path)
         # GeneratedTrajectorySchema 0.0.6: DataSchema of MEDS 0.4 with a prediction_time that is never null
@@ -381,10 +383,62 @@ def test_tables_of_samples_are_what_meds_trajectory_evaluation_reads(timed):
             "numeric_value": (pa.float32(), True),
             "prediction_time": (pa.timestamp("us"), False),
         }
-        mine = events.filter(sample=n).select(table.column_names)
-        assert pl.DataFrame(pl.from_arrow(table)).equals(mine)
-        ordered = mine.sort("subject_id", "prediction_time", "time", maintain_order=True)
-        assert ordered.equals(mine)
+        found = pl.DataFrame(pl.from_arrow(table))
+        keys = ["subject_id", "prediction_time", "time"]
+        assert found.sort(keys, maintain_order=True).equals(found)
+        ends = found.filter(pl.col("code").str.starts_with("TRAJECTORY_END//"))
+        assert found.join(
+            ends, on=found.columns, how="anti", nulls_equal=True, maintain_order="left"
+        ).equals(events.filter(sample=n).select(found.columns))
+        last = events.group_by("subject_id", "sample").agg(pl.col("time").max())
+        mine = futures.filter(sample=n).join(last, on=["subject_id", "sample"], how="left")
+        mine = mine.filter(pl.col("time").is_null() | (pl.col("time") < pl.col("until")))
+        assert ends["code"].to_list() == [f"TRAJECTORY_END//{why}" for why in mine["reason"]]
+        assert ends["time"].to_list() == mine["until"].to_list()
+    assert set(futures["reason"]) == {"death", "horizon"}
+    everyone = pl.concat([pl.read_parquet(p) for p in files])
+    assert everyone.group_by("subject_id").len().height == 2
+
+
+ACES = """
+predicates:
+  a: {code: A}
+  death: {code: MEDS_DEATH}
+trigger: a
+windows:
+  input: {start: null, end: trigger, start_inclusive: true, end_inclusive: true, index_timestamp: end}
+  gap: {start: input.end, end: start + 1h, start_inclusive: false, end_inclusive: true}
+  target: {start: gap.end, end: start + 47h, start_inclusive: false, end_inclusive: true, label: death}
+"""
+LABELLER = os.environ.get("ZSACES_LABEL") or shutil.which("ZSACES_label")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    LABELLER is None,
+    reason="MEDS_trajectory_evaluation 0.0.6 needs MEDS-transforms below 0.7, we have 0.7: install it in an "
+    "environment of its own and name its command as $ZSACES_LABEL",
+)
+def test_meds_trajectory_evaluation_reads_the_tables_with_its_own_command(timed, tmp_path):
+    _, _, tokens, run = timed
+    asked = labels(tmp_path / "labels", [(2, 5), (3, 5)])
+    config = GenerateConfig(samples=8, horizon="3d", precision="fp32", per_sample=True)
+    generate(run, tokens, asked, tmp_path / "out", config, workers=1)
+    (tmp_path / "task.yaml").write_text(ACES)
+    given = {
+        "task.criteria_fp": tmp_path / "task.yaml",
+        "trajectories_dir": tmp_path / "out" / "samples",
+        "output_dir": tmp_path / "labelled",
+    }
+    command = [LABELLER, *(f"{name}={value}" for name, value in given.items())]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    files = sorted((tmp_path / "labelled").glob("*.parquet"))
+    assert [p.name for p in files] == [f"{n:03d}.parquet" for n in range(8)]
+    for path in files:
+        found = pl.read_parquet(path).sort("subject_id")
+        assert found.select("subject_id", "prediction_time").rows() == [(2, at(5)), (3, at(5))]
+        assert found["valid"].all()
+        assert found["determinable"].all()  # also of futures in which nothing happens
 
 
 class Seer:

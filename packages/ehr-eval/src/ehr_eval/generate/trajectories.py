@@ -3,11 +3,13 @@
 F futures, m events, N tokens.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ehr_eval.generate.futures import Futures
@@ -38,8 +40,10 @@ _FUTURES = pa.schema(
         ("until", _TIME),
     ]
 )
-_PER_SAMPLE = pa.schema([_EVENTS.field(n) for n in ("subject_id", "time", "code", "numeric_value")])
-_PER_SAMPLE = _PER_SAMPLE.append(pa.field("prediction_time", _TIME, nullable=False))
+PER_SAMPLE = pa.schema([_EVENTS.field(n) for n in ("subject_id", "time", "code", "numeric_value")])
+PER_SAMPLE = PER_SAMPLE.append(pa.field("prediction_time", _TIME, nullable=False))
+"""GeneratedTrajectorySchema: that of MEDS events with a prediction time."""
+END = "TRAJECTORY_END"
 
 
 def event_table(
@@ -99,27 +103,49 @@ def _named(future: npt.NDArray[np.int64], prompts: Prompts, samples: int) -> dic
 def write_samples(directory: Path, samples: int) -> dict[str, int]:
     """Events once more, one table a sample, in the GeneratedTrajectorySchema of MEDS_trajectory_evaluation.
 
+    That schema has rows for events only. So a future that is told for longer than to its last event has one
+    more, `TRAJECTORY_END//` and why, at that time: else futures in which nothing happens would be missing
+    there, and risks too high.
+
     Args:
-        directory: Of the artifact, whose events are written.
+        directory: Of the artifact, whose other tables are written.
         samples: How many.
 
     Returns:
         Path below `directory` -> rows.
     """
-    parts = sorted((directory / EVENTS).glob("*.parquet"))
     (directory / SAMPLES).mkdir(exist_ok=True)
     width = max(3, len(str(samples - 1)))
     rows = {f"{SAMPLES}/{n:0{width}d}.parquet": 0 for n in range(samples)}
-    writers = [pq.ParquetWriter(directory / name, _PER_SAMPLE, compression="zstd") for name in rows]
-    try:
-        for path in parts:
-            table = pq.read_table(path)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(pq.ParquetWriter(directory / name, PER_SAMPLE, compression="zstd"))
+            for name in rows
+        ]
+        for path in sorted((directory / EVENTS).glob("*.parquet")):
+            table = _with_ends(pq.read_table(path), pq.read_table(directory / FUTURES / path.name))
             sample = table["sample"].to_numpy()
             for n, (name, writer) in enumerate(zip(rows, writers, strict=True)):
-                mine = table.filter(pa.array(sample == n)).select(_PER_SAMPLE.names)
-                writer.write_table(mine.cast(_PER_SAMPLE))
+                mine = table.filter(pa.array(sample == n)).select(PER_SAMPLE.names)
+                writer.write_table(mine.cast(PER_SAMPLE))
                 rows[name] += len(mine)
-    finally:
-        for writer in writers:
-            writer.close()
     return rows
+
+
+def _with_ends(events: pa.Table, futures: pa.Table) -> pa.Table:
+    """Events of a part, with the ends of futures that are told for longer."""
+    keys = ["subject_id", "prediction_time", "sample"]
+    last = events.group_by(keys).aggregate([("time", "max")])
+    ends = futures.join(last, keys, join_type="left outer")
+    beyond = pc.less(ends["time_max"], ends["until"])
+    ends = ends.filter(pc.fill_null(beyond, True))
+    why = pc.binary_join_element_wise(pa.scalar(END), ends["reason"], "//")
+    ends = ends.select([*keys, "until"]).rename_columns([*keys, "time"]).append_column("code", why)
+    ends = ends.append_column("numeric_value", pa.nulls(len(ends), pa.float32())).cast(_EVENTS)
+    both = pa.concat_tables([events, ends])
+    columns = [
+        both[n].cast(pa.int64()).to_numpy()
+        for n in ("time", "sample", "prediction_time", "subject_id")
+    ]
+    order = np.lexsort(columns)  # stable: what happens at one moment keeps its order
+    return both.take(pa.array(order))
