@@ -476,3 +476,48 @@ def test_a_kind_without_such_a_head_is_refused_in_one_line(marked, tmp_path, mod
 def test_a_sum_of_two_that_share_a_head_is_refused():
     with pytest.raises(ValueError, match="has one head of each kind"):
         Sum(parts=(Part(objective=Events()), Part(objective=Events())))
+
+
+def poisson(subject, rng):
+    """DX comes every 20 or 4 days by what the static token says, GAP every 2 and when the record ends."""
+    quick, until = subject % 2, rng.exponential(25.0) + 3.0
+    token, time = [BOS_ID, (SEX, UREA)[quick]], [None, None]
+    for code, wait in ((DX, (20.0, 4.0)[quick]), (GAP, 2.0)):
+        days = np.cumsum(rng.exponential(wait, 200))
+        time += days[days < until].tolist()
+        token += [code] * int((days < until).sum())
+    token, time = [*token, GAP], [*time, until]
+    order = [0, 1, *(np.argsort(time[2:]) + 2)]
+    return {
+        "subject_id": subject,
+        "token": [int(token[i]) for i in order],
+        "time": [time[i] for i in order],
+    }
+
+
+def test_it_learns_from_records_how_often_what_comes_by_what_is_known_of_whom(tmp_path):
+    rng = np.random.default_rng(0)
+    subjects = [poisson(i, rng) for i in range(300)]
+    words = [
+        {**word, "kind": "code"} if word["token"] == "TIME//1d" else word for word in VOCABULARY
+    ]
+    tokens = open_tokens(write_tokens(tmp_path / "t", {"train": subjects}, behind=words))
+    objective, examples = fitted(tokens, include=("^DX$",), bins=8, rank=4)
+    model = learner(tokens, objective)
+    windows = newest(examples.tokens, examples.subject, examples.visible, 500)
+    asker = Asker(objective, examples, tokens.vocab_size, 0, Codes(tokens))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for epoch in range(60):
+        question = asker.ask(windows.take(np.arange(epoch % 4, len(windows), 4)), epoch)
+        total, count = model(question)["time"]
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    question, head = asker.ask(windows, 0), forecast_head(model.model, "events")
+    with torch.no_grad():
+        states = hidden_states(model.model, question.batch)[question.targets["rows"]]
+        risk = head.chance_within(states, torch.tensor([0]), torch.tensor(5 * 86_400.0))[:, 0]
+    subject = examples.tokens.subject_id[question.batch.span[question.targets["rows"]].numpy()]
+    for quick, wait in enumerate((20.0, 4.0)):
+        found = risk[torch.from_numpy(subject % 2 == quick)].mean().item()
+        assert found == pytest.approx(1 - np.exp(-5 / wait), abs=0.06)
