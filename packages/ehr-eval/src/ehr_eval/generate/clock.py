@@ -224,8 +224,8 @@ class HeadClock:
         each = max(1, _PAIRS // max(1, len(tokens)))
         parts = []
         for state, limit in zip(states.split(each), seconds.split(each), strict=True):
-            pairs = state.repeat_interleave(len(tokens), 0)
-            logits = self._head(pairs, embedded.repeat(len(state), 1))
+            # each state and each token is mapped once, not once a pair
+            logits = self._head(state[:, None], embedded[None]).flatten(0, 1)
             chance = self._head.chance_within(logits, limit.repeat_interleave(len(tokens)))
             parts.append(chance.view(len(state), len(tokens)))
         return torch.cat(parts)
