@@ -116,6 +116,16 @@ def test_states_are_those_of_the_whole_sequence(make_model, batch, name):
     assert both.decoder.positions.tolist() == [len(s["input_ids"]) for s in both.rows]
 
 
+def test_rows_may_go_before_their_first_step(make_model, batch):
+    """Also those that lie beyond the buffers, which are as large as an earlier step needed."""
+    both, spans = Both(make_model("llama")), split(batch)
+    both.prefill(spans[1:2], [3])
+    both.step(2)
+    both.prefill(spans[:3], [2, 30, 2])
+    both.keep([36, 1, 20, 0])
+    near(both.step(2), whole(both.model, both.rows))
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_bf16_rounds_as_autocast_does(make_model, batch, name):
     model = make_model(name)

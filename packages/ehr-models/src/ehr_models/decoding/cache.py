@@ -91,12 +91,13 @@ class SharedCache(Cache):
         self._length += 1
 
     def move(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
-        """Copy what rows added from slots to slots."""
-        if self.own is not None:
-            added = source < self.own.shape[2]  # the slots of others have not been reserved
-            source, target = source[added], target[added]
+        """Copy what rows added from slots to slots; rows beyond the buffers have added nothing yet."""
+        if self.own is None:
+            return
+        there = source < self.own.shape[2]
+        if there.any():
             places = self.own[:, :, :, :, : self._longest]
-            places[:, :, self.tensor(target)] = places[:, :, self.tensor(source)]
+            places[:, :, self.tensor(target[there])] = places[:, :, self.tensor(source[there])]
 
     def _reserve(self, rows: int, places: int) -> Tensor:
         """Room for so many rows of so many tokens: what is too small becomes half as large again."""
