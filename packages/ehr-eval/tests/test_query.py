@@ -43,6 +43,16 @@ NAMES = [text for text, *_ in WORDS]
 TINY = {"size": "tiny", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 24, "kv_heads": 1}
 
 
+EVENTS = {
+    "codes": ["LAB//K", "DX//E10", "DX//E11", "DX//E13"],
+    "ids": [[12, 13, 14, 15], [8], [9], [11]],
+    "value_ids": [[12, 13, 14, 15], [], [], []],
+    "edges": [0.0, 3600.0, 86_400.0, 30 * 86_400.0, 400 * 86_400.0],
+    "rank": 4,
+}
+"""Of an events head, which does not know MEDS_DEATH and DX//E12."""
+
+
 def records(seed=0):
     """Subject -> (token, day or None)."""
     rng = np.random.default_rng(seed)
@@ -111,13 +121,13 @@ def write_labels(root, tasks):
     return root
 
 
-def write_checkpoint(out, tokens, kind="chrono"):
+def write_checkpoint(out, tokens, kind="query"):
     torch.manual_seed(0)
     if kind == "gpt2":
         model = build(Gpt2ModelConfig(size="tiny", hidden=16, layers=1, heads=2), len(WORDS))
     else:
         model = build(ChronoModelConfig(**TINY), len(WORDS))
-        attach(model, "query", {"blocks": 1, "heads": 2})
+        attach(model, kind, EVENTS if kind == "events" else {"blocks": 1, "heads": 2})
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -276,6 +286,55 @@ def test_options_ask_and_task_files_do(world, tmp_path):
     task.write_text(plain + "stop: [{code: ^X}]\n")
     said = run(world, tmp_path / "c", "--task", str(task), code=2)
     assert "task death has stop, no horizon_days, but a query is whether" in said
+
+
+@pytest.fixture(scope="module")
+def hazards(world):
+    return write_checkpoint(world.root / "events", world.tokens, "events")
+
+
+def test_an_events_head_answers_for_codes_whatever_their_value(world, hazards, tmp_path):
+    ask = ("--head", "events", "-s", "precision=fp32", "--horizon", "20d", "--horizon", "2h")
+    codes = {"lab": ["^LAB//K"], "diabetes": ["^DX//E1[013]"], "lost": ["^DX", "^MEDS_DEATH"]}
+    asked = [{"name": n, "outcome": [{"code": c} for c in found]} for n, found in codes.items()]
+    (tmp_path / "ask.yaml").write_text(json.dumps({"queries": asked}))
+    said = run(world, tmp_path / "a", *ask, "--ask", str(tmp_path / "ask.yaml"), checkpoint=hazards)
+    assert "query lost: the events head does not forecast 2 of its 5 tokens" in said
+    found = pl.read_parquet(tmp_path / "a/answers.parquet")
+    assert found["censored_probability"].null_count() == found.height == len(world.rows) * 6
+    model = load_checkpoint(hazards).model
+    head = model.events_head
+    places = {"lab": [0], "diabetes": [1, 2, 3], "lost": [1, 2, 3]}
+    for subject, day, _ in world.rows[::4]:
+        tokens = open_split(open_tokens(world.tokens), split_of(subject))
+        row = int(np.flatnonzero(tokens.subject_id == subject)[0])
+        time = tokens.time[tokens.offsets[row] : tokens.offsets[row + 1]]
+        visible = int((time <= round(day * DAY)).sum())
+        batch = pack(tokens, newest(tokens, [row], [visible], 512))
+        since = torch.tensor(day * 86_400.0 - time[visible - 1] / 1e6)
+        mine = found.filter(subject_id=subject).filter(
+            pl.col("prediction_time").dt.epoch("us") == round(day * DAY)
+        )
+        assert mine.height == 6
+        for name, days, p in mine.select("query", "horizon_days", "probability").iter_rows():
+            with torch.inference_mode():
+                chance = head.chance_within(
+                    hidden_states(model, batch)[-1:],
+                    torch.tensor(places[name]),
+                    torch.tensor(days * 86_400.0),
+                    since,
+                )
+            assert p == pytest.approx(1 - (1 - chance[0]).prod().item(), abs=2e-5)
+    assert found["probability"].std() > 0.005
+
+
+def test_what_an_events_head_cannot_say_is_one_line(world, hazards, tmp_path):
+    ask = ("--head", "events", "--horizon", "1d", "--code", "^LAB//K", "--above", "4.5")
+    said = run(world, tmp_path / "out", *ask, code=2, checkpoint=hazards)
+    assert "query query: the events head forecasts none of its codes, whatever their value" in said
+    said = run(world, tmp_path / "out", *ask[:6], code=2)
+    assert "this chrono model has no events head: train it with objective events" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def read_answers(
         [n, P, 2]: it occurs; the record ends before, without it.
     """
     head, table = forecast_head(reader.model, "query"), reader.model.get_input_embeddings()
-    since = _since(tokens, row, visible, time)
+    since = since_last(tokens, row, visible, time)
     passes = plan(tokens, row, visible, context=reader.context, shared=reader.shared)
     rows_at_once = max(1, _AT_ONCE // len(questions))
 
@@ -112,7 +112,7 @@ def read_answers(
     return found.reshape(len(row), len(questions), 2)
 
 
-def _since(
+def since_last(
     tokens: Tokens, row: Integers, visible: Integers, time: Integers
 ) -> npt.NDArray[np.float32]:
     """[n] seconds from the last visible token to the prediction time; 0 where only static ones are known."""

@@ -1,6 +1,7 @@
 """`ehr-eval query`, the command."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -9,9 +10,7 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 
 
 @click.command()
-@click.option(
-    "--checkpoint", type=PATH, required=True, help="A run or checkpoint with a query head."
-)
+@click.option("--checkpoint", type=PATH, required=True, help="A run or checkpoint with the head.")
 @click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
 @click.option("--labels", type=PATH, required=True, help="Labels: who is asked about, and when.")
 @click.option("--out", type=PATH, required=True, help="Where the answers shall be.")
@@ -39,6 +38,13 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     multiple=True,
     help="A number with m, h, d, w or y, for queries that name none; may be repeated.",
 )
+@click.option(
+    "--head",
+    type=click.Choice(["query", "events"]),
+    default="query",
+    show_default=True,
+    help="Which head answers: events knows single codes, whatever their value.",
+)
 @config_options("FeaturesConfig", "batch_tokens=4096")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda.")
 @overwrite_option("answers")
@@ -54,6 +60,7 @@ def query(
     below: float | None,
     name: str | None,
     horizons: tuple[str, ...],
+    head: Literal["query", "events"],
     config_file: Path | None,
     overrides: tuple[str, ...],
     device: str,
@@ -82,7 +89,9 @@ def query(
     from ehr_eval.query.run import query as run
     from ehr_tracking.report import text_table
 
-    done = run(checkpoint, tokens, labels, queries, out, config, device=device, overwrite=overwrite)
+    done = run(
+        checkpoint, tokens, labels, queries, out, config, head=head, device=device, overwrite=overwrite
+    )  # fmt: skip
     click.echo(text_table(done.asked))
     for task, rows in done.predicted.items():
         click.echo(f"{out / PREDICTED}: {rows:,} held-out rows of {task}")

@@ -4,9 +4,10 @@ n prediction times, P pairs of a query and a horizon.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ from ehr_eval.answers import Outputs, yes_or_no
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
-from ehr_eval.query.answer import Questions, read_answers
+from ehr_eval.query.answer import Integers, Questions, read_answers
 from ehr_eval.query.ask import Query, token_sets
+from ehr_eval.query.hazards import codes_of, read_hazards
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.store import open_split
@@ -63,7 +65,7 @@ class QuerySummary(NamedTuple):
     """Task -> its held-out rows."""
 
 
-def query(
+def query(  # noqa: PLR0913 -- what the command's options say
     checkpoint: PathLike,
     tokens: PathLike,
     labels: PathLike,
@@ -71,6 +73,7 @@ def query(
     out: PathLike,
     config: FeaturesConfig | None = None,
     *,
+    head: Literal["query", "events"] = "query",
     device: str = "cpu",
     overwrite: bool = False,
 ) -> QuerySummary:
@@ -80,20 +83,21 @@ def query(
     of yes or no, predicts it: `predictions/` is a `predictions/1` of those tasks' held-out rows.
 
     Args:
-        checkpoint: A run or checkpoint of a model with a query head.
+        checkpoint: A run or checkpoint of a model with such a head.
         tokens: `tokens/1` with its vocabulary.
         labels: Anyone's: the prediction times are the union over their tasks.
         queries: From `ask.collect`.
         out: Where the answers shall be.
         config: Context, batches, precision, columns of CSV labels.
+        head: Which head answers: `query`, or the hazards of single codes of `events`.
         device: As torch names it.
         overwrite: Replace answers that are there.
 
     Raises:
         ContractError: If an input is not what it should be, labels name a subject that tokens lack, or a
             prediction time sees no token.
-        ConfigError: If the model has no query head, no token tells a query, or one that predicts a task
-            has several horizons.
+        ConfigError: If the model has no such head, no token tells a query, the events head forecasts none
+            of its codes, or one that predicts a task has several horizons.
         UserError: If `out` exists.
     """
     checkpoint, tokens, labels, out = Path(checkpoint), Path(tokens), Path(labels), Path(out)
@@ -101,7 +105,7 @@ def query(
     refuse_existing(out, ANSWERS, overwrite=overwrite, inputs=read)
     loaded = load_checkpoint(checkpoint)
     try:
-        forecast_head(loaded.model, "query")
+        forecast_head(loaded.model, head)
     except ConfigError as e:
         raise ConfigError(f"{loaded.directory}: {e}") from None
     sets = token_sets(queries, loaded.directory)
@@ -109,13 +113,27 @@ def query(
     require_same_vocabulary(loaded, token_set)
     tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
     tasks = _predicted(queries, tables)
-    _tell_untrained(loaded, queries)
+    codes = []
+    if head == "events":
+        codes = codes_of(queries, sets, cast("Any", loaded.model.config).events_head["ids"])
+    else:
+        _tell_untrained(loaded, queries)
     splits = {split: open_split(token_set, split) for split in token_set.splits}
     rows = labelled_rows(tables, subjects_of(splits), where=tokens)
     questions, reader = Questions(queries, sets), Reader(loaded, config, device=device)
-    logits = _logits(reader, questions, splits, rows, tokens)
+    read_split = (
+        partial(read_hazards, reader, questions, codes)
+        if head == "events"
+        else partial(read_answers, reader, questions)
+    )
+    logits = _logits(read_split, len(questions), splits, rows, tokens)
     logits[:, np.array([one.absent for one in queries])[questions.query], 0] *= -1
-    resolved = {**to_dict(config), "context": reader.context, "precision": reader.precision}
+    resolved = {
+        **to_dict(config),
+        "head": head,
+        "context": reader.context,
+        "precision": reader.precision,
+    }
     about: dict[str, Any] = {
         "producer": PRODUCER,
         "config": {**resolved, "queries": _described(queries, sets, loaded.directory)},
@@ -125,19 +143,19 @@ def query(
             "labels": label_source(labels),
         },
     }
-    with new_artifact(out, ANSWERS, overwrite=overwrite, inputs=read) as partial:
-        with pq.ParquetWriter(partial / TABLE, _SCHEMA, compression="zstd") as file:
+    with new_artifact(out, ANSWERS, overwrite=overwrite, inputs=read) as directory:
+        with pq.ParquetWriter(directory / TABLE, _SCHEMA, compression="zstd") as file:
             for block in _blocks(rows, questions, [q.name for q in queries], logits):
                 file.write_table(block)
         asked = json.dumps(about["config"]["queries"], indent=1) + "\n"
-        (partial / ASKED).write_text(asked, encoding="utf-8")
+        (directory / ASKED).write_text(asked, encoding="utf-8")
         columns = {task: _place(questions, place) for task, place in tasks.items()}
         parts = {
             task: _predictions(task, tables[task], rows, logits[:, column, 0], loaded)
             for task, column in columns.items()
         }
-        _write_predictions(partial / PREDICTED, parts, about)
-        seal(partial, ANSWERS, rows={TABLE: len(rows) * len(questions)}, **about)
+        _write_predictions(directory / PREDICTED, parts, about)
+        seal(directory, ANSWERS, rows={TABLE: len(rows) * len(questions)}, **about)
     return QuerySummary(
         out,
         _means(questions, queries, sets, logits),
@@ -182,14 +200,14 @@ def _tell_untrained(loaded: LoadedCheckpoint, queries: Sequence[Query]) -> None:
 
 
 def _logits(
-    reader: Reader,
-    questions: Questions,
+    read_split: Callable[[Tokens, Integers, Integers, Integers], npt.NDArray[np.float32]],
+    questions: int,
     splits: Mapping[str, Tokens],
     rows: pl.DataFrame,
     where: Path,
 ) -> npt.NDArray[np.float32]:
     """[n, P, 2] of all splits."""
-    found = np.zeros((rows.height, len(questions), 2), np.float32)
+    found = np.zeros((rows.height, questions, 2), np.float32)
     for split, tokens in splits.items():
         chosen = np.flatnonzero((rows["split"] == split).to_numpy())
         row = rows["subject_row"].to_numpy()[chosen]
@@ -202,7 +220,7 @@ def _logits(
                 f"{where}: {blind.height:,} prediction times see no token, the first of subject {subject} "
                 f"at {when}; leave them out, or tokenise with [BOS] or static codes"
             )
-        found[chosen] = read_answers(reader, questions, tokens, row, visible, time)
+        found[chosen] = read_split(tokens, row, visible, time)
     return found
 
 
@@ -227,7 +245,10 @@ def _blocks(
             chance[:, 0].astype(np.float32),
             chance[:, 1].astype(np.float32),
         ]
-        arrays = [pa.array(x, field.type) for x, field in zip(told, _SCHEMA, strict=True)]
+        arrays = [
+            pa.array(x, field.type, from_pandas=True)
+            for x, field in zip(told, _SCHEMA, strict=True)
+        ]
         yield pa.table(arrays, schema=_SCHEMA)
 
 
@@ -292,7 +313,7 @@ def _means(
             "tokens": len(sets[q]),
             "horizon_days": days,
             "mean probability": round(float(occurs), 4),
-            "mean censored": round(float(censored), 4),
+            "mean censored": None if np.isnan(censored) else round(float(censored), 4),
         }
         for q, days, (occurs, censored) in zip(
             questions.query.tolist(), questions.days.tolist(), mean, strict=True

@@ -192,7 +192,9 @@ ANSWERS = Contract(
             "Of yes: it comes by then, were the record to go on (of a query for absence, it does not).",
         ),
         Column(
-            "censored_probability", "float", "That the record ends before, and it has not come."
+            "censored_probability",
+            "float",
+            "That the record ends before, and it has not come; null where nothing is said of it.",
         ),
     ),
 )
