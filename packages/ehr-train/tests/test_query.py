@@ -1,6 +1,10 @@
 """Queries: what is drawn and told, what it weighs, and that a head learns to answer as often as it happens."""
 
+import json
+import shutil
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,18 +12,27 @@ import pytest
 import torch
 from torch import nn
 
+from ehr_models.checkpoint import load_checkpoint
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, Tokens, leading
 from ehr_models.data.windows import newest, window_at
 from ehr_models.forecasts.query import Queries, QueryHead
+from ehr_models.kinds.chrono import ChronoModelConfig
+from ehr_models.kinds.llama import LlamaModelConfig
 from ehr_models.vocabulary import Word
 from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.contracts import BOS_ID, SPECIALS
-from ehr_train.config import TrainConfig
+from ehr_train.config import CheckpointConfig, OptimConfig, TrainConfig, ValidationConfig
 from ehr_train.data.codes import matching
-from ehr_train.data.examples import whole_records
+from ehr_train.data.examples import Examples, whole_records
+from ehr_train.objectives import CLM
 from ehr_train.objectives.parts import Material, Question
 from ehr_train.objectives.query import Query
+from ehr_train.objectives.total import Part, Sum
+from ehr_train.run import train
+
+from .conftest import TINY, tiny_config
+from .test_resume import outcome, turn_back
 
 DAY = 86_400_000_000
 CODES = [*SPECIALS, "SEX//F", *(f"A//{i}" for i in range(12)), *["LAB//K"] * 5, "MEDS_DEATH"]
@@ -340,3 +353,58 @@ def test_bad_settings_are_told(setting, message):
 def test_a_vocabulary_without_codes_has_nothing_to_ask_about():
     with pytest.raises(ConfigError, match="no token of the vocabulary tells a code"):
         Query().fitted(whole_records(random_split()), Vocabulary(words(SPECIALS, {})))
+
+
+# --- runs
+
+
+def config_of(**changes):
+    both = Sum(parts=(Part(objective=CLM()), Part(objective=Query(every=3, queries=4), weight=0.5)))
+    model = ChronoModelConfig(**TINY, kv_heads=2)
+    short = {
+        "optim": OptimConfig(lr=3e-3, steps=4),
+        "checkpoint": CheckpointConfig(every=2),
+        "validation": ValidationConfig(every=2),
+    }
+    return tiny_config("clm", **{"model": model, "objective": both, **short, **changes})
+
+
+def test_a_run_beside_clm_is_resumed_to_the_same_bits(tokens, tmp_path):
+    first = train(tokens, tmp_path / "first", config_of())
+    figures = json.loads((first / "metrics.jsonl").read_text().splitlines()[-1])
+    told = {"loss_query/occurs", "loss_query/censored", "val_query_loss", "val_query_occurs_loss"}
+    assert told <= figures.keys()
+    assert load_checkpoint(first).model.config.query_head == {"blocks": 1, "heads": 2}
+    run = Path(shutil.copytree(first, tmp_path / "run"))
+    (run / "manifest.json").unlink()
+    assert turn_back(run).name == "step-00000002"
+    train(tokens, run, config_of(), resume=True)
+    assert outcome(run) == outcome(first)
+
+
+def test_a_kind_without_such_a_head_is_refused_in_one_line(tokens, tmp_path):
+    config = config_of(model=LlamaModelConfig(size="tiny", layers=1), objective=Query())
+    with pytest.raises(ConfigError, match="needs the query head, but model kind llama can have no"):
+        train(tokens, tmp_path / "run", config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_nothing_behind_what_may_be_seen_of_a_record_is_told():
+    """Where examples end at some time, the record ends there, whatever follows."""
+    tokens = random_split()
+    length = np.diff(tokens.offsets)
+    told = []
+    for other in (0, 1):
+        changed = tokens.token.copy()
+        half = np.concatenate([np.arange(n) >= n // 2 + 1 for n in length])
+        changed[half] = np.where(changed[half] == DEATH, DEATH, 8 + (changed[half] + other) % 9)
+        half_seen = Examples(
+            replace(tokens, token=changed), np.arange(len(tokens)), length // 2 + 1
+        )
+        windows = newest(tokens, half_seen.subject, half_seen.visible, 512, half_seen.subject)
+        material = Material(half_seen, windows, len(CODES), 3, Vocabulary())
+        asked = Query(every=2).ask(pack(half_seen.tokens, windows), material, 0)
+        told.append(asked.targets)
+    assert told[0]["occurs"].any()
+    for name, value in told[0].items():
+        np.testing.assert_array_equal(value, told[1][name])
