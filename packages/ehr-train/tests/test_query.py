@@ -211,6 +211,19 @@ def test_weights_undo_how_often_what_happens_is_asked():
     np.testing.assert_allclose(answer[0.5][1:], answer[0.0][1:], rtol=0.06)
 
 
+def test_codes_in_focus_begin_more_sets_and_others_keep_their_shares():
+    def asked(**more):
+        objective = Query(every=1, codes=1, happening=0.0, bounded=0.0, **more)
+        told = [sets(ask(objective, random_split(), e)[1].targets) for e in range(3)]
+        return np.array([CODES[found[-1]] for epoch in told for found in epoch])
+
+    plain, focused = asked(), asked(focus=("^MEDS_DEATH$", "^NONE"), focused=0.5)
+    often, before = (focused == "MEDS_DEATH").mean(), (plain == "MEDS_DEATH").mean()
+    assert often == pytest.approx(0.5 + before / 2, abs=0.02)
+    a, b = ((found == "A//11").sum() / (found != "MEDS_DEATH").sum() for found in (plain, focused))
+    assert a == pytest.approx(b, abs=0.02)
+
+
 def exponential_split(rng, subjects, rate, length):
     """One code by a Poisson process; another every other day to a random end."""
     records = []

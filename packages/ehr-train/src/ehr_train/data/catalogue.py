@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ehr_models.vocabulary import Word
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 _TELL = ("code", "value", "category")
 """Kinds of tokens that tell a code by themselves."""
 
@@ -32,16 +33,18 @@ class Catalogue:
     """[C + 1] where the tokens of each code begin, and the last end."""
     bins: Integers
     """[C] how many tokens of each have a bin."""
-    share: npt.NDArray[np.float64]
-    """[C] how often each is asked about where nothing is known; above 0, in all 1."""
+    share: Floats
+    """[C] how often each is in a set, by its frequency; above 0, in all 1."""
+    begun: Floats
+    """[C] how often each begins one where nothing is known of what comes; above 0, in all 1."""
 
     def __len__(self) -> int:
         """Number of codes."""
         return len(self.bins)
 
-    def drawn(self, u: npt.NDArray[np.float64]) -> Integers:
-        """Codes by `share` for uniform numbers, of any shape."""
-        total = np.cumsum(self.share)
+    def drawn(self, share: Floats, u: Floats) -> Integers:
+        """Codes by `share` or `begun` for uniform numbers, of any shape."""
+        total = np.cumsum(share)
         found: Integers = np.searchsorted(total, u * total[-1], side="right")
         return np.minimum(found, len(self) - 1)
 
@@ -67,12 +70,19 @@ class Catalogue:
         return key // len(self.code), key % len(self.code)
 
 
-def catalogue(words: "Sequence[Word]", power: float) -> Catalogue:
+def catalogue(
+    words: "Sequence[Word]",
+    power: float,
+    focus: npt.NDArray[np.bool_] | None = None,
+    focused: float = 0.0,
+) -> Catalogue:
     """That of a vocabulary.
 
     Args:
         words: Its rows, by id.
         power: A code is asked about as often as (its events in train + 1) to this power.
+        focus: [V] tokens of codes that more sets begin with.
+        focused: Of so many sets each of those codes alike is the first; the others are by frequency.
 
     Examples:
         >>> from ehr_models.vocabulary import Word
@@ -85,6 +95,8 @@ def catalogue(words: "Sequence[Word]", power: float) -> Catalogue:
         >>> found = catalogue(words, 0.5)
         >>> found.tokens.tolist(), found.first.tolist(), found.bins.tolist(), found.share.tolist()
         ([9, 8, 10, 7], [0, 3, 4], [2, 0], [0.75, 0.25])
+        >>> catalogue(words, 0.5, np.arange(11) == 7, 0.5).begun.tolist()
+        [0.375, 0.625]
     """
     asked = [w for w in words if w.id >= len(SPECIALS) and w.kind in _TELL and w.code is not None]
     names = sorted({str(w.code) for w in asked})
@@ -97,10 +109,17 @@ def catalogue(words: "Sequence[Word]", power: float) -> Catalogue:
     binned = np.array([w.bin is not None for w in asked], bool)
     events = np.bincount(of, [w.count or 0 for w in asked], minlength=len(names))
     share = np.asarray((events + 1.0) ** power, np.float64)
+    share /= max(share.sum(), 1.0)
+    begun, more = share, np.zeros(0, np.int64) if focus is None else np.unique(code[focus])
+    more = more[more >= 0]
+    if len(more):
+        begun = (1 - focused) * share
+        begun[more] += focused / len(more)
     return Catalogue(
         code=code,
         tokens=tokens,
         first=np.searchsorted(of, np.arange(len(names) + 1)),
         bins=np.bincount(of[binned], minlength=len(names)),
-        share=share / max(share.sum(), 1.0),
+        share=share,
+        begun=begun,
     )

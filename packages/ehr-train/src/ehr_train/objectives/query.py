@@ -75,6 +75,10 @@ class Query:
     more often asked for than by frequency."""
     power: Annotated[float, Field(ge=0)] = 0.5
     """A code is asked for as often as (its events in train + 1) to this power."""
+    focus: tuple[Regex, ...] = ()
+    """Codes that will be asked for: `focused` of the sets begin with one of them."""
+    focused: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Of sets begin with a code of `focus`, where the vocabulary has one."""
     most: Annotated[float, Field(ge=1)] = 10.0
     """Largest weight of an answer that most records end too early for; 1 weighs all alike."""
     complete: tuple[Regex, ...] = ("^MEDS_DEATH",)
@@ -112,7 +116,7 @@ class Query:
             ConfigError: If no token of the vocabulary tells a code.
         """
         assert codes is not None
-        if not len(_catalogue(codes, self.power)):
+        if not len(self._catalogue(codes)):
             raise ConfigError("objective query: no token of the vocabulary tells a code by itself")
         if self.followed is not None:
             return self
@@ -133,7 +137,7 @@ class Query:
         """Queries at some moments of each span, and their answers."""
         assert material.codes is not None
         examples, windows, tokens = material.examples, material.windows, material.examples.tokens
-        known = _catalogue(material.codes, self.power)
+        known = self._catalogue(material.codes)
         cuts = draw_cuts(
             batch,
             windows,
@@ -178,6 +182,9 @@ class Query:
         }
         return Asked(targets, {"occurs": int((~censored).sum()), "censored": len(of)})
 
+    def _catalogue(self, codes: Codes) -> Catalogue:
+        return _made(codes, self.power, self.focus, self.focused)
+
     def _horizons(self, key: tuple[Any, ...]) -> Integers:
         """[Q] microseconds."""
         days = self.shortest * (self.longest / self.shortest) ** draws.uniform(_HORIZON, *key)
@@ -202,11 +209,11 @@ class Query:
     ) -> tuple[Integers, Floats]:
         """The first code of each set [Q], and what the query weighs.
 
-        With p(c) by frequency and h of sets begun with one of the n codes that come within the horizon,
+        With p(c) by frequency and focus, and h of sets begun with one of the n codes that come within the horizon,
         code c is drawn with (1 - h) p(c) + h / n if it comes, else (1 - h) p(c), and weighs p(c) over that.
-        So whatever is summed with these weights is, on average, what codes by frequency alone would give.
+        So whatever is summed with these weights is, on average, what codes by p alone would give.
         """
-        code, u = known.drawn(draws.uniform(_CODE, *key)), draws.uniform(_WHICH, *key)
+        code, u = known.drawn(known.begun, draws.uniform(_CODE, *key)), draws.uniform(_WHICH, *key)
         begins = draws.uniform(_AHEAD, *key) < self.happening
         n, comes = np.zeros(len(code), np.int64), np.zeros(len(code), bool)
         for cut, what in enumerate(ahead):
@@ -220,7 +227,7 @@ class Query:
             order = np.argsort(name)
             at = order[np.minimum(np.searchsorted(name[order], code[mine]), len(name) - 1)]
             comes[mine] = (name[at] == code[mine]) & (when[at] <= horizon[mine])
-        h, p = np.where(n > 0, self.happening, 0.0), known.share[code]
+        h, p = np.where(n > 0, self.happening, 0.0), known.begun[code]
         return code, p / ((1 - h) * p + np.where(comes, h / np.maximum(n, 1), 0))
 
     def _sets(
@@ -235,7 +242,7 @@ class Query:
         query = np.repeat(np.arange(len(begun)), size)
         place = np.arange(len(query)) - (np.cumsum(size) - size)[query]
         pair = (*(part if np.ndim(part) == 0 else part[query] for part in key), place)
-        other = known.drawn(draws.uniform(_OTHER, *pair))
+        other = known.drawn(known.share, draws.uniform(_OTHER, *pair))
         low = begun - draws.below(size, _PLACE, *key)
         low = np.clip(low, 0, len(known) - size)  # a run of neighbours that holds it
         related = draws.uniform(_RELATED, *key) < self.related
@@ -299,5 +306,6 @@ def answers(model: "PreTrainedModel", states: "Tensor", question: Question) -> "
 
 
 @lru_cache(maxsize=8)
-def _catalogue(codes: Codes, power: float) -> Catalogue:
-    return catalogue(codes.words, power)
+def _made(codes: Codes, power: float, focus: tuple[str, ...], focused: float) -> Catalogue:
+    """Once for a vocabulary."""
+    return catalogue(codes.words, power, codes.matching(focus), focused)
