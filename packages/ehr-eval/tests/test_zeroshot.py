@@ -118,6 +118,39 @@ def test_risks_are_those_of_the_chain_and_their_intervals_hold_them(work, estima
     assert "absent" in json.dumps(load_manifest(out).config)
 
 
+SECONDS = [60.0, 3600.0, 50 * 86_400.0, 100 * 86_400.0]
+"""Edges of gaps: none, then minutes, days, and many days."""
+
+
+@pytest.mark.parametrize("estimator", ["mc", "scope", "reach"])
+def test_with_gaps_of_a_time_head_what_comes_too_late_does_not_count(tmp_path, estimator):
+    """Of A 60% come within minutes, of the outcome half; else after the horizon of a day."""
+    gaps = {"A": [0, 0.6, 0, 0.4], "BAD": [0, 0.5, 0, 0.5]}
+    chain = Chain(
+        [word("A"), word("BAD")],
+        {"[BOS]": {"A": 1.0}, "A": {"A": 0.8, "BAD": 0.2}, "BAD": {"A": 1.0}},
+        gaps=gaps,
+        edges=SECONDS,
+    )
+    subjects = range(1, 9)
+    records = [(s, "train" if s < 3 else "held_out", [(0, "A"), (1, "A")]) for s in subjects]
+    tokens = chain.tokens(tmp_path / "tokens", records)
+    run = chain.checkpoint(tmp_path / "run", tokens, "chrono", age="none", time="none")
+    labels = write_labels(tmp_path / "labels", {"bad": [(s, 1) for s in subjects]})
+    (tmp_path / "bad.yaml").write_text(
+        TASK.format(name="bad", code="^BAD$", more="horizon_days: 1")
+    )
+    settings = ("--samples", 400, "--estimator", estimator, "-s", "draw.precision=fp32")
+    call((tmp_path, tokens, run, labels), *settings, tasks=["bad"], out=tmp_path / "out")
+    found = pl.read_parquet(tmp_path / "out" / "bad" / "held_out.parquet")
+    exact = 0.2 * 0.5 / (1 - 0.8 * 0.6)
+    risk = found["predicted_boolean_probability"]
+    width = (found["upper"] - found["lower"]).mean()
+    assert 0 < width < 0.1
+    assert risk.mean() == pytest.approx(exact, abs=width / 2)
+    assert ((found["lower"] <= exact) & (exact <= found["upper"])).sum() >= 4
+
+
 def test_predictions_are_read_beside_those_of_others(work):
     root, _, _, labels = work
     out = root / "read"

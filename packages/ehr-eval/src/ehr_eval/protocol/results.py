@@ -37,11 +37,12 @@ def write_results(
             directory / "comparisons.parquet", compared, COMPARISON_COLUMNS
         ),
     }
+    predictions = arrow_schema(c for c in PREDICTIONS.columns if not c.optional)
     for evaluation in evaluations:
         for (model, head), table in evaluation.predictions.items():
             name = f"predictions/{evaluation.task}/{model}/{head}.parquet"
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table.cast(arrow_schema(PREDICTIONS.columns)), directory / name)
+            pq.write_table(table.cast(predictions), directory / name)
             rows[name] = len(table)
     timings = RunLog(directory / "timings.jsonl")
     for evaluation in evaluations:
