@@ -121,7 +121,7 @@ class QueryBlock(nn.Module):
         if not groups:  # gradients, of zero, are to reach all weights where nothing is asked
             found = asked + value[:0]
         for group in groups:
-            found = found.index_copy(0, group.query[group.real], _attend(asked, key, value, group))
+            found = found.index_copy(0, group.owner, _attend(asked, key, value, group))
         x = x + self.back(found.flatten(1))
         out: Tensor = x + self.down(F.silu(self.up(self.norm_mlp(x))))
         return out
@@ -132,8 +132,10 @@ class Group(NamedTuple):
 
     query: Tensor
     """[S, K] int64, which queries are of each; repeats where there are fewer."""
-    real: Tensor
-    """[S, K] bool, whether it is no repeat."""
+    place: Tensor
+    """[k] int64, which of S times K are no repeats."""
+    owner: Tensor
+    """[k] int64, the queries there."""
     state: Tensor
     """[S, L] int64, the states of each; those of others behind its own."""
     seen: Tensor
@@ -141,13 +143,13 @@ class Group(NamedTuple):
 
 
 def _attend(asked: Tensor, key: Tensor, value: Tensor, group: Group) -> Tensor:
-    """What the queries of a group find [sum of `real`, H, D / H]."""
+    """What the queries of a group find [k, H, D / H]."""
     q, k, v = (
         t[rows].transpose(1, 2)
         for t, rows in ((asked, group.query), (key, group.state), (value, group.state))
     )
     found: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=group.seen)
-    return found.transpose(1, 2)[group.real].to(value.dtype)
+    return found.transpose(1, 2).flatten(0, 1)[group.place].to(value.dtype)
 
 
 def _groups(begin: Tensor, end: Tensor) -> Iterator[Group]:
@@ -159,17 +161,17 @@ def _groups(begin: Tensor, end: Tensor) -> Iterator[Group]:
     by_span = torch.argsort(span, stable=True)
     first = counts.cumsum(0) - counts
     by_length = torch.argsort(longest, stable=True)
-    told = torch.stack([longest, counts])[:, by_length].tolist()  # the one wait for the device
+    told = torch.stack([longest, counts])[:, by_length].tolist()
     for low, high in _alike(*told):
         mine = by_length[low:high]
         most, width = max(told[1][low:high]), told[0][high - 1]
-        place = torch.arange(most, device=begin.device)
-        real = place < counts[mine, None]
-        query = by_span[first[mine, None] + torch.minimum(place, counts[mine, None] - 1)]
+        number = torch.arange(most, device=begin.device)
+        place = (number < counts[mine, None]).flatten().nonzero()[:, 0]
+        query = by_span[first[mine, None] + torch.minimum(number, counts[mine, None] - 1)]
         column = torch.arange(width, device=begin.device)
         state = start[mine, None] + torch.minimum(column, longest[mine, None] - 1)
         seen = column < (end - begin)[query][..., None]
-        yield Group(query, real, state, seen[:, None])
+        yield Group(query, place, query.flatten()[place], state, seen[:, None])
 
 
 def _alike(lengths: list[int], counts: list[int]) -> Iterator[tuple[int, int]]:
