@@ -50,7 +50,7 @@ VARIANTS = {
         size="small-8", hidden=32, heads=2, intermediate=48, layers=2, shared=True, bias_rate=0.01
     ),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
-    "chrono-time": ChronoModelConfig(size="tiny", layers=2, positions="time", time="time2vec"),
+    "chrono-time": ChronoModelConfig(size="tiny", layers=2, positions="time", time="date"),
     "chrono-order": ChronoModelConfig(
         size="tiny", layers=2, positions="order", age="none", time="none", kv_heads=4
     ),

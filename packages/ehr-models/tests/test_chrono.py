@@ -177,16 +177,16 @@ def test_minutes_are_told_apart_at_age_80(name, make_model, records, spans):
 
 @pytest.mark.parametrize("positions", ["time", "both"])
 def test_a_record_as_a_whole_may_lie_at_any_time(positions, records, spans, make_model):
-    """Where time is relative; the hour and the season are not, and Time2Vec of the date even less."""
+    """Where time is relative; the hour and the season are not, and the date even less."""
     batch = pack(records, spans[2])
     dated = batch.time != STATIC
     moved = replace(batch, time=torch.where(dated, batch.time + 123_456_789_012_345, STATIC))
-    for age in ("none", "time2vec"):
+    for age in ("none", "waves"):
         model = make_model("chrono", positions=positions, time="none", age=age)
         with torch.no_grad():
             assert (hidden_states(model, batch) - hidden_states(model, moved)).abs().max() < 1e-5
     years = replace(batch, time=torch.where(dated, batch.time + 4 * 1461 * DAY_US, STATIC))
-    for time, same in (("clock", 7 * 4 * 1461), ("time2vec", None)):
+    for time, same in (("clock", 7 * 4 * 1461), ("date", None)):
         model = make_model("chrono", positions=positions, time=time)
         with torch.no_grad():
             before = hidden_states(model, batch)
@@ -257,14 +257,14 @@ def test_tokens_without_their_time_are_refused(make_model):
 
 def test_sizes_are_what_they_are_called():
     totals = {size: count_parameters(ChronoModelConfig(size=size), 1000) for size in SIZES}
-    assert [round(t["total"] / 1e6, 1) for t in totals.values()] == [0.9, 4.7, 24.2, 76.4, 309.5]
+    assert [round(t["total"] / 1e6, 1) for t in totals.values()] == [0.9, 4.7, 24.1, 76.3, 309.4]
     assert list(SIZES) == ["tiny", "small", "base", "medium", "350m"]
     whole = count_parameters(ChronoModelConfig(size="350m"), 39_818)["total"]
     assert 340e6 < whole < 360e6
     width, inner, kv = 128, 384, 64
     layer = 2 * width * width + 2 * width * kv + 3 * width * inner + 2 * width
-    time2vec, clock = 2 * 64 + 64 * width, 6 * width
-    assert totals["tiny"]["embeddings"] == 1024 * width + time2vec + clock + width
+    age, clock = 12 * width, 6 * width
+    assert totals["tiny"]["embeddings"] == 1024 * width + age + clock + width
     assert totals["tiny"]["layers"] == 4 * layer + width
 
 

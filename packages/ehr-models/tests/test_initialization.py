@@ -18,7 +18,7 @@ SMALL_BACK = ("gpt2", "gpt2_moe", "chrono")
 
 
 def matrices(model):
-    """Name -> [out, in] of every linear layer that no table is tied to, but those of Time2Vec."""
+    """Name -> [out, in] of every linear layer that no table is tied to, but those of times and ages."""
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     found = {}
     for name, module in model.named_modules():

@@ -64,29 +64,29 @@ class Time2Vec(nn.Module):
         initialization.normal_(self.projection.weight, 0.0, std * math.sqrt(2 / k))
 
 
-class Clock(nn.Linear):
-    """Time of day, day of week and season, as sines and cosines projected to the width.
+class Waves(nn.Linear):
+    """Sines and cosines of fixed periods, projected to the width.
 
-    Nothing of it tells one year from another, so that dates may be shifted by whole years.
+    They are divided by their number 2 P, so that a step of Adam moves the sum of all no further than the
+    embedding of a code. Undivided they outgrow what they are added to at once, and a model learns late
+    which code is which; periods that are learned (Time2Vec) would run round within a few steps.
     """
 
-    periods = (1.0, 7.0, DAYS_PER_YEAR)
-    """Days."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(2 * len(self.periods), width, bias=False)
+    def __init__(self, periods: tuple[float, ...], width: int) -> None:
+        super().__init__(2 * len(periods), width, bias=False)
+        self.periods = periods
 
     def forward(self, days: Tensor) -> Tensor:
-        """Days [...] float64 to [..., D]."""
-        turns = torch.stack([days / period for period in self.periods], -1)
+        """Days [...] to [..., D]; angles are float64."""
+        turns = torch.stack([days.double() / period for period in self.periods], -1)
         angle = ((turns - turns.floor()) * (2 * math.pi)).float()
-        features = torch.cat([angle.cos(), angle.sin()], -1)
+        features = torch.cat([angle.cos(), angle.sin()], -1) / self.in_features
         return super().forward(features.to(self.weight.dtype))
 
     @torch.no_grad()
     def reset(self, std: float) -> None:
         """Initial values; the output has about the given standard deviation."""
-        initialization.normal_(self.weight, 0.0, std / math.sqrt(len(self.periods)))
+        initialization.normal_(self.weight, 0.0, std * math.sqrt(2 * self.in_features))
 
 
 class BinnedDays(nn.Embedding):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ehr_models.layers.embeddings import Clock, Time2Vec
+from ehr_models.layers.embeddings import Time2Vec, Waves
 from ehr_models.layers.experts import Experts
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -25,7 +25,7 @@ def redraw(model: nn.Module, method: str) -> None:
     """Draw every matrix of a new model again, from torch's global generator.
 
     Tables of embeddings and the decoder tied to one stay as they are, and so do Time2Vec
-    and Clock, which begin as large as they are, and routers, which begin undecided; biases are zero and norms one in every kind.
+    and Waves, which begin as large as they are, and routers, which begin undecided; biases are zero and norms one in every kind.
 
     Args:
         model: New, on any device; nothing is drawn on `meta`.
@@ -38,7 +38,7 @@ def redraw(model: nn.Module, method: str) -> None:
         True
     """
     modules = list(model.modules())
-    tables = [m for m in modules if isinstance(m, nn.Embedding | Time2Vec | Clock)]
+    tables = [m for m in modules if isinstance(m, nn.Embedding | Time2Vec | Waves)]
     kept = {id(p) for table in tables for p in table.parameters()}
     for module in modules:
         for matrix in _matrices(module, kept):

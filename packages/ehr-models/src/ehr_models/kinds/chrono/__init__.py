@@ -28,11 +28,11 @@ class ChronoModelConfig(ArchitectureConfig):
     positions: Literal["time", "order", "both"] = "both"
     """What queries and keys are rotated by: real time, the order of tokens, or each by half of a
     head's pairs."""
-    age: Literal["time2vec", "none"] = "time2vec"
-    """Of each token, added to its code."""
-    time: Literal["clock", "time2vec", "none"] = "clock"
-    """Of each token, added to its code: time of day, day of week and season (`clock`), or the date
-    itself, which means little where dates are shifted."""
+    age: Literal["waves", "none"] = "waves"
+    """Of each token, added to its code: waves of a year to three centuries."""
+    time: Literal["clock", "date", "none"] = "clock"
+    """Of each token, added to its code: time of day, day of week and season (`clock`), or these and the
+    year as well (`date`), which means little where dates are shifted."""
     kv_heads: PositiveInt | None = None
     """Fewer than `heads` for grouped queries; of the size where not given."""
 

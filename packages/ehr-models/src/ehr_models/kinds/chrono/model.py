@@ -30,12 +30,16 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
 from ehr_models.forecasts.events import EventsHead
 from ehr_models.forecasts.query import QueryHead
 from ehr_models.forecasts.time import TimeHead
-from ehr_models.layers.embeddings import STATIC, Clock, Time2Vec, days_since_2020
+from ehr_models.layers.embeddings import DAYS_PER_YEAR, STATIC, Waves, days_since_2020
 from ehr_models.layers.rotary import order_rotary, time_rotary
 
 FORECASTS: dict[str, Any] = {"time": TimeHead, "events": EventsHead, "query": QueryHead}
 """Heads over tokens' states beside that of the next token, by name: `<name>_head` of the model, made
 of the field `<name>_head` of its configuration where that is set."""
+DAY, WEEK, YEAR = 1.0, 7.0, DAYS_PER_YEAR
+AGES = tuple(YEAR * period for period in (1, 3, 10, 30, 100, 300))
+"""Periods in days: no two ages of a life look alike."""
+TIMES = {"clock": (DAY, WEEK, YEAR), "date": (DAY, WEEK, YEAR, 5 * YEAR, 25 * YEAR, 125 * YEAR)}
 WIDE = 256
 """Above this width the projections back to the stream begin smaller, as 1 / width."""
 
@@ -48,10 +52,8 @@ class ChronoConfig(LlamaConfig):
     true_vocab_size: int | None = None
     """How many rows are codes, where the rest only pads."""
     positions: Literal["time", "order", "both"] = "both"
-    age: Literal["time2vec", "none"] = "time2vec"
-    time: Literal["clock", "time2vec", "none"] = "clock"
-    time_features: int = 64
-    """Of each Time2Vec."""
+    age: Literal["waves", "none"] = "waves"
+    time: Literal["clock", "date", "none"] = "clock"
     dropout: float = 0.0
     """Of embeddings and residual branches."""
     time_head: dict[str, Any] | None = None
@@ -74,11 +76,8 @@ class When(nn.Module):
     def __init__(self, config: ChronoConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.age = Time2Vec(config.time_features, width) if config.age != "none" else None
-        self.time: nn.Module | None = None
-        if config.time != "none":
-            dated = config.time == "time2vec"
-            self.time = Time2Vec(config.time_features, width) if dated else Clock(width)
+        self.age = Waves(AGES, width) if config.age != "none" else None
+        self.time = Waves(TIMES[config.time], width) if config.time != "none" else None
         self.static = nn.Parameter(torch.empty(width))
 
     def forward(self, age: Tensor, time: Tensor) -> Tensor:
@@ -141,7 +140,7 @@ class ChronoPreTrainedModel(PreTrainedModel):
             initialization.normal_(module.weight, 0.0, back)
         elif isinstance(module, When):
             initialization.normal_(module.static, 0.0, std)
-        elif isinstance(module, (Time2Vec, Clock, *FORECASTS.values())):
+        elif isinstance(module, (Waves, *FORECASTS.values())):
             cast("Any", module).reset(std)
 
 
