@@ -10,7 +10,7 @@ import click
 import ehr_eval
 from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
-from ehr_eval.generate.zeroshot_command import curve, zeroshot
+from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
 from ehr_eval.query.command import query
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import PATH, config_options, overwrite_option
@@ -334,6 +334,7 @@ def outcomes(
     click.echo(f"report: {out / 'report.html'}")
 
 
+main.add_command(aces)
 main.add_command(curve)
 main.add_command(features)
 main.add_command(generate)

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from ehr_tracking.errors import UserError
 
-_EXTRA = {"xgboost": "xgboost", "optuna": "optuna", "lifelines": "survival"}
+_EXTRA = {"xgboost": "xgboost", "optuna": "optuna", "lifelines": "survival", "aces": "aces"}
 """Module -> the extra of ehr-eval that brings it."""
 
 

@@ -118,8 +118,8 @@ def zeroshot(  # noqa: PLR0913 -- the inputs of an artifact
             pl.read_parquet(unfinished / _PARTS / _name(question)) for question in work
         )
         shutil.rmtree(unfinished / _PARTS)
-        rows = _write(unfinished, risks, asked, out)
-        _seal(unfinished, resolved, config.draw.seed, inputs, rows)
+        rows = write_predictions(unfinished, risks, asked, out)
+        seal_predictions(unfinished, resolved, config.draw.seed, inputs, rows)
     return ZeroshotSummary(out, _told(risks, asked), int(risks["drawn"].sum()))
 
 
@@ -223,10 +223,16 @@ def _ask_part(
     partly.replace(path)
 
 
-def _write(
+def write_predictions(
     directory: Path, risks: pl.DataFrame, asked: Mapping[str, pl.DataFrame], out: Path
 ) -> dict[str, int]:
     """A table a task; a row without an answer in any future gets the mean risk of the task.
+
+    Args:
+        directory: Of the unfinished artifact.
+        risks: task, and the columns of `asking.SCHEMA`.
+        asked: Task -> its held-out labels.
+        out: What is named where a row is missing.
 
     Returns:
         Path -> its rows.
@@ -294,13 +300,14 @@ def _resolved(
     }
 
 
-def _seal(
+def seal_predictions(
     directory: Path,
     resolved: Mapping[str, Any],
-    seed: int,
+    seed: int | None,
     inputs: Mapping[str, Source],
     rows: Mapping[str, int],
 ) -> None:
+    """Seal what `write_predictions` wrote."""
     seal(
         directory,
         PREDICTIONS,

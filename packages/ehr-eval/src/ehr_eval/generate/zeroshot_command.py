@@ -121,6 +121,42 @@ def curve(
     click.echo(f"report: {out / 'report.html'}")
 
 
+@click.command()
+@click.option("--trajectories", type=PATH, required=True, help="Futures, of `ehr-eval generate`.")
+@click.option("--meds", type=PATH, required=True, help="The data set that they go on with.")
+@click.option("--labels", type=PATH, required=True, help="Labels of the task, as ACES makes them.")
+@click.option("--task", type=PATH, required=True, help="The task, as ACES has it.")
+@click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals.",
+)
+@overwrite_option("predictions")
+def aces(
+    trajectories: Path,
+    meds: Path,
+    labels: Path,
+    task: Path,
+    out: Path,
+    confidence: float,
+    overwrite: bool,
+) -> None:
+    """Let ACES label simulated futures: the risk of any task that it can tell.
+
+    Writes predictions/1 of the held-out rows, the share of futures that are positive. Needs the extra aces.
+
+    Example: ehr-eval aces --trajectories demo/futures --meds demo/meds --labels demo/aces/readmission --task readmission.yaml --out demo/predictions/aces
+    """
+    from ehr_eval.generate.aces import aces as run
+
+    found = run(trajectories, meds, labels, task, out, confidence=confidence, overwrite=overwrite)
+    without = found["risk"].null_count()
+    click.echo(f"{out}: {found.height:,} rows, {without:,} of them without an answer in any future")
+
+
 def _given(estimator: str | None, samples: int | None) -> list[str]:
     named = {"estimator": estimator, "draw.samples": samples}
     return [f"{name}={value}" for name, value in named.items() if value is not None]
