@@ -26,7 +26,7 @@ from ehr_models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
 from ehr_models.kinds import KINDS
-from ehr_models.registry import build
+from ehr_models.registry import build, model_class
 from ehr_tracking.contracts import TRAJECTORIES
 from ehr_tracking.manifest import load_manifest, verify
 
@@ -207,6 +207,27 @@ def test_a_wait_until_the_prediction_time_counts(timed):
     reach = (86_400 * 180 * 86_400) ** 0.5 / 86_400
     assert set(events["time"]) == {at(5 + (1.5 + reach) / 2)}
     assert events.height / 2000 == share(0.75, 2000)
+
+
+def test_what_comes_before_the_next_visit_is_told_where_time_tokens_stand_between_visits(tmp_path):
+    chain = Chain(
+        [word("TIME//D1", "time", seconds=100_000.0), word("A"), word("B")],
+        {
+            "[BOS]": {"A": 1.0},
+            "A": {"B": 0.5, "TIME//D1": 0.5},
+            "B": {"A": 1.0},
+            "TIME//D1": {"B": 1.0},
+        },
+        scheme={"time": "calendar"},
+    )
+    tokens = chain.tokens(tmp_path / "tokens", [(1, "train", [(0, "A")])])
+    run = chain.checkpoint(tmp_path / "run", tokens)
+    events, _ = draw(tmp_path, tokens, run, [(1, 0)], samples=1000, horizon="1d", budget=30)
+    soon = at(0) + timedelta(microseconds=1)
+    assert set(events["time"]) == {soon}
+    assert events["sample"].n_unique() / 1000 == share(0.5, 1000)
+    events, _ = draw(tmp_path, tokens, run, [(1, 0)], samples=100, horizon="2d", budget=30)
+    assert set(events["time"]) == {soon, soon + timedelta(seconds=100_000)}
 
 
 def head_chain():
@@ -516,6 +537,19 @@ def test_weights_of_observers_are_drawn_by_and_none_left_is_an_end(timed):
     assert (futures.until == 5 * DAY).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_same_futures(timed, headed):
+    for root, tokens, run in ((timed[0], *timed[2:]), headed):
+        found = []
+        for device in ("cpu", "cuda"):
+            asked = labels(root / f"labels-{device}", [(1, 4)])
+            config = GenerateConfig(samples=200, horizon="30d", budget=50, precision="fp32")
+            generate(run, tokens, asked, root / device, config, device=device, workers=1)
+            found.append(pl.read_parquet(root / device / "futures/*.parquet"))
+        assert (found[0]["tokens"] == found[1]["tokens"]).mean() > 0.98
+
+
 def refused(*arguments):
     result = CliRunner().invoke(main, ["generate", *map(str, arguments)])
     assert result.exit_code == 2
@@ -554,6 +588,20 @@ def test_bad_input_is_one_clear_line(timed, tmp_path):
     line = refused("--checkpoint", tmp_path / "encoder", "--labels", asked, *usual)
     assert "bert" in line
     assert "cannot generate" in line
+    tuned = model_class(KINDS["llama"], "pooled")(chain.model().config)
+    (tmp_path / "tuned").mkdir()
+    save_checkpoint(
+        tmp_path / "tuned",
+        tuned,
+        tokens,
+        metrics={},
+        producer="test 0",
+        config={},
+        seed=0,
+        inputs={},
+    )
+    line = refused("--checkpoint", tmp_path / "tuned", "--labels", asked, *usual)
+    assert "none over tokens" in line
     timeless = Chain([word("A"), word("SEX//F")], {"A": {"A": 1.0}})
     others = timeless.tokens(tmp_path / "timeless", [(2, "train", [(0, "A")])])
     headless = timeless.checkpoint(tmp_path / "headless", others, "chrono")

@@ -58,6 +58,11 @@ def build_engine(
         UserError: If its vocabulary spells no events, or no token may be drawn.
     """
     check_decodes(loaded.kind)
+    if loaded.head == "pooled":
+        raise ConfigError(
+            f"{loaded.directory} has a head over pooled states, none over tokens, so it cannot generate: "
+            "give the model that it was fine-tuned from"
+        )
     where = _device(device)
     spelling = Spelling.read(loaded.directory, device=where)
     if not spelling.codes:

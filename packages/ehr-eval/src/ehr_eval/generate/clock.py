@@ -188,7 +188,7 @@ class HeadClock:
         One number picks the bin, another the place in it, so that rounding errors of the model move no
         time: it would be another future from there on.
         """
-        logits = self._head(states, self._embed(token))
+        logits = self._head(states.float(), self._embed(token))
         waiting = rows.time <= rows.start
         waited = torch.where(waiting, _seconds(rows.start - rows.time), -1.0)
         known = self._head.chance_within(logits, waited)
@@ -225,7 +225,7 @@ class HeadClock:
         parts = []
         for state, limit in zip(states.split(each), seconds.split(each), strict=True):
             # each state and each token is mapped once, not once a pair
-            logits = self._head(state[:, None], embedded[None]).flatten(0, 1)
+            logits = self._head(state[:, None].float(), embedded[None]).flatten(0, 1)
             chance = self._head.chance_within(logits, limit.repeat_interleave(len(tokens)))
             parts.append(chance.view(len(state), len(tokens)))
         return torch.cat(parts)

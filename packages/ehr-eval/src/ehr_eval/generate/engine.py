@@ -173,7 +173,10 @@ class _Run:
 
     def _probabilities(self) -> Tensor:
         """[R, V] of the next token."""
-        scores = self.decoder.logits(self.states) / self.drawing.temperature + self.e._never
+        scores = self.decoder.logits(self.states)
+        if self.drawing.temperature != 1:
+            scores = scores / self.drawing.temperature
+        scores = scores + self.e._never
         if self.waiting:
             scores = scores + self.e.clock.later(self.rows, self.states)
         probabilities = scores.softmax(1)
