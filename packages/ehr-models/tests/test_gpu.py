@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ehr_models.data.batch import pack
+from ehr_models.decoding.decoder import Decoder
 from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.heads.token import hidden_states
@@ -34,6 +35,22 @@ def test_fp32_on_a_gpu_equals_the_cpu(model, batch):
     assert (got.cpu() - exact).abs().max() < 1e-3
     got.square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2_moe", "llama", "chrono"])
+def test_decoding_on_a_gpu_equals_the_cpu(make_model, batch, name):
+    copies = torch.tensor([2, 1, 3, 0, 1, 2, 4])
+    kept, tokens = torch.tensor([12, 3, 5, 0]), torch.arange(20, 24)
+    given = {"age": torch.full((13,), 9000.0), "time": torch.full((13,), 16 * 10**14)}
+    found = []
+    for device in ("cpu", "cuda"):
+        decoder = Decoder(make_model(name), device=device, precision="fp32")
+        states = [decoder.prefill(batch, copies), decoder.step(torch.arange(30, 43), given)]
+        decoder.keep(kept)
+        states.append(decoder.step(tokens, {n: v[:4] for n, v in given.items()}))
+        states.append(decoder.prefill(batch, copies))
+        found.append(torch.cat(states).cpu())
+    assert (found[0] - found[1]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("head", EVERY_HEAD, ids=str)
