@@ -64,9 +64,9 @@ def main() -> None:
             figures = measure(setting, args)
             rows += figures
             shares[f"{subjects} subjects, {precision}"] = {
-                f"{r['way']}": r["ours / it"] for r in figures if r["way"] != "ours"
+                r["way"]: r["ours / it"] for r in figures if r["way"] != "ours"
             }
-    print(text_table(rows))
+    print(text_table([shown(row) for row in rows]))
     shape = {n: getattr(args, n) for n in ("kind", "size", "prefix", "new", "samples", "threads")}
     found = {"ratios": shares, "targets": {"generate": 20, "reading anew": 100}, "rows": rows}
     print(json.dumps({"benchmark": "generate", "quick": args.quick, "shape": shape, **found}))
@@ -324,17 +324,18 @@ def timed(way: Callable[[], Tensor]) -> dict[str, float]:
     return {"tokens": int((found != PAD_ID).sum()), "wall": wall, "cpu": cpu}
 
 
-def spread(values: list[float]) -> str:
-    """Median, and the least and the most.
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, and the least and the most, to three digits."""
+    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: float(f"{value:.3g}") for name, value in found.items()}
 
-    Examples:
-        >>> spread([3.0, 1.0, 200.0])
-        '3.00 (1.00 to 200)'
-    """
-    median, least, most = (
-        f"{x:#.3g}".rstrip(".") for x in (statistics.median(values), min(values), max(values))
-    )
-    return median if len(values) == 1 else f"{median} ({least} to {most})"
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as text."""
+    return {
+        name: f"{v['median']:,g} ({v['least']:,g} to {v['most']:,g})" if isinstance(v, dict) else v
+        for name, v in row.items()
+    }
 
 
 def machine() -> dict[str, Any]:
