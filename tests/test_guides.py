@@ -119,6 +119,10 @@ def test_the_ehr_fm_guide(here):
     assert {"direct", "mc", "moe", "zeroshot", "chrono", "counts"} == set(results["model"])
     assert (here / "fm/curve/report.html").stat().st_size > 10_000
     assert (here / "fm/futures/events").is_dir()
+    events = pl.read_parquet(here / "fm/meds/data/**/*.parquet").filter(subject_id=12)
+    later = events.filter(pl.col("code") != "MEDS_BIRTH", pl.col("time").is_not_null())
+    points = pl.read_parquet(here / "fm/curve/curve.parquet")["prediction_time"]
+    assert points.min() == later["time"].min()
 
 
 def test_the_exmed_bert_guide(here):

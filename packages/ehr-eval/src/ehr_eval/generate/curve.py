@@ -34,7 +34,7 @@ class Stretch(NamedTuple):
 
     subject: int
     start: datetime | None = None
-    """None: the first dated event."""
+    """None: the first event after birth."""
     end: datetime | None = None
     """Included; None: the last one."""
     every: str = "6h"
@@ -164,12 +164,15 @@ def _times(stretch: Stretch, opened: Opened, tokens: Path) -> pl.DataFrame:
 def _record(
     subjects: pl.DataFrame, opened: Opened
 ) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[np.int64]]:
-    """The dated tokens of a subject, and their times."""
+    """The dated tokens of a subject, and their times; decades may lie between birth and all others."""
     _, split, row = subjects.row(0)
     data = opened.splits[split]
     mine = slice(int(data.offsets[row]), int(data.offsets[row + 1]))
     token, time = data.token[mine].astype(np.int64), data.time[mine].astype(np.int64)
-    return token[time != STATIC], time[time != STATIC]
+    dated = time != STATIC
+    later = dated & (data.age[mine] > 0)
+    kept = later if later.any() else dated
+    return token[kept], time[kept]
 
 
 def _marks(task: TaskFile, rows: pl.DataFrame, until: int | None, opened: Opened) -> list[Mark]:

@@ -75,7 +75,11 @@ def zeroshot(
     "--task", "tasks", type=PATH, multiple=True, required=True, help="A task as YAML; repeatable."
 )
 @click.option("--subject", type=int, required=True, help="Whose record.")
-@click.option("--from", "start", help="First time, e.g. 2150-03-01T08:00.  [default: first event]")
+@click.option(
+    "--from",
+    "start",
+    help="First time, e.g. 2150-03-01T08:00.  [default: first event after birth]",
+)
 @click.option("--to", "end", help="Last time.  [default: last event]")
 @click.option("--every", default="6h", show_default=True, help="A number with m, h, d, w or y.")
 @click.option("--out", type=PATH, required=True, help="Where the curve shall be.")
