@@ -573,34 +573,20 @@ def test_bad_input_is_one_clear_line(timed, tmp_path):
     assert "e.g. 365d" in line
     line = refused("--checkpoint", run, "--labels", asked, *usual, "-s", "suppress=['.']")
     assert "no token is left" in line
+
+    def saved(model):
+        directory = tmp_path / type(model).__name__
+        directory.mkdir()
+        made = {"producer": "test 0", "config": {}, "seed": 0, "inputs": {}}
+        save_checkpoint(directory, model, tokens, metrics={}, **made)
+        return directory
+
     encoder = build(KINDS["bert"].config(size="tiny", layers=1), len(chain.words))
-    (tmp_path / "encoder").mkdir()
-    save_checkpoint(
-        tmp_path / "encoder",
-        encoder,
-        tokens,
-        metrics={},
-        producer="test 0",
-        config={},
-        seed=0,
-        inputs={},
-    )
-    line = refused("--checkpoint", tmp_path / "encoder", "--labels", asked, *usual)
+    line = refused("--checkpoint", saved(encoder), "--labels", asked, *usual)
     assert "bert" in line
     assert "cannot generate" in line
     tuned = model_class(KINDS["llama"], "pooled")(chain.model().config)
-    (tmp_path / "tuned").mkdir()
-    save_checkpoint(
-        tmp_path / "tuned",
-        tuned,
-        tokens,
-        metrics={},
-        producer="test 0",
-        config={},
-        seed=0,
-        inputs={},
-    )
-    line = refused("--checkpoint", tmp_path / "tuned", "--labels", asked, *usual)
+    line = refused("--checkpoint", saved(tuned), "--labels", asked, *usual)
     assert "none over tokens" in line
     timeless = Chain([word("A"), word("SEX//F")], {"A": {"A": 1.0}})
     others = timeless.tokens(tmp_path / "timeless", [(2, "train", [(0, "A")])])
