@@ -34,7 +34,7 @@ from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import FEATURES
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import Manifest, new_artifact, refuse_existing, seal, source
+from ehr_tracking.manifest import new_artifact, refuse_existing, seal, source
 
 
 def extract_features(
@@ -127,16 +127,13 @@ class Reader:
         """
         model = checkpoint.model
         causal = checkpoint.kind.sees == "past"
-        limit = int(model.config.max_position_embeddings)
-        if config.context is not None and config.context > limit:
-            raise ConfigError(f"context = {config.context}: the model takes at most {limit} tokens")
+        self.context = context_of(checkpoint, config.context)
         try:
             self.device = torch.device(device)
             self.model = model.train(False).to(self.device)
         except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
             raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
         self.config = config
-        self.context = config.context or min(limit, trained_context(checkpoint.manifest) or limit)
         self.precision = resolve_precision(config.precision, self.device)
         self.shared = causal and config.one_pass
         self.pooling: Pooling = (
@@ -241,11 +238,18 @@ def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
 
 
-def trained_context(manifest: Manifest) -> int | None:
-    """The context that the checkpoint's own training config names, if it does."""
-    data = manifest.config.get("data")
-    context = data.get("context") if isinstance(data, dict) else None
-    return context if isinstance(context, int) else None
+def context_of(checkpoint: LoadedCheckpoint, asked: int | None) -> int:
+    """Most tokens that a model is shown: as asked, else as in its training, which saw no positions beyond.
+
+    Raises:
+        ConfigError: If it is more than the model can take.
+    """
+    limit = int(checkpoint.model.config.max_position_embeddings)
+    if asked is not None and asked > limit:
+        raise ConfigError(f"context = {asked}: the model takes at most {limit} tokens")
+    data = checkpoint.manifest.config.get("data")
+    trained = data.get("context") if isinstance(data, dict) else None
+    return asked or min(limit, trained if isinstance(trained, int) and trained else limit)
 
 
 def subjects_of(splits: Mapping[str, Tokens]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ehr_eval.features.extract import trained_context
+from ehr_eval.features.extract import context_of
 from ehr_eval.generate.clock import Clock, HeadClock, TokenClock, time_tokens
 from ehr_eval.generate.config import GenerateConfig, microseconds
 from ehr_eval.generate.engine import Drawing, Engine
@@ -74,7 +74,7 @@ def build_engine(
     drawn = torch.from_numpy(drawn_tokens(spelling.words, config.suppress, never)).to(where)
     if not bool(drawn.any()):
         raise UserError(f"suppress = {list(config.suppress)}: no token is left to be drawn")
-    context = _context(loaded, config)
+    context = context_of(loaded, config.context)
     decoder = Decoder(loaded.model, device=where, precision=config.precision)
     clock, dates = _clock(loaded, spelling, drawn, config, decoder)
     prompt = min(max(2, int(context * config.prompt)), context - 1)
@@ -129,14 +129,6 @@ def _clock(
 
     own = deepcopy(head).to(decoder.device, torch.float32)
     return HeadClock(own, embed, drawn, spelling.continuing), "head"
-
-
-def _context(loaded: LoadedCheckpoint, config: GenerateConfig) -> int:
-    limit = int(loaded.model.config.max_position_embeddings)
-    if config.context is not None and config.context > limit:
-        raise ConfigError(f"context = {config.context}: the model takes at most {limit} tokens")
-    trained = trained_context(loaded.manifest)
-    return config.context or min(limit, trained or limit)
 
 
 def _device(name: str) -> torch.device:
