@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ehr_tracking.errors import UserError
+
 PATH = click.Path(path_type=Path)
 """The type of every option and argument that is a file or a directory."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +38,36 @@ def set_option(example: str) -> Callable[[F], F]:
         metavar="KEY=VALUE",
         help=f"One setting, e.g. {example}; may be repeated.",
     )
+
+
+def named_option(flag: str, text: str, *, required: bool = False) -> Callable[[F], F]:
+    """Any number of `flag NAME=PATH`, as a dictionary from name to path.
+
+    Args:
+        flag: E.g. `--features`.
+        text: Its help.
+        required: At least one.
+    """
+    return click.option(
+        flag,
+        multiple=True,
+        required=required,
+        metavar="NAME=PATH",
+        help=text,
+        callback=lambda _, __, given: _by_name(flag, given),
+    )
+
+
+def _by_name(flag: str, given: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for item in given:
+        name, equals, path = item.partition("=")
+        if not equals or not name or not path:
+            raise UserError(f"{flag} {item!r} is not of the form NAME=PATH")
+        if name in found:
+            raise UserError(f"{flag}: the name {name} is given twice")
+        found[name] = Path(path)
+    return found
 
 
 def overwrite_option(what: str) -> Callable[[F], F]:

@@ -1,0 +1,70 @@
+"""`ehr-eval ehrshot`."""
+
+from pathlib import Path
+
+import click
+
+from ehr_tracking.options import PATH, config_options, named_option, overwrite_option
+
+
+@click.command()
+@click.option("--labels", type=PATH, required=True, help="Labels of one or more tasks.")
+@named_option(
+    "--features",
+    "Features of a model; may be given again. Name the count baseline `counts`.",
+    required=True,
+)
+@named_option(
+    "--predictions",
+    "Held-out predictions of a model that was trained elsewhere; may be given again.",
+)
+@click.option("--risks", type=PATH, help="Best possible risks, as `synth --risks` writes them.")
+@click.option("--out", type=PATH, required=True, help="Where the results shall be.")
+@click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
+@config_options("EhrshotConfig", "replicates=3")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@overwrite_option("results")
+def ehrshot(
+    labels: Path,
+    features: dict[str, Path],
+    predictions: dict[str, Path],
+    risks: Path | None,
+    out: Path,
+    shots: Path | None,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Run EHRSHOT's few-shot protocol and write results, predictions and one HTML report.
+
+    A run that was killed goes on where it was when the same command is given again.
+
+    Example: ehr-eval ehrshot --labels demo/labels --features behrt=demo/features/behrt --features counts=demo/features/counts --out demo/results
+    """
+    import os
+
+    from ehr_eval.protocol.config import EhrshotConfig
+    from ehr_tracking.config import load_config
+
+    config = load_config(EhrshotConfig, config_file, overrides)
+    from ehr_eval.protocol.ehrshot import run_ehrshot
+    from ehr_eval.protocol.results import summary
+    from ehr_tracking.report import text_table
+
+    run_ehrshot(
+        labels,
+        features,
+        out,
+        config,
+        predictions=predictions,
+        risks=risks,
+        shots=shots,
+        workers=workers or os.cpu_count() or 1,
+        overwrite=overwrite,
+    )
+    click.echo("AUROC on the held-out split, fitted on the most shots")
+    click.echo(text_table(summary(out)))
+    if shots:
+        click.echo(f"shots: {shots / 'shots.parquet'}")
+    click.echo(f"report: {out / 'report.html'}")

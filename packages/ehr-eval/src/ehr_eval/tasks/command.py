@@ -1,0 +1,54 @@
+"""`ehr-eval labels`."""
+
+from pathlib import Path
+
+import click
+
+from ehr_tracking.options import PATH, config_options, overwrite_option
+
+
+@click.command()
+@click.option("--meds", type=PATH, required=True, help="MEDS data set.")
+@click.option("--out", type=PATH, required=True, help="Where labels go.")
+@click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
+@click.option(
+    "--task-file",
+    "task_files",
+    type=PATH,
+    multiple=True,
+    help="A task as YAML, see docs/zeroshot.md; may be given several times.",
+)
+@config_options("LabelsConfig", "rows_per_subject=1")
+@overwrite_option("labels")
+def labels(
+    meds: Path,
+    out: Path,
+    tasks: tuple[str, ...],
+    task_files: tuple[Path, ...],
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Make task labels from a MEDS data set.
+
+    Without --task and --task-file, every task whose codes the data set has. Writes labels/1: one directory a task
+    with labels.parquet in the MEDS label schema, and tasks.json with the definitions.
+
+    Example: ehr-eval labels --meds demo/meds --out demo/labels --task mortality_1y
+    """
+    import json
+
+    from ehr_eval.tasks.config import LabelsConfig
+    from ehr_eval.tasks.make import make_labels
+    from ehr_tracking.config import load_config
+    from ehr_tracking.report import text_table
+
+    given = [f"tasks={json.dumps(tasks)}"] if tasks else []
+    settings = load_config(LabelsConfig, config_file, [*overrides, *given])
+    done = make_labels(meds, out, settings, task_files=task_files, overwrite=overwrite)
+    click.echo(text_table(done.counts.to_dicts()))
+    if done.left_out.height:
+        click.echo(text_table(done.left_out.to_dicts()))
+    for task, reason in done.skipped.items():
+        click.echo(f"skipped {task}: {reason}")
+    click.echo(f"{done.path}: {done.counts['rows'].sum():,} labels")
