@@ -15,6 +15,7 @@ from sklearn.utils import resample
 from ehr_eval.heads.gbm import LightGBMConfig
 from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.judge.metrics import METRICS
+from ehr_eval.judge.metrics.f1 import best_threshold
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_eval.protocol.inputs import open_inputs
@@ -123,6 +124,19 @@ def test_predictions_are_meds_evaluations_and_give_the_reported_scores(results):
                 results, task=task, model=model, head=head, k=-1, replicate=-1, metric=metric
             )
             assert ours["value"] == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_predictions_of_tuning_rows_are_those_that_the_threshold_was_chosen_on(results):
+    for path in sorted((results / "predictions" / "told").rglob("*.parquet")):
+        held_out = pl.read_parquet(path)
+        beside = pl.read_parquet(
+            results / "tuning" / path.relative_to(results / "predictions")
+        ).drop_nulls("predicted_boolean_probability")
+        assert not set(beside["subject_id"]) & set(held_out["subject_id"])
+        p = beside["predicted_boolean_probability"].to_numpy()
+        threshold = best_threshold(beside["boolean_value"].to_numpy(), p)
+        called = held_out["predicted_boolean_probability"] >= threshold
+        assert (called == held_out["predicted_boolean_value"]).mean() > 0.97  # float32 of equals
 
 
 def test_comparison_is_the_paired_bootstrap_of_the_difference(results):

@@ -123,7 +123,7 @@ def test_a_binary_head_gives_predictions_at_the_threshold_of_tuning(wire, tmp_pa
     )
     assert verify(tmp_path / "p") == []
     assert load_manifest(tmp_path / "p").contract == PREDICTIONS.tag
-    (path,) = (tmp_path / "p").rglob("*.parquet")
+    (path,) = (tmp_path / "p" / "died").glob("*.parquet")
     PredictionSchema.validate(pq.read_table(path))
     labels, z = logits(wire, "binary", "held_out")
     found = read_predictions(tmp_path / "p", {"died": labels})["died"]
@@ -132,6 +132,11 @@ def test_a_binary_head_gives_predictions_at_the_threshold_of_tuning(wire, tmp_pa
     np.testing.assert_allclose(predicted.probability, p, atol=1e-6)
     tuned, zt = logits(wire, "binary", "tuning")
     pt, yt = 1 / (1 + np.exp(-zt[:, 0])), tuned["boolean_value"].to_numpy()
+    beside = pl.read_parquet(tmp_path / "p" / "tuning" / "died" / "tuning.parquet")
+    assert beside.select("subject_id", "boolean_value").equals(
+        tuned.select("subject_id", "boolean_value")
+    )
+    np.testing.assert_allclose(beside["predicted_boolean_probability"], pt, atol=1e-6)
     best = max(f1_score(yt, pt >= t - 1e-7) for t in pt)
     assert f1_score(yt, pt >= done.thresholds["died"] - 1e-7) == pytest.approx(best)
     np.testing.assert_array_equal(

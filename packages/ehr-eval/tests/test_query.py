@@ -228,7 +228,7 @@ def test_answers_are_those_of_the_head_one_by_one(world, answered):
 def test_a_query_that_is_called_like_a_task_predicts_it(world, answered):
     assert "predictions: 12 held-out rows of death" in answered.said
     manifest = read_manifest(answered.out / "predictions", PREDICTIONS, reader="test 0")
-    assert list(manifest.files) == ["death/held_out.parquet"]
+    assert list(manifest.files) == ["death/held_out.parquet", "tuning/death/tuning.parquet"]
     table = pl.read_parquet(answered.out / "predictions/death/held_out.parquet")
     answers = pl.read_parquet(answered.out / "answers.parquet").filter(query="death")
     both = table.join(answers, on=["subject_id", "prediction_time"], how="left")

@@ -5,6 +5,7 @@ n rows, C outputs, K intervals of a survival head.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.special import expit, softmax
 
 from ehr_eval.frames import KEY
@@ -56,6 +58,8 @@ class Answer(NamedTuple):
     table: pa.Table
     threshold: float | None = None
     """Of yes or no: what is called positive is at least as probable."""
+    tuning: pa.Table | None = None
+    """The same of the tuning rows, to recalibrate by; of yes or no."""
 
 
 class Answers(NamedTuple):
@@ -63,6 +67,25 @@ class Answers(NamedTuple):
 
     contract: Contract
     answer: Callable[[Outputs], Answer]
+
+
+def write_parts(directory: Path, task: str, answer: Answer) -> dict[str, int]:
+    """Write `{task}/held_out.parquet` and, where there are such rows, `tuning/{task}/tuning.parquet`.
+
+    Returns:
+        Path -> rows, for the manifest.
+    """
+    rows: dict[str, int] = {}
+    for folder, split, table in (
+        (directory, HELD_OUT, answer.table),
+        (directory / TUNING, TUNING, answer.tuning),
+    ):
+        if table is not None and (split == HELD_OUT or len(table)):
+            path = folder / task / f"{split}.parquet"
+            path.parent.mkdir(parents=True)
+            pq.write_table(table, path)
+            rows[path.relative_to(directory).as_posix()] = len(table)
+    return rows
 
 
 def yes_or_no(outputs: Outputs) -> Answer:
@@ -75,13 +98,16 @@ def yes_or_no(outputs: Outputs) -> Answer:
     threshold = None
     if label[tuning].any():
         threshold = best_threshold(label[tuning], probability[tuning])
-    called = pa.nulls(int(held_out.sum()), pa.bool_())
-    if threshold is not None:
-        called = pa.array(probability[held_out] >= threshold)
-    table = rows.filter(pl.Series(held_out)).select(*KEY, "boolean_value").to_arrow()
-    table = table.append_column("predicted_boolean_value", called)
-    single = pa.array(probability[held_out].astype(np.float32))
-    return Answer(table.append_column("predicted_boolean_probability", single), threshold)
+    told = rows.select(
+        *KEY,
+        "boolean_value",
+        pl.lit(
+            None if threshold is None else pl.Series(probability >= threshold), pl.Boolean
+        ).alias("predicted_boolean_value"),
+        pl.Series("predicted_boolean_probability", probability.astype(np.float32)),
+    )
+    ours, beside = (told.filter(pl.Series(mask)).to_arrow() for mask in (held_out, tuning))
+    return Answer(ours, threshold, beside)
 
 
 def risks(outputs: Outputs) -> Answer:

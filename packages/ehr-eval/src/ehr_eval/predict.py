@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ehr_eval.answers import ANSWERS, Outputs
+from ehr_eval.answers import ANSWERS, Outputs, write_parts
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, read_rows, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
@@ -101,12 +100,9 @@ def predict(
         found[task] = answer(Outputs(task, tables[task], mine, of_task, loaded.model.config))
     thresholds = {task: each.threshold for task, each in found.items()}
     with new_artifact(out, contract, overwrite=overwrite, inputs=read) as partial:
-        written = {}
+        written: dict[str, int] = {}
         for task, each in found.items():
-            name = f"{task}/{HELD_OUT}.parquet"
-            (partial / name).parent.mkdir(parents=True)
-            pq.write_table(each.table, partial / name)
-            written[name] = len(each.table)
+            written |= write_parts(partial, task, each)
         seal(
             partial,
             contract,

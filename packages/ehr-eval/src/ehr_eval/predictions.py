@@ -16,7 +16,7 @@ import pyarrow as pa
 from ehr_eval.frames import KEY, PRODUCER, in_order_of
 from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
-from ehr_tracking.contracts import PREDICTIONS, ContractError
+from ehr_tracking.contracts import PREDICTIONS, TUNING, ContractError
 from ehr_tracking.manifest import MANIFEST, Source, check_file, raw_source, read_manifest
 from ehr_tracking.tree import files_below
 
@@ -100,7 +100,10 @@ def predictions_source(directory: Path) -> Source:
 
 
 def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
-    """Task -> its files, in the order of their paths; no known task lies in another's folder."""
+    """Task -> its files, in the order of their paths; no known task lies in another's folder.
+
+    What lies below `tuning/` are predictions of tuning rows, by which somebody may recalibrate.
+    """
     if not directory.is_dir():
         raise ContractError(f"{directory}: no such directory")
     names = {p.relative_to(directory).as_posix() for p in files_below(directory, ".parquet")}
@@ -109,6 +112,7 @@ def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
         names |= {name for name in manifest.files if name.endswith(".parquet")}
         for name in sorted(names):
             check_file(directory, manifest, name)
+    names = {name for name in names if not name.startswith(f"{TUNING}/")}
     if not names:
         raise ContractError(f"{directory} holds no predictions: expected <task>/**/*.parquet")
     tasks: dict[str, list[Path]] = {}

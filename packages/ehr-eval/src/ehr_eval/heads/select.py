@@ -27,6 +27,8 @@ class Fitted(NamedTuple):
     """The grid's point that was kept."""
     threshold: float
     """What is called positive is at least as probable: of highest F1 on the tuning rows."""
+    tuning: Floats
+    """[m] probabilities of the tuning rows, by the fit that was chosen, before any refit."""
     unconverged: tuple[dict[str, float], ...] = ()
     """Points of the grid whose fits were ended before they converged."""
 
@@ -56,12 +58,13 @@ def fit_predict(
             best, chosen = value, fit
         if not fit.converged:
             unconverged.append(fit.point)
-    threshold = best_threshold(y_tuning, chosen.predict(x_tuning))
+    told = chosen.predict(x_tuning)
+    threshold = best_threshold(y_tuning, told)
     if config.refit:
         chosen = fit_at(config, chosen.point, *_together(train, tuning))
         if not chosen.converged:
             unconverged.append(chosen.point)
-    return Fitted(chosen.predict(new), chosen.point, threshold, tuple(unconverged))
+    return Fitted(chosen.predict(new), chosen.point, threshold, told, tuple(unconverged))
 
 
 def _together(*parts: tuple[Matrix, Labels]) -> tuple[Matrix, Labels]:

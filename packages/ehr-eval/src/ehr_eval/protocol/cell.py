@@ -74,6 +74,8 @@ class Outcome(NamedTuple):
     """Whether a threshold was chosen."""
     unconverged: tuple[str, ...] = ()
     """Points of the grid, as JSON, whose fits were ended by a limit of steps."""
+    tuning: Floats | None = None
+    """[m] of all tuning rows, with the probability of what was fitted here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,13 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
     began = perf_counter()
     selected: str | None = None
     unconverged: tuple[str, ...] = ()
+    tuning: Floats | None = None
     if cell.head == GIVEN:
         predicted = task.given[Given(cell.model, cell.k, cell.replicate)]
     else:
         fitted = _fit(cell, task, plan)
         predicted = Predicted(fitted.probability, fitted.probability >= fitted.threshold)
-        selected = json.dumps(fitted.selected)
+        selected, tuning = json.dumps(fitted.selected), fitted.tuning
         unconverged = tuple(json.dumps(point) for point in fitted.unconverged)
     seconds = perf_counter() - began
     judge = partial(
@@ -146,6 +149,7 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
         seconds=seconds,
         is_decided=predicted.decided is not None,
         unconverged=unconverged,
+        tuning=kept and tuning,  # with k = -1 every tuning row is a shot, in order
     )
     write_outcome(plan.outcome(cell), outcome)
 
@@ -184,6 +188,8 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         tensors["probability"] = np.asarray(outcome.probability, np.float64)
     if outcome.decided is not None:
         tensors["decided"] = outcome.decided
+    if outcome.tuning is not None:
+        tensors["tuning"] = np.asarray(outcome.tuning, np.float64)
     # safetensors writes memory as it lies, whatever the strides: a column of a matrix would be garbage
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = {
@@ -216,4 +222,5 @@ def read_outcome(path: Path) -> Outcome | None:
         seconds=about["seconds"],
         is_decided=about["is_decided"],
         unconverged=tuple(about["unconverged"]),
+        tuning=tensors.get("tuning"),
     )

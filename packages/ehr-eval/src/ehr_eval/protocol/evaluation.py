@@ -20,7 +20,7 @@ from ehr_eval.protocol.best import mean_share
 from ehr_eval.protocol.cell import Cell, Outcome, Plan, Setting, cells_of, read_outcome
 from ehr_eval.protocol.config import GIVEN
 from ehr_eval.protocol.taskrows import SplitRows, TaskRows
-from ehr_tracking.contracts import HELD_OUT
+from ehr_tracking.contracts import HELD_OUT, TUNING
 
 AUROC = "auroc"
 """What models are compared by."""
@@ -41,6 +41,8 @@ class Evaluation:
     """Metric -> the mean over replicates and its bootstrap; None where it is undefined."""
     predictions: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
     """(model, head) -> held-out predictions of what was fitted on all rows."""
+    tuning: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
+    """(model, head) -> what the same says of the tuning rows; of what was fitted here."""
     seconds: dict[Setting, float] = field(default_factory=dict)
     """Wall time of fitting and predicting, over all replicates."""
     best: Score | None = None
@@ -82,7 +84,11 @@ def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation
             result.unconverged += [(cell, point) for point in outcome.unconverged]
             if outcome.probability is not None:
                 key = (setting.model, setting.head)
-                result.predictions[key] = _predictions(task.splits[HELD_OUT], outcome)
+                held_out, tuning = task.splits[HELD_OUT], task.splits[TUNING]
+                told = outcome.probability, outcome.decided
+                result.predictions[key] = _predictions(held_out, *told)
+                if outcome.tuning is not None:
+                    result.tuning[key] = _predictions(tuning, outcome.tuning, None)
         reasons = undefined(label, decided=all(outcome.is_decided for _, outcome in done))
         means = {m: _mean([o for _, o in done], m) for m in METRICS}
         result.rows += [
@@ -195,7 +201,9 @@ def _row(
     }
 
 
-def _predictions(rows: SplitRows, outcome: Outcome) -> pa.Table:
+def _predictions(
+    rows: SplitRows, probability: Floats, decided: npt.NDArray[np.bool_] | None
+) -> pa.Table:
     """In the columns of meds-evaluation."""
     return pa.table(
         {
@@ -203,8 +211,8 @@ def _predictions(rows: SplitRows, outcome: Outcome) -> pa.Table:
             "prediction_time": pa.array(rows.time, pa.timestamp("us")),
             "boolean_value": rows.label,
             "predicted_boolean_value": pa.array(
-                [None] * len(rows) if outcome.decided is None else outcome.decided, pa.bool_()
+                [None] * len(rows) if decided is None else decided, pa.bool_()
             ),
-            "predicted_boolean_probability": np.asarray(outcome.probability, np.float32),
+            "predicted_boolean_probability": np.asarray(probability, np.float32),
         }
     )

@@ -11,16 +11,19 @@ from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons
 from ehr_eval.protocol.tables import arrow_schema, write_rows
-from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS
+from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS, TUNING
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_tracking.runs import RunLog
+
+PREDICTED = "predictions"
+"""Folder of held-out predictions; those of tuning rows, to recalibrate by, lie beside it."""
 
 
 def write_results(
     directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
 ) -> dict[str, int]:
-    """Write results.parquet, comparisons.parquet and predictions/{task}/{model}/{head}.parquet.
+    """Write results.parquet, comparisons.parquet, predictions/ and tuning/{task}/{model}/{head}.parquet.
 
     Wall times go to timings.jsonl, so that all else is the same from run to run.
 
@@ -39,11 +42,12 @@ def write_results(
     }
     predictions = arrow_schema(c for c in PREDICTIONS.columns if not c.optional)
     for evaluation in evaluations:
-        for (model, head), table in evaluation.predictions.items():
-            name = f"predictions/{evaluation.task}/{model}/{head}.parquet"
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table.cast(predictions), directory / name)
-            rows[name] = len(table)
+        for folder, tables in ((PREDICTED, evaluation.predictions), (TUNING, evaluation.tuning)):
+            for (model, head), table in tables.items():
+                name = f"{folder}/{evaluation.task}/{model}/{head}.parquet"
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(table.cast(predictions), directory / name)
+                rows[name] = len(table)
     timings = RunLog(directory / "timings.jsonl")
     for evaluation in evaluations:
         for setting, seconds in evaluation.seconds.items():

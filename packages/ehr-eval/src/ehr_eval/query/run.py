@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
-from ehr_eval.answers import Outputs, yes_or_no
+from ehr_eval.answers import Answer, Outputs, write_parts, yes_or_no
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import Reader, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
@@ -32,7 +32,7 @@ from ehr_models.vocabulary import read_vocabulary
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import ConfigError, to_dict
-from ehr_tracking.contracts import ANSWERS, HELD_OUT, PREDICTIONS, ContractError
+from ehr_tracking.contracts import ANSWERS, PREDICTIONS, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, refuse_existing, seal, source
 from ehr_tracking.tree import note
@@ -160,7 +160,7 @@ def query(  # noqa: PLR0913 -- what the command's options say
         out,
         _means(questions, queries, sets, logits),
         rows.height,
-        {task: len(table) for task, table in parts.items() if len(table)},
+        {task: len(each.table) for task, each in parts.items() if len(each.table)},
     )
 
 
@@ -258,26 +258,23 @@ def _predictions(
     rows: pl.DataFrame,
     logits: npt.NDArray[np.float32],
     loaded: LoadedCheckpoint,
-) -> pa.Table:
-    """Held-out rows of a task as `predictions/1`."""
+) -> Answer:
+    """What is said of a task, as `predictions/1`."""
     told = pl.DataFrame(pl.from_arrow(table.select(KEY)))
     mine = rows.with_row_index("at").join(told, on=KEY, how="semi", maintain_order="left")
     values = logits[mine["at"].to_numpy()].astype(np.float64)[:, None]
-    return yes_or_no(Outputs(task, table, mine, values, loaded.model.config)).table
+    return yes_or_no(Outputs(task, table, mine, values, loaded.model.config))
 
 
 def _write_predictions(
-    directory: Path, parts: Mapping[str, pa.Table], about: Mapping[str, Any]
+    directory: Path, parts: Mapping[str, Answer], about: Mapping[str, Any]
 ) -> None:
-    rows = {}
-    for task, table in parts.items():
-        if not len(table):
+    rows: dict[str, int] = {}
+    for task, answer in parts.items():
+        if not len(answer.table):
             note(f"{task}: no label is of a held-out subject, so nothing of it is predicted")
             continue
-        name = f"{task}/{HELD_OUT}.parquet"
-        (directory / name).parent.mkdir(parents=True)
-        pq.write_table(table, directory / name)
-        rows[name] = len(table)
+        rows |= write_parts(directory, task, answer)
     if rows:
         seal(directory, PREDICTIONS, rows=rows, **about)
 

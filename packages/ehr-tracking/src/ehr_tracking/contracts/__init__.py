@@ -150,7 +150,7 @@ SHOTS = Contract(
 PREDICTIONS = Contract(
     "predictions",
     1,
-    "`**/*.parquet` in the schema of meds-evaluation.",
+    "`**/*.parquet` in the schema of meds-evaluation: of held-out rows; below `tuning/` of tuning rows.",
     (
         _SUBJECT,
         _PREDICTION_TIME,
@@ -257,8 +257,8 @@ TIMING_COLUMNS = (
 RESULTS = Contract(
     "results",
     1,
-    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` in the schema "
-    "of `predictions/1`, and `timings.jsonl` (not reproducible).",
+    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` and `tuning/` in "
+    "the schema of `predictions/1`, and `timings.jsonl` (not reproducible).",
     (
         *_CELL,
         Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
