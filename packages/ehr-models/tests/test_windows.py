@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, Tokens, leading
-from ehr_models.data.windows import newest, whole_visits, window_at
+from ehr_models.data.windows import every_chunk, newest, whole_visits, window_at
 from ehr_tracking.contracts import BOS_ID
 
 
@@ -134,6 +134,31 @@ def test_whole_visits_show_all_once_and_cut_no_visit_that_fits(records, statics,
             assert whole or visit[i][cut] == visit[i][end - 1]  # else one visit fills the window
             before = np.flatnonzero(visit[i] == visit[i][cut - 1])
             assert prefix + end - before[0] > context  # the next would not have fitted
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6),
+    statics=st.integers(1, 12),
+    context=st.integers(2, 30),
+)
+def test_chunks_show_all_and_make_one_target_of_every_token(lengths, statics, context):
+    """Each begins with the last token of the one before, so that the first new one has what comes before it."""
+    tokens = split_of(lengths, [statics] * len(lengths))
+    windows = every_chunk(tokens, np.arange(len(lengths)), lengths, context, example=lengths)
+    assert windows.length.max() <= context
+    asked = []
+    for i in range(len(windows)):
+        batch = pack(tokens, windows.take(slice(i, i + 1)))
+        index = batch.index.numpy()
+        fresh = index[windows.take(slice(i, i + 1)).asks_of(index, batch.span.numpy())]
+        asked += fresh.tolist()
+        assert len(fresh)
+        first, start = windows.first[i], windows.start[i]
+        if start > first:
+            kept = min(statics, context // 2, context - 2)
+            assert index[:kept].tolist() == list(range(first, first + kept))
+            assert index[kept:][:2].tolist() == [start, fresh[0]] == [start, start + 1]
+    assert asked == list(range(sum(lengths)))
 
 
 def test_windows_carry_the_callers_numbers():

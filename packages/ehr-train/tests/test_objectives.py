@@ -5,13 +5,13 @@ import torch
 from ehr_models import registry
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import STATIC, Tokens, open_tokens
-from ehr_models.data.windows import Windows, newest
+from ehr_models.data.windows import Windows, every_chunk, newest
 from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.contracts import BOS_ID, MASK_ID, PAD_ID, SPECIALS, UNK_ID, ContractError
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import whole_records
-from ehr_train.objectives import CLM, MLM
+from ehr_train.objectives import CLM, MLM, OBJECTIVES
 from ehr_train.objectives import tokens as token_objectives
 from ehr_train.objectives.asker import Asker
 from ehr_train.objectives.learner import Learner
@@ -209,3 +209,33 @@ def test_answers_of_padding_columns_do_not_exist(tokens):
     loss, _ = token_objectives.cross_entropy(model, states, torch.tensor([8, 9]))
     # all-zero states make every real token equally likely
     assert loss.item() == pytest.approx(2 * np.log(token_set.vocab_size), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["clm", "time", "mlm", "events"])
+def test_every_chunk_of_a_record_asks_what_the_whole_record_asks_and_nothing_twice(tokens, kind):
+    """Cut to contexts of 9 with a prefix of 1, against windows that hold all of each record."""
+    token_set = open_tokens(tokens)
+    examples = whole_records(open_split(token_set, "train"))
+    every = {"mlm": {"mask": 1.0, "replaced": 0.0, "random": 0.0}, "events": {"moments": 99}}
+    objective = OBJECTIVES[kind](**every.get(kind, {})).fitted(examples, Codes(token_set))
+    asker = Asker(objective, examples, token_set.vocab_size, 0, Codes(token_set))
+
+    def targets(windows):
+        question = asker.ask(windows, 0)
+        index = question.batch.index.numpy()[question.targets["rows"].numpy()]
+        assert len(np.unique(index)) == len(index)
+        return set(index.tolist())
+
+    rows, visible = examples.subject, examples.visible
+    chunks = every_chunk(examples.tokens, rows, visible, 9)
+    assert len(chunks) > 2 * len(examples)
+    whole, found = targets(newest(examples.tokens, rows, visible, 1000)), targets(chunks)
+    if kind == "mlm":  # which leaves one token of every window as it was
+        assert len(whole - found) <= len(chunks)
+        assert found <= whole | {*_ordinary(examples)}
+    else:
+        assert found == whole
+
+
+def _ordinary(examples) -> list[int]:
+    return np.flatnonzero(examples.tokens.token >= len(SPECIALS)).tolist()

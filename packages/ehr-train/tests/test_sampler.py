@@ -1,11 +1,12 @@
 from itertools import islice
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ehr_models.data.tokens import Tokens
-from ehr_models.data.windows import Windows, fill, newest, whole_visits
+from ehr_models.data.windows import Windows, every_chunk, fill, newest, whole_visits
 from ehr_tracking.contracts import BOS_ID
 from ehr_train.data.examples import whole_records
 from ehr_train.data.sampler import Position, Sampler
@@ -29,7 +30,7 @@ def records(lengths, first_token=BOS_ID) -> Tokens:
 
 
 def sampler(lengths, **changes) -> Sampler:
-    options = {"context": 16, "window": "random", "batch_tokens": 64, "seed": 3} | changes
+    options = {"context": 16, "window": "random", "batch": 64, "seed": 3} | changes
     return Sampler(whole_records(records(lengths)), **options)
 
 
@@ -86,11 +87,12 @@ def test_newest_windows_are_what_evaluation_sees():
     assert sorted(shown) == rows(newest(records(LENGTHS), every, LENGTHS, 16))
 
 
-def test_windows_of_whole_visits_come_once_an_epoch_each_and_resume():
+@pytest.mark.parametrize(("window", "made"), [("visits", whole_visits), ("all", every_chunk)])
+def test_windows_that_show_all_of_a_record_come_once_an_epoch_each_and_resume(window, made):
     """A long record has several; the epoch is a permutation of all."""
-    s = sampler(LENGTHS, window="visits")
+    s = sampler(LENGTHS, window=window)
     every = np.arange(len(LENGTHS))
-    expected = rows(whole_visits(records(LENGTHS), every, LENGTHS, 16, every))
+    expected = rows(made(records(LENGTHS), every, LENGTHS, 16, every))
     assert len(expected) > len(LENGTHS)
     first, second = epochs(s, 2)
     assert sorted(first) == sorted(second) == sorted(expected)
@@ -98,6 +100,14 @@ def test_windows_of_whole_visits_come_once_an_epoch_each_and_resume():
     run = [(p, rows(w)) for p, w in islice(s.steps(Position()), 12)]
     assert max(sum(w[2] + w[4] - w[3] for w in step) for _, step in run) <= 64
     assert [(p, rows(w)) for p, w in islice(s.steps(run[6][0]), 5)] == run[7:]
+
+
+def test_an_exact_loader_gives_every_step_so_many_windows_and_the_last_the_rest():
+    s = sampler(LENGTHS, loader="exact", batch=4)
+    steps = list(islice(s.steps(Position()), s.steps_of(2)))
+    assert [len(w) for _, w in steps] == [4, 4, 4, 2] * 2
+    assert sorted(e for _, w in steps[:4] for e in w.example.tolist()) == [*range(len(LENGTHS))]
+    assert [rows(w) for _, w in islice(s.steps(steps[1][0]), 6)] == [rows(w) for _, w in steps[2:]]
 
 
 @given(

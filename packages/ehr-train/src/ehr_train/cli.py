@@ -26,6 +26,11 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     show_default=True,
     help="Processes on this machine.",
 )
+@click.option(
+    "--window",
+    type=click.Choice(["random", "newest", "visits", "all"]),
+    help="What of a record longer than the context is shown (data.window): `all` is every chunk of it.",
+)
 @click.option("--init", type=PATH, help="Run or checkpoint to start from.")
 @click.option(
     "--labels",
@@ -60,6 +65,7 @@ def main(
     config_file: Path | None,
     overrides: tuple[str, ...],
     nproc: int,
+    window: str | None,
     init: Path | None,
     labels: Path | None,
     device: str | None,
@@ -78,7 +84,7 @@ def main(
     -s labels.time=date -s labels.value=readmitted -s objective.kind=classification
     """
     if interactive:
-        if any((tokens, init, labels, device, resume, overwrite, dry_run, track, folds)):
+        if any((tokens, window, init, labels, device, resume, overwrite, dry_run, track, folds)):
             raise click.UsageError("--interactive asks for all but --out, --nproc, -c and -s")
         from ehr_train.wizard.run import run
 
@@ -91,6 +97,8 @@ def main(
     from ehr_train.config import FoldConfig, TrainConfig
 
     check_trackers(track)
+    if window is not None:
+        overrides = (*overrides, f"data.window={window}")
     config = load_config(TrainConfig, config_file, _with_objective(overrides, config_file, init))
     if dry_run:
         import yaml

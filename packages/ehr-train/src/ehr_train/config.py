@@ -12,6 +12,7 @@ from ehr_models.kinds import KINDS
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
+from ehr_train.data.sampler import Loader, Window
 from ehr_train.figures import mode_of
 from ehr_train.objectives import OBJECTIVES, Objective
 from ehr_train.objectives.choice import OneOf
@@ -30,12 +31,18 @@ class DataConfig:
 
     context: Annotated[int, Field(ge=2)] = 512
     """Most tokens of one window."""
-    window: Literal["random", "newest", "visits"] = "random"
+    window: Window = "random"
     """Which part of a record longer than the context is seen: a `random` one, drawn anew in every
-    epoch; the `newest`; or all of it, in several windows of whole `visits`. Validation and
-    fine-tuning always see the newest."""
+    epoch; the `newest`; or all of it in several windows, each behind the record's prefix: of whole
+    `visits`, or `all` chunks from the first token to the last. Validation and fine-tuning always see
+    the newest."""
+    loader: Loader = "tokens"
+    """What fills an optimizer step: `tokens`, as many windows as fit `batch_tokens`; or `exact`ly
+    `batch_records` windows, however long (the last step of an epoch has what is left)."""
     batch_tokens: Count = 16_384
-    """Most real tokens of one optimizer step, over all processes."""
+    """Most real tokens of one optimizer step, over all processes; of loader `tokens`."""
+    batch_records: Count = 32
+    """Windows of one optimizer step, over all processes; of loader `exact`."""
     micro_tokens: Count = 8_192
     """Most tokens of one forward pass on one process; a step takes as many passes as it needs."""
     ahead: Annotated[int, Field(ge=0)] = 2
@@ -43,7 +50,8 @@ class DataConfig:
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if min(self.batch_tokens, self.micro_tokens) < self.context:
+        budgets = [self.micro_tokens] + [self.batch_tokens] * (self.loader == "tokens")
+        if min(budgets) < self.context:
             raise ValueError("batch_tokens and micro_tokens must hold one window of context tokens")
         return self
 

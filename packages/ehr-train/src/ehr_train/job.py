@@ -272,12 +272,14 @@ class Job:
 
 def sampler(config: TrainConfig, examples: Examples) -> Sampler:
     """The order of a run's steps."""
+    data = config.data
     return Sampler(
         examples=examples,
-        context=config.data.context,
-        window="newest" if config.objective.cut else config.data.window,
-        batch_tokens=config.data.batch_tokens,
+        context=data.context,
+        window="newest" if config.objective.cut else data.window,
+        batch=data.batch_records if data.loader == "exact" else data.batch_tokens,
         seed=config.seed,
+        loader=data.loader,
     )
 
 

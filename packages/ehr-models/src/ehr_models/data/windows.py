@@ -29,6 +29,9 @@ class Windows:
     """[S]"""
     stop: Integers
     """[S]"""
+    fresh: Integers | None = None
+    """[S] where that begins which no other window of an epoch asks of: what lies before it in the
+    flat arrays is context, and no target. None: all of each window may be asked of."""
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -47,7 +50,24 @@ class Windows:
             self.prefix[index],
             self.start[index],
             self.stop[index],
+            None if self.fresh is None else self.fresh[index],
         )
+
+    def asks_of(
+        self, index: npt.NDArray[np.integer], span: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.bool_]:
+        """Which tokens of the packed windows may be targets.
+
+        Args:
+            index: [T] where each lies in the flat arrays.
+            span: [T] which window it is of.
+
+        Returns:
+            [T]
+        """
+        if self.fresh is None:
+            return np.ones(len(index), bool)
+        return np.asarray(index >= self.fresh[span])
 
 
 def newest(
@@ -160,6 +180,57 @@ def whole_visits(
         prefix=np.where(start > 0, prefix[number], 0),
         start=first[number] + start,
         stop=first[number] + stop,
+        fresh=first[number] + start,
+    )
+
+
+def every_chunk(
+    tokens: Tokens,
+    row: npt.ArrayLike,
+    visible: npt.ArrayLike,
+    context: int,
+    example: npt.ArrayLike | None = None,
+) -> Windows:
+    """Each record from its first token to its last, in as many windows as it takes, oldest first.
+
+    The first is the record's head. Each further one lies behind the prefix and begins with the last
+    token of the one before it, so that what forecasts the next token is asked of every token once,
+    also of those behind a cut; neither that token nor the prefix is asked of again (`fresh`).
+
+    Args:
+        tokens: One split.
+        row: [n] rows of `tokens`.
+        visible: [n] how many of its tokens may be seen, counted from its first.
+        context: Most tokens of a window, at least 2. At most half of them go to the prefix.
+        example: [n] numbers of the windows; 0, 1, 2... where not given.
+
+    Returns:
+        [S >= n] record by record.
+
+    Examples:
+        >>> zeros = np.zeros(8)
+        >>> t = Tokens(np.array([7]), np.array([0, 8]), np.array([1]), *[zeros] * 5)
+        >>> w = every_chunk(t, [0], [8], context=4)
+        >>> w.prefix.tolist(), w.start.tolist(), w.stop.tolist(), w.fresh.tolist()
+        ([0, 1, 1], [0, 3, 5], [4, 6, 8], [0, 4, 6])
+    """
+    row = np.atleast_1d(row).astype(np.int64)
+    visible = np.atleast_1d(visible).astype(np.int64)
+    first = tokens.offsets[row]
+    prefix = np.minimum(tokens.prefix[row].astype(np.int64), min(context // 2, context - 2))
+    stride = context - 1 - prefix
+    chunks = 1 + -(-np.maximum(visible - context, 0) // stride)
+    number = np.repeat(np.arange(len(row)), chunks)
+    place = np.arange(len(number)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+    fresh = np.where(place > 0, context + (place - 1) * stride[number], 0)
+    return Windows(
+        example=(number if example is None else np.asarray(example, np.int64)[number]),
+        first=first[number],
+        prefix=np.where(place > 0, prefix[number], 0),
+        start=first[number] + np.maximum(fresh - 1, 0),
+        stop=first[number]
+        + np.minimum(np.where(place > 0, fresh + stride[number], context), visible[number]),
+        fresh=first[number] + fresh,
     )
 
 

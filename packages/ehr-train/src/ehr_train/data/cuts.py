@@ -81,6 +81,7 @@ def draw_cuts(
     last = (windows.first + visible)[span]  # behind the record
     following = tokens.time[np.minimum(index + 1, last - 1)]
     moment = (time != STATIC) & ((index + 1 == last) | (following > time))
+    moment &= windows.asks_of(index, span)
     row = np.flatnonzero(moment)
     before = np.searchsorted(span[row], np.arange(len(windows)))
     subject = tokens.subject_id[np.searchsorted(tokens.offsets, windows.first, side="right") - 1]

@@ -1,8 +1,8 @@
 """Which windows make up every step: a pure function of config and position.
 
-E examples, I instances: an example is one, but for windows of whole visits, of which a long record has
-several. An epoch is one permutation of the instances, cut into steps that hold at most `batch_tokens`
-real tokens, over all processes. How a step is shared out says `balance`.
+E examples, I instances: an example is one, but where all of a long record is shown, in several windows.
+An epoch is one permutation of the instances, cut into steps that hold at most so many real tokens, or so
+many windows, over all processes. How a step is shared out says `balance`.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,22 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ehr_models.data.windows import Windows, fill, newest, whole_visits, window_at
+from ehr_models.data.windows import (
+    Windows,
+    every_chunk,
+    fill,
+    newest,
+    whole_visits,
+    window_at,
+)
 from ehr_train.data import draws
 from ehr_train.data.examples import Examples
 
+Window = Literal["random", "newest", "visits", "all"]
+Loader = Literal["tokens", "exact"]
 _ORDER, _WINDOW = 1, 2  # so that two uses of one seed draw differently
+_WHOLE = {"visits": whole_visits, "all": every_chunk}
+"""What shows all of a record, in windows that are the same in every epoch."""
 
 
 class Position(NamedTuple):
@@ -34,24 +45,26 @@ class Sampler:
 
     examples: Examples
     context: int
-    window: Literal["random", "newest", "visits"]
-    batch_tokens: int
+    window: Window
+    batch: int
+    """Most of what a step holds: tokens, or windows where the loader is `exact`."""
     seed: int
+    loader: Loader = "tokens"
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """[I] tokens of each window."""
-        if self.window == "visits":
-            return self._visits.length
+        if self.window in _WHOLE:
+            return self._fixed.length
         return np.minimum(self.examples.visible, self.context)
 
     @cached_property
-    def _visits(self) -> Windows:
-        """[I] the windows of whole visits, the same in every epoch."""
+    def _fixed(self) -> Windows:
+        """[I] the windows that show all of every record."""
         examples = self.examples
-        every = np.arange(len(examples))
-        return whole_visits(
-            examples.tokens, examples.subject, examples.visible, self.context, every
+        return _WHOLE[self.window](
+            *(examples.tokens, examples.subject, examples.visible, self.context),
+            np.arange(len(examples)),
         )
 
     def steps_of(self, epochs: int) -> int:
@@ -71,11 +84,12 @@ class Sampler:
     def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The instances in order, and where each step begins and the last ends."""
         order = draws.order(self.seed, _ORDER, epoch, np.arange(len(self.lengths)))
-        return order, fill(self.lengths[order], self.batch_tokens)
+        size = self.lengths[order] if self.loader == "tokens" else np.ones(len(order), np.int64)
+        return order, fill(size, self.batch)
 
     def _windows(self, instance: npt.NDArray[np.int64], epoch: int) -> Windows:
-        if self.window == "visits":
-            return self._visits.take(instance)
+        if self.window in _WHOLE:
+            return self._fixed.take(instance)
         tokens, row = self.examples.tokens, self.examples.subject[instance]
         visible = self.examples.visible[instance]
         if self.window == "newest":

@@ -27,6 +27,7 @@ class CLM(TokenObjective):
         """The successor of every token that has one worth asking for."""
         ids = batch.input_ids.numpy()
         rows = next_token_rows(ids, batch.index.numpy(), batch.span.numpy(), batch.time.numpy())
+        rows = rows[material.askable(batch)[rows + 1]]
         return asked(rows, ids[rows + 1])
 
 

@@ -177,6 +177,7 @@ class Events:
         end = windows.first + visible
         span, index = batch.span.numpy(), batch.index.numpy()
         rows = self.known.moments(tokens, index, end[span])
+        rows = rows[material.askable(batch)[rows]]
         subject = tokens.subject_id[material.examples.subject[windows.example]]
         place = index - windows.first[span]
         key = (material.seed, epoch, subject[span[rows]], place[rows], _MOMENT)

@@ -57,7 +57,7 @@ class MLM(TokenObjective):
         place = batch.index.numpy() - windows.first[span]
         drawn = epoch if self.dynamic else min(epoch, 0)  # below 0: of the validation
         key = (material.seed, drawn, subject[span], place)
-        asking = ids >= len(SPECIALS)
+        asking = (ids >= len(SPECIALS)) & material.askable(batch)
         if self.unmasked:
             assert material.codes is not None
             asking &= ~material.codes.matching(self.unmasked)[ids]

@@ -42,6 +42,10 @@ class Material:
     codes: Codes | None = None
     """Of the vocabulary, where it is known."""
 
+    def askable(self, batch: "Batch") -> npt.NDArray[np.bool_]:
+        """[T] which tokens may be targets: not those that another window of the epoch asks of."""
+        return self.windows.asks_of(batch.index.numpy(), batch.span.numpy())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:

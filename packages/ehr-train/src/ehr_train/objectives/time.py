@@ -56,7 +56,7 @@ class Time(TokenObjective):
         """The gap behind every token with a time whose successor is worth asking for."""
         ids, time = batch.input_ids.numpy(), batch.time.numpy()
         rows = next_token_rows(ids, batch.index.numpy(), batch.span.numpy(), time)
-        rows = rows[time[rows] != STATIC]
+        rows = rows[(time[rows] != STATIC) & material.askable(batch)[rows + 1]]
         seconds = (time[rows + 1] - time[rows]) / SECOND_US
         targets = {"rows": rows, "following": ids[rows + 1], "seconds": seconds}
         return Asked(targets, {"loss": len(rows)})
