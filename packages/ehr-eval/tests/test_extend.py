@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from sklearn.metrics import log_loss
+from sklearn.metrics import brier_score_loss
 
 import ehr_eval
 from ehr_eval.judge.metrics import METRICS
@@ -89,11 +89,12 @@ def test_a_head_of_one_file_and_one_line_is_in_results_and_report(extended):
 @pytest.mark.slow
 def test_a_metric_of_one_file_and_one_line_is_in_results_and_report(extended):
     table = pl.read_parquet(extended / "results.parquet")
-    assert set(table["metric"]) == {*METRICS, "log_loss"}
-    found = table.filter(task="untold", model="model", k=-1, replicate=-1, metric="log_loss")
+    assert set(table["metric"]) == {*METRICS, "scaled_brier"}
+    found = table.filter(task="untold", model="model", k=-1, replicate=-1, metric="scaled_brier")
     assert found["lower"].item() <= found["value"].item() <= found["upper"].item()
     kept = pl.read_parquet(extended / "predictions" / "untold" / "model" / "close.parquet")
     p = kept["predicted_boolean_probability"].to_numpy().astype(float)
-    expected = log_loss(kept["boolean_value"].to_numpy(), p)
+    label = kept["boolean_value"].to_numpy()
+    expected = 1 - brier_score_loss(label, p) / label.var()
     assert found["value"].item() == pytest.approx(expected, abs=1e-4)
-    assert "Log loss (lower is better)" in (extended / "report.html").read_text()
+    assert "Scaled Brier" in (extended / "report.html").read_text()

@@ -13,6 +13,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 SPECIFICITY = 0.95
 """At which sensitivity is asked for, where nothing else is said."""
+AT_RISK = 0.1
+"""At which net benefit is asked for, where nothing else is said."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,6 +30,8 @@ class Ranked:
     """How often each row counts in each draw."""
     specificity: float = SPECIFICITY
     """At which sensitivity is asked for."""
+    at_risk: float = AT_RISK
+    """At which net benefit is asked for."""
     decided_N: npt.NDArray[np.bool_] | None = None
     """What each row is called by a threshold that was chosen on other rows; None where there is none."""
 
@@ -40,6 +44,11 @@ class Ranked:
     def positives_B(self) -> Floats:
         """Positive rows, by weight."""
         return np.asarray(self.weight_NB[self.label_N].sum(axis=0))
+
+    @cached_property
+    def probability_G(self) -> Floats:
+        """Distinct probabilities, falling."""
+        return self.probability_N[self.first_G]
 
     @cached_property
     def true_GB(self) -> Floats:
