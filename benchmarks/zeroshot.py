@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 
 from ehr_eval.protocol.best import mean_share
 from ehr_eval.tasks.files import read_task_file
+from ehr_eval.tasks.library import of_collection
 
 ESTIMATORS = ("mc", "scope", "reach", "direct")
 OBJECTIVE = (
@@ -96,10 +97,7 @@ def settings(*values: str) -> list[str]:
 
 def tasks(world: str) -> list[Path]:
     """The files of a world's tasks."""
-    folder = Path("configs/tasks")
-    if world == "sequence":
-        return sorted(folder.glob("sequence-*.yaml"))
-    return [p for p in sorted(folder.glob("*.yaml")) if "-" not in p.stem]
+    return list(of_collection("sequence" if world == "sequence" else "core").values())
 
 
 def is_plain(file: Path) -> bool:

@@ -8,7 +8,6 @@ import yaml
 
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.survival.config import SurvivalConfig
-from ehr_eval.tasks.files import TaskFile
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, PatientsJsonConfig
@@ -24,7 +23,6 @@ SCHEMA = {
     "synth": SynthConfig,
     "synth/sequence": SequenceConfig,
     "train": TrainConfig,
-    "tasks": TaskFile,
     "eval": EhrshotConfig,
     "eval/survival": SurvivalConfig,
     "sources/mimic": MimicConfig,

@@ -8,6 +8,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ehr_eval.tasks.library import of_collection
+
 ROW = ["subject_id", "prediction_time", "boolean_value"]
 TASKS = [
     "abnormal_lab_next_visit",
@@ -61,11 +63,14 @@ def test_labels_of_the_world_of_sequences_are_those_that_its_task_files_make(
     tmp_path: Path, shell: Callable[..., str]
 ) -> None:
     shell("ehr-tokenize synth --world sequence --num-patients 150 --risks --out", tmp_path / "meds")
-    files = sorted((Path(__file__).parents[1] / "configs/tasks").glob("sequence-*.yaml"))
-    named = [word for path in files for word in ("--task-file", path)]
-    shell("ehr-eval labels --meds", tmp_path / "meds", "--out", tmp_path / "labels", *named)
+    shell(
+        "ehr-eval labels --collection sequence --meds",
+        tmp_path / "meds",
+        "--out",
+        tmp_path / "labels",
+    )
     tasks = sorted(p.name for p in (tmp_path / "meds/labels").iterdir())
-    assert [f"sequence-{task}" for task in tasks] == [p.stem for p in files]
+    assert tasks == list(of_collection("sequence"))
     for task in tasks:
         ours, made = (
             pl.read_parquet(path / "labels" / task / "labels.parquet").select(ROW).sort(ROW)

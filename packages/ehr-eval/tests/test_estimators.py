@@ -12,7 +12,8 @@ from ehr_eval.generate.observers import Rows
 from ehr_eval.generate.rules import Rule
 from ehr_eval.generate.spelling import NOTHING, Spelling, Told
 from ehr_eval.generate.wait import Wait
-from ehr_eval.tasks.files import EventPattern, StartConfig, TaskFile
+from ehr_eval.tasks.files import StartConfig, TaskFile
+from ehr_eval.tasks.patterns import EventPattern
 from ehr_models.vocabulary import Word
 from ehr_tracking.errors import UserError
 

@@ -112,7 +112,7 @@ def test_what_is_left_out_is_counted_by_reason_sealed_and_printed(tmp_path) -> N
     for task, told in about.items():
         assert told["left_out"]
         for reason, rows in told["left_out"].items():
-            assert f"{task} {reason} {rows}" in printed
+            assert f"{task} {reason} {rows} {rows // 3} {rows // 3} {rows // 3}" in printed
 
 
 def test_every_stay_is_a_row_or_left_out_for_a_reason(tmp_path) -> None:
@@ -197,7 +197,7 @@ def test_the_task_of_the_guide_is_added_and_labelled(tmp_path, monkeypatch) -> N
     write_meds(tmp_path / "demo" / "meds", story=story)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ehr_eval.tasks.registry.TASKS", before := dict(TASKS))
-    monkeypatch.setattr("ehr_eval.tasks.make.TASKS", before)
+    monkeypatch.setattr("ehr_eval.tasks.choice.TASKS", before)
     exec(code, {})
     labels = read_labels(tmp_path / "demo" / "mine")["death_30d"]
     assert labels.rows()[:2] == [(1, at(1, 1), False), (1, at(3, 1), True)]

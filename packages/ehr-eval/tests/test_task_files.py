@@ -1,7 +1,6 @@
 """Tasks as YAML: the same labels as the functions of the built-in ones, cases by hand, and refusals."""
 
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,12 +11,14 @@ from ehr_eval.cli import main
 from ehr_eval.tasks.by_file import label_by_file
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
-from ehr_eval.tasks.files import EventPattern, StartConfig, TaskFile, read_task_file
+from ehr_eval.tasks.files import StartConfig, TaskFile, read_task_file
 from ehr_eval.tasks.labelers import ROW
+from ehr_eval.tasks.library import LIBRARY
+from ehr_eval.tasks.patterns import EventPattern
 from ehr_eval.tasks.registry import TASKS
 from ehr_tracking.config import ConfigError
 
-RECIPES = Path(__file__).parents[3] / "configs" / "tasks"
+RECIPES = LIBRARY / "core"
 SIX = [name for name, task in TASKS.items() if not task.timed]
 FIRST = datetime(2020, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
 LAB = "LAB//LOINC//2823-3//mmol/L"
@@ -175,16 +176,16 @@ def test_the_command_labels_by_files_alone_or_beside_built_in_tasks(tmp_path, ev
         assert done.exit_code == code, done.output
         return done.output
 
-    mine = RECIPES / "ehrfm-hospital_readmission.yaml"
+    mine = LIBRARY / "mimic" / "hospital_readmission.yaml"
     run("--task-file", mine, "--out", tmp_path / "one")
-    assert {p.name for p in (tmp_path / "one").iterdir() if p.is_dir()} == {"hospital_readmission"}
+    assert [p.name for p in (tmp_path / "one").glob("[!_]*/")] == ["hospital_readmission"]
     run("--task-file", mine, "--task", "readmission_30d", "--out", tmp_path / "two")
     one, other = (
         pl.read_parquet(tmp_path / "two" / name / "labels.parquet")
         for name in ("hospital_readmission", "readmission_30d")
     )
     assert one.equals(other)
-    sofa = RECIPES / "ehrfm-sofa.yaml"
+    sofa = LIBRARY / "mimic" / "sofa.yaml"
     said = run("--task-file", sofa, "--out", tmp_path / "three", code=2)
-    assert "task sofa does not fit this data set: no code matches start.code" in said
+    assert "task sofa does not fit this data set: no code matches start = ^ICU" in said
     assert not (tmp_path / "three").exists()

@@ -10,6 +10,8 @@ import click
 from ehr_tracking.errors import UserError
 
 _SHOWN = 5
+COHORT = "_cohort"
+"""What labels keep beside the tasks: who is in them. Left out like all such names, but nothing to tell of."""
 
 
 @cache
@@ -93,7 +95,7 @@ def _refuse_dangling(paths: Iterable[Path]) -> None:
 
 
 def _note_left_out(root: Path, paths: Sequence[Path]) -> None:
-    names = [path.relative_to(root).as_posix() for path in paths]
+    names = [path.relative_to(root).as_posix() for path in paths if path.name != COHORT]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     if names:
         note(f"{root}: left out {', '.join(names[:_SHOWN])}{more}: hidden, or of another tool")

@@ -10,15 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from ehr_eval.extras import require
 from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
 from ehr_eval.generate.intervals import of_counts
 from ehr_eval.generate.trajectories import EVENTS, FUTURES
 from ehr_eval.generate.zeroshot import seal_predictions, write_predictions
+from ehr_eval.tasks.aces import AcesTask
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.meds import data_files
-from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, TRAJECTORIES, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
@@ -32,12 +31,6 @@ from ehr_tracking.manifest import (
 
 _COLUMNS = ["time", "code", "numeric_value"]
 _FUTURE = [*KEY, "sample"]
-_ROWS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "subject_id": pl.Int64,
-    "index_timestamp": pl.Datetime("us"),
-    "label": pl.Boolean,
-}
-"""Of what ACES finds, columns that matter here."""
 
 
 def aces(
@@ -72,12 +65,11 @@ def aces(
         ConfigError: If the file is no ACES task with a label and an index timestamp.
         ContractError: If an input is not what it should be, or futures of a held-out row are missing.
     """
-    require("aces", "an ACES task")
     trajectories, meds, labels, task, out = map(Path, (trajectories, meds, labels, task, out))
     refuse_existing(
         out, PREDICTIONS, overwrite=overwrite, inputs=[trajectories, meds, labels, task]
     )
-    config = _task(task)
+    config = AcesTask(task)
     name, table = label_reader.read_task(labels, reader=PRODUCER)
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=0)
@@ -102,21 +94,9 @@ def aces(
         rows = write_predictions(
             partial, found.with_columns(task=pl.lit(name)), {name: asked}, trajectories
         )
-        resolved = {"task": task.read_text(encoding="utf-8"), "confidence": confidence}
+        resolved = {"task": config.text, "confidence": confidence}
         seal_predictions(partial, resolved, None, inputs, rows)
     return found
-
-
-def _task(path: Path) -> Any:  # noqa: ANN401 -- of ACES
-    from aces.config import TaskExtractorConfig
-
-    try:
-        config = TaskExtractorConfig.load(path)
-    except Exception as e:  # whatever ACES raises
-        raise ConfigError(f"{path} is no ACES task: {' '.join(str(e).split())}") from None
-    if not (config.label_window and config.index_timestamp_window):
-        raise ConfigError(f"{path} has no window with a label, or none with an index_timestamp")
-    return config
 
 
 def _read(trajectories: Path, folder: str) -> pl.DataFrame:
@@ -126,7 +106,7 @@ def _read(trajectories: Path, folder: str) -> pl.DataFrame:
 
 
 def _answers(
-    config: Any,  # noqa: ANN401 -- of ACES
+    config: AcesTask,
     events: pl.DataFrame,
     asked: pl.DataFrame,
     drawn: pl.DataFrame,
@@ -141,32 +121,9 @@ def _answers(
     future = keys.join(drawn, on=_FUTURE, maintain_order="left")
     records = pl.concat([x.select("record", *_COLUMNS) for x in (past, future)])
     records = records.rename({"record": "subject_id"}).cast({"subject_id": pl.Int64})
-    label = _labelled(config, records.sort("subject_id", "time", maintain_order=True))
     at = mine.cast({"record": pl.Int64}).rename({"record": "row"})
-    rows = label.rename({"subject_id": "row", "index_timestamp": "prediction_time"})
+    rows = config.label(records).rename({"subject_id": "row", "boolean_value": "label"})
     return at.join(rows, on=["row", "prediction_time"], how="left", maintain_order="left")
-
-
-def _labelled(config: Any, records: pl.DataFrame) -> pl.DataFrame:  # noqa: ANN401 -- of ACES
-    """subject_id, index_timestamp and label (bool) of every row that ACES finds."""
-    from tempfile import TemporaryDirectory
-
-    from aces.predicates import get_predicates_df
-    from aces.query import query
-    from omegaconf import DictConfig
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "records.parquet"
-        records.write_parquet(path)
-        predicates = get_predicates_df(config, DictConfig({"path": str(path), "standard": "meds"}))
-    found: pl.DataFrame = query(config, predicates)
-    if not found.height:  # then it has no columns
-        return pl.DataFrame(schema=_ROWS)
-    return (
-        found.select("subject_id", "index_timestamp", pl.col("label") > 0)
-        .group_by("subject_id", "index_timestamp")
-        .agg(pl.col("label").any())
-    )
 
 
 def _risks(answers: pl.DataFrame, confidence: float) -> pl.DataFrame:

@@ -17,7 +17,8 @@ from ehr_eval.generate.rules import matches
 from ehr_eval.generate.run import Opened, open_setting
 from ehr_eval.generate.zeroshot import check_tasks, setting_of
 from ehr_eval.generate.zeroshot_config import ZeroshotConfig
-from ehr_eval.tasks.files import EventPattern, TaskFile, read_task_files
+from ehr_eval.tasks.files import TaskFile, read_task_files
+from ehr_eval.tasks.patterns import EventPattern
 from ehr_models.data.tokens import STATIC
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import CURVE, ContractError
@@ -184,8 +185,8 @@ def _marks(task: TaskFile, rows: pl.DataFrame, until: int | None, opened: Opened
     first, last = rows["prediction_time"].dt.epoch("us").sort()[[0, -1]].to_list()
     last = last if until is None else until
     kinds: dict[str, Sequence[EventPattern]] = {
-        "outcome": task.outcome,
-        "begin": (EventPattern(code=task.start.code),),
+        "outcome": task.outcome or (),
+        "begin": () if task.start.whole_record else (EventPattern(code=task.start.regex),),
         "end": (EventPattern(code=task.start.until),) if task.start.until else (),
     }
     found: dict[tuple[int, str], Mark] = {}

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ehr_eval.generate.spelling import Spelling, Told
-from ehr_eval.tasks.files import EventPattern
-from ehr_eval.tasks.registry import matching
+from ehr_eval.tasks.patterns import EventPattern, matching
 
 _NESTED = re.compile(r"\\[()\[\]|]|\[[^\]]*[()\[|]")
 _META = re.compile(r"[\\.^$*+?{}\[\]|()]")
@@ -80,8 +79,8 @@ class Rule:
         has_levels = any(w.kind == "part" for w in self._more)
         codes = {t.code for i in range(len(self.spelling.words)) if (t := self.spelling.begins(i))}
         for pattern in self.patterns if has_levels else ():
-            if pattern.above is None and pattern.below is None:
-                if any(_may_grow(code, pattern.code) for code in codes):
+            if not pattern.bounded:
+                if any(_may_grow(code, pattern.regex) for code in codes):
                     return True
             elif self._has_bin(pattern):
                 return True
@@ -120,7 +119,7 @@ class Rule:
         told = self.spelling.told(state)
         if told is None or not self.spelling.continues(state):
             return frozenset()
-        mine = [p for p in self.patterns if _may_grow(told.code, p.code)]
+        mine = [p for p in self.patterns if _may_grow(told.code, p.regex)]
         if not mine or matches(self.patterns, [told])[0]:
             return frozenset()  # it cannot, or it has happened already
         found = matches(mine, [self.spelling.continued(told, w)[0] for w in self._more])
@@ -143,8 +142,8 @@ def matches(patterns: Sequence[EventPattern], told: Sequence[Told | None]) -> np
     codes = ["" if t is None else t.code for t in told]
     there = np.array([t is not None for t in told], bool)
     for pattern in patterns:
-        mine = there & matching(codes, pattern.code).to_numpy()
-        if pattern.above is not None or pattern.below is not None:
+        mine = there & matching(codes, pattern.regex).to_numpy()
+        if pattern.bounded:
             for i in np.flatnonzero(mine).tolist():
                 mine[i] = _within(pattern, told[i])
         found |= mine
@@ -152,11 +151,7 @@ def matches(patterns: Sequence[EventPattern], told: Sequence[Told | None]) -> np
 
 
 def _within(pattern: EventPattern, told: Told | None) -> bool:
-    value = told.value if told else None
-    if value is None:
-        return False
-    above = pattern.above is None or value > pattern.above
-    return above and (pattern.below is None or value < pattern.below)
+    return told is not None and told.value is not None and pattern.holds(told.value)
 
 
 def _may_grow(code: str, pattern: str) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ehr_eval.generate.observers import Rows, Timing
 from ehr_eval.generate.rules import Rule
 from ehr_eval.generate.spelling import Spelling
-from ehr_eval.tasks.files import EventPattern, TaskFile
+from ehr_eval.tasks.files import TaskFile
+from ehr_eval.tasks.patterns import EventPattern
 from ehr_tracking.errors import UserError
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -56,21 +57,27 @@ class Wait:
             limit: Horizon in microseconds of a task that has none; None: the futures' own end.
 
         Raises:
-            UserError: If no token of the vocabulary can tell the outcome, or the stay it has to be in.
+            UserError: If no token of the vocabulary can tell the outcome, or the stay it has to be in, or
+                the task asks for what real records alone can tell.
         """
+        if setting := task.for_labels_alone():
+            raise UserError(
+                f"task {task.name}: {setting} can be told of real records alone, not of futures; label it, "
+                "and train on the labels"
+            )
         self.task, self.spelling = task, spelling
         ends = (*task.stop, *task.given)
         begins: tuple[EventPattern, ...] = ()
         if task.window == "next":
-            begins = (EventPattern(code=task.start.code),)
-            ends = (*ends, EventPattern(code=task.start.until or task.start.code))
-        self.outcome, self.ends = Rule(spelling, task.outcome), Rule(spelling, ends)
+            begins = (EventPattern(code=task.start.regex),)
+            ends = (*ends, EventPattern(code=task.start.until))
+        self.outcome, self.ends = Rule(spelling, task.outcome or ()), Rule(spelling, ends)
         self.decides, self.begins = Rule(spelling, task.given), Rule(spelling, begins)
         for what, rule in (("outcome", self.outcome), ("stay that it has to be in", self.begins)):
             if rule.patterns and not rule.can_happen():
                 raise UserError(
                     f"task {task.name}: no token of the vocabulary can tell its {what} "
-                    f"({' or '.join(map(_said, rule.patterns))})"
+                    f"({' or '.join(p.said() for p in rule.patterns)})"
                 )
         self._horizon = limit if task.horizon_days is None else round(task.horizon_days * _DAY)
 
@@ -165,9 +172,3 @@ class Wait:
         both = self.decides.mask(rows.spelled)[:, columns.clamp(min=0)] & (columns >= 0)
         share = self._share(self.outcome, rows, timing) * both
         return (probabilities[:, tokens] * share).sum(1, dtype=torch.float64)
-
-
-def _said(pattern: EventPattern) -> str:
-    above = "" if pattern.above is None else f" above {pattern.above:g}"
-    below = "" if pattern.below is None else f" below {pattern.below:g}"
-    return f"{pattern.code}{above}{below}"

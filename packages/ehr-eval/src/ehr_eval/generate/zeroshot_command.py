@@ -43,7 +43,7 @@ def zeroshot(
     for `ehr-eval ehrshot --predictions NAME=PATH`. Tasks asked at the same times share futures, but with
     `reach`. A run that was killed goes on where it was when the same command is given again.
 
-    Example: ehr-eval zeroshot --checkpoint demo/runs/chrono --tokens demo/tokens --labels demo/labels --task configs/tasks/mortality_1y.yaml --estimator scope --out demo/predictions/zeroshot
+    Example: ehr-eval zeroshot --checkpoint demo/runs/chrono --tokens demo/tokens --labels demo/labels --task mortality_1y --estimator scope --out demo/predictions/zeroshot
     """
     from ehr_eval.generate.zeroshot_config import ZeroshotConfig
     from ehr_tracking.config import load_config
@@ -108,7 +108,7 @@ def curve(
 
     At each time the model sees what was known then. Lines mark what came.
 
-    Example: ehr-eval curve --checkpoint demo/runs/chrono --tokens demo/tokens --task configs/tasks/in_hospital_mortality.yaml --subject 17 --from 2150-03-01T08:00 --to 2150-03-08T08:00 --every 6h --out demo/curve
+    Example: ehr-eval curve --checkpoint demo/runs/chrono --tokens demo/tokens --task in_hospital_mortality --subject 17 --from 2150-03-01T08:00 --to 2150-03-08T08:00 --every 6h --out demo/curve
     """
     from ehr_eval.generate.zeroshot_config import ZeroshotConfig
     from ehr_tracking.config import load_config

@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 from ehr_eval.generate.config import Span, microseconds
 from ehr_eval.generate.rules import matches
 from ehr_eval.generate.spelling import Spelling
-from ehr_eval.tasks.files import EventPattern, Slug, read_task_files
+from ehr_eval.tasks.files import Slug, read_task_files
+from ehr_eval.tasks.patterns import EventPattern
 from ehr_models.vocabulary import read_vocabulary
 from ehr_tracking.config import STRICT, ConfigError, load_config, validate
 from ehr_tracking.files import PathLike
@@ -138,14 +139,16 @@ def _ready(ask: Ask, horizons: Sequence[str]) -> Query:
 def _of_tasks(paths: Sequence[PathLike]) -> list[Query]:
     found = []
     for name, task in read_task_files(paths).items():
+        alone = task.for_labels_alone()
         more = {
+            str(alone): alone is not None,
             "stop": bool(task.stop),
             "given": bool(task.given),
             "window: next": task.window == "next",
             "no horizon_days": task.horizon_days is None,
         }
         beyond = [what for what, there in more.items() if there]
-        if beyond or task.horizon_days is None:
+        if beyond or task.horizon_days is None or task.outcome is None:
             raise ConfigError(
                 f"task {name} has {', '.join(beyond)}, but a query is whether something comes within a "
                 "horizon; ask ehr-eval zeroshot"
@@ -174,7 +177,7 @@ def token_sets(queries: Sequence[Query], checkpoint: Path) -> list[list[int]]:
     for query in queries:
         each = [matches([pattern], told) for pattern in query.outcome]
         none = " or ".join(
-            _words(p) for p, found_by in zip(query.outcome, each, strict=True) if not found_by.any()
+            p.said() for p, found_by in zip(query.outcome, each, strict=True) if not found_by.any()
         )
         what = (
             f"query {query.name}: no token of the vocabulary of {checkpoint} tells {none} by itself"
@@ -186,14 +189,3 @@ def token_sets(queries: Sequence[Query], checkpoint: Path) -> list[list[int]]:
             note(f"{what}; asked without it")
         found.append(tokens)
     return found
-
-
-def _words(pattern: EventPattern) -> str:
-    """For messages.
-
-    Examples:
-        >>> _words(EventPattern(code="^K", above=5, below=6))
-        '^K above 5 below 6'
-    """
-    bounds = [(word, getattr(pattern, word)) for word in ("above", "below")]
-    return " ".join([pattern.code, *(f"{w} {x:g}" for w, x in bounds if x is not None)])

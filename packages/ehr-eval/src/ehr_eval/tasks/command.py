@@ -10,14 +10,26 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.command()
 @click.option("--meds", type=PATH, required=True, help="MEDS data set.")
 @click.option("--out", type=PATH, required=True, help="Where labels go.")
-@click.option("--task", "tasks", multiple=True, help="Only this task; may be given several times.")
+@click.option(
+    "--task", "tasks", multiple=True, help="Only this task, by name; may be given several times."
+)
 @click.option(
     "--task-file",
     "task_files",
     type=PATH,
     multiple=True,
-    help="A task as YAML, see docs/zeroshot.md; may be given several times.",
+    help="A task as YAML, see docs/tasks.md; may be given several times.",
 )
+@click.option(
+    "--collection",
+    "collections",
+    multiple=True,
+    help="Every task of a collection of the library that fits: ehrshot, fomoh, mimic, ...",
+)
+@click.option(
+    "--aces", type=PATH, multiple=True, help="A task of ACES; may be given several times."
+)
+@click.option("--predicates", type=PATH, help="Predicates for ACES tasks, in the place of theirs.")
 @config_options("LabelsConfig", "rows_per_subject=1")
 @overwrite_option("labels")
 def labels(
@@ -25,27 +37,36 @@ def labels(
     out: Path,
     tasks: tuple[str, ...],
     task_files: tuple[Path, ...],
+    collections: tuple[str, ...],
+    aces: tuple[Path, ...],
+    predicates: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
     """Make task labels from a MEDS data set.
 
-    Without --task and --task-file, every task whose codes the data set has. Writes labels/1: one directory a task
-    with labels.parquet in the MEDS label schema, and tasks.json with the definitions.
+    Without a task of any kind, every built-in one whose codes the data set has. Writes labels/1: one directory a
+    task with labels.parquet in the MEDS label schema, tasks.json with the definitions, and _cohort/ with rows,
+    positives and what was left out, by reason and split.
 
     Example: ehr-eval labels --meds demo/meds --out demo/labels --task mortality_1y
     """
     import json
 
+    from ehr_eval.tasks.choice import Asked
     from ehr_eval.tasks.config import LabelsConfig
     from ehr_eval.tasks.make import make_labels
     from ehr_tracking.config import load_config
+    from ehr_tracking.errors import UserError
     from ehr_tracking.report import text_table
 
+    if predicates and not aces:
+        raise UserError("--predicates are of ACES tasks: give --aces FILE as well")
     given = [f"tasks={json.dumps(tasks)}"] if tasks else []
     settings = load_config(LabelsConfig, config_file, [*overrides, *given])
-    done = make_labels(meds, out, settings, task_files=task_files, overwrite=overwrite)
+    asked = Asked(task_files=task_files, collections=collections, aces=aces, predicates=predicates)
+    done = make_labels(meds, out, settings, asked=asked, overwrite=overwrite)
     click.echo(text_table(done.counts.to_dicts()))
     if done.left_out.height:
         click.echo(text_table(done.left_out.to_dicts()))

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT, Regex
 
 Days = Annotated[float, Field(gt=0, le=36525)]
+Censored = Literal["exclude", "exclude_dead", "negative"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,9 +41,9 @@ class LabelsConfig:
     """The measurement of abnormal_lab_next_visit: potassium in LOINC, or as in MIMIC-IV."""
     lab_above: float = 5.0
     """Abnormal is a value strictly above this."""
-    censored: Literal["exclude", "negative"] = "exclude"
-    """A row whose window ends after the subject's last event, with no outcome seen: left out, or
-    taken as negative (as EHRSHOT does)."""
+    censored: Censored = "exclude"
+    """A row whose window ends after the subject's last event, with no outcome seen: left out, also where
+    death ended the window, or taken as negative."""
     rows_per_subject: Annotated[int, Field(ge=1)] | None = None
     """Most rows of a subject in a task, drawn by hash: thins prediction times, so that features of
     them take less time; null: all."""

@@ -13,6 +13,8 @@ from ehr_eval.tasks.course import Course
 ROW = ["subject_id", "prediction_time", "boolean_value"]
 DURATION = "duration_days"
 """Column of rows that hold a time to an event; `boolean_value` then says whether it came."""
+SEVERITY = "severity"
+"""Column beside `boolean_value`: 0 where that is false, else from 1 on (int8)."""
 LEFT_OUT = "left_out"
 """Column of a labeler's rows; may be missing where none is left out."""
 
@@ -241,8 +243,10 @@ def within(
         .join(course.last, on="subject_id", how="left")
         .with_columns(boolean_value=(pl.col("outcome") <= until).fill_null(False))
     )
-    if config.censored == "exclude":
-        followed = (pl.col("last") >= until) | pl.col("death").is_not_null()
+    if config.censored != "negative":
+        followed = pl.col("last") >= until
+        if config.censored == "exclude":
+            followed |= pl.col("death").is_not_null()
         censored = ~(pl.col("boolean_value") | followed)
         found = found.with_columns(reasons((censored, "censored")))
     others = rows.filter(pl.col(LEFT_OUT).is_not_null())

@@ -1,26 +1,26 @@
-"""Make MEDS labels of the built-in tasks."""
+"""Make MEDS labels: of built-in tasks, task files and ACES files, with who is in them and who is not."""
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_eval.frames import KEY, PRODUCER, read_events, read_subjects
-from ehr_eval.tasks.by_file import label_by_file, require_codes
+from ehr_eval.frames import PRODUCER, read_events, read_subjects
+from ehr_eval.tasks.choice import Asked, Chosen, choose_all
+from ehr_eval.tasks.cohort import cohort, reasons_of, rows_of, sizes, write_cohort
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.course import Course, read_course
-from ehr_eval.tasks.files import TaskFile, read_task_files
-from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, ROW
-from ehr_eval.tasks.registry import TASKS, Task, choose
-from ehr_tracking.arrow.meds import data_files
+from ehr_eval.tasks.course import read_course
+from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, SEVERITY
+from ehr_eval.tasks.patterns import Codebook
+from ehr_tracking.arrow.meds import code_infos, data_files
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import LABELS, MEDS, SPLITS
+from ehr_tracking.contracts import LABELS, MEDS
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
@@ -32,7 +32,10 @@ SCHEMA = pa.schema(
         pa.field("boolean_value", pa.bool_(), nullable=False),
     ]
 )
-_DURATION = pa.field(DURATION, pa.float64(), nullable=False)
+_MORE = {
+    DURATION: pa.field(DURATION, pa.float64(), nullable=False),
+    SEVERITY: pa.field(SEVERITY, pa.int8(), nullable=False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +48,7 @@ class LabelsSummary:
     skipped: Mapping[str, str]
     """Task -> why the data set cannot have it."""
     left_out: pl.DataFrame
-    """task, left_out, rows: how many rows are none, by reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One task to label."""
-
-    label: Callable[[pl.DataFrame, Course], pl.DataFrame]
-    """From events, and what they were cut up into, to rows."""
-    definition: str
-    timed: bool = False
+    """task, left_out, rows, and rows of each split: how many rows are none, by reason."""
 
 
 def make_labels(
@@ -63,7 +56,7 @@ def make_labels(
     out: PathLike,
     config: LabelsConfig | None = None,
     *,
-    task_files: Sequence[PathLike] = (),
+    asked: Asked | None = None,
     overwrite: bool = False,
 ) -> LabelsSummary:
     """Label a MEDS data set and write `labels/1`.
@@ -72,7 +65,8 @@ def make_labels(
         meds: Data set; one file of it is in memory at a time.
         out: The artifact.
         config: Tasks, codes and times.
-        task_files: Tasks as YAML; where there are some, of the built-in ones only those that are named.
+        asked: Tasks beside those that the config names; where there are some, of the built-in ones only
+            those that are named.
         overwrite: Replace an artifact that is there.
 
     Raises:
@@ -81,154 +75,98 @@ def make_labels(
         ContractError: If `meds` is not a MEDS data set.
     """
     meds, out = Path(meds), Path(out)
-    config = config or LabelsConfig()
-    tasks = read_task_files(task_files)
+    config, asked = config or LabelsConfig(), asked or Asked()
     refuse_existing(out, LABELS, overwrite=overwrite, inputs=[meds])
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
-    codes = pl.concat([_distinct_codes(f) for f in files]).unique()
-    chosen, skipped = _chosen(config, tasks, codes)
-    parts: dict[str, list[pl.DataFrame]] = {name: [] for name in chosen}
-    for path in tqdm(files, desc="labels", unit="file", disable=None):
-        events = read_events(path, more=config.visit_ids)
-        course = read_course(events, config)
-        for name, task in chosen.items():
-            parts[name].append(task.label(events, course))
-    tables, reasons = _rows(parts, config)
+    chosen, skipped = choose_all(config, asked, read_codebook(meds, files))
+    parts = _label(files, chosen, config)
+    tables, left = {}, {}
+    for name, made in parts.items():
+        every = pl.concat(made, how="diagonal")
+        most = config.rows_per_subject
+        tables[name], left[name] = rows_of(every, name, most=most, seed=config.seed)
+    counted = cohort(tables, left, subjects)
+    reasons = reasons_of(counted)
     for name in [name for name, table in tables.items() if not table.height]:
         skipped[name] = f"no row can be labelled ({_told(reasons, name) or 'none was found'})"
         del tables[name]
     if not tables:
-        why = "; ".join(f"for {name}, {skipped[name]}" for name in chosen)
+        why = "; ".join(f"for {name}, {skipped[name]}" for name in parts)
         raise UserError(f"{meds}: {why}")
-    counts = _count(subjects, tables)
-    told = {name: to_dict(task) for name, task in tasks.items()}
+    definitions = {n: told for task in chosen.values() for n, told in task.definitions.items()}
     with new_artifact(out, LABELS, overwrite=overwrite, inputs=[meds]) as partial:
         rows = {}
         for name, table in tables.items():
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
-            schema = SCHEMA.append(_DURATION) if chosen[name].timed else SCHEMA
+            schema = pa.schema([*SCHEMA, *(_MORE[c] for c in table.columns if c in _MORE)])
             pq.write_table(table.to_arrow().cast(schema), partial / name / "labels.parquet")
-        definitions = {name: task.definition for name, task in chosen.items()}
-        _write_tasks(partial / "tasks.json", counts, reasons, definitions)
+        shown = counted.filter(pl.col("task").is_in(list(tables)))
+        _write_tasks(partial / "tasks.json", shown, definitions)
+        rows |= write_cohort(partial, shown, definitions)
         seal(
             partial,
             LABELS,
             producer=PRODUCER,
-            config=to_dict(config) | ({"task_files": told} if told else {}),
+            config=to_dict(config) | _about(chosen),
             seed=config.seed,
             inputs={"meds": raw_source(meds, contract=MEDS)},
             rows=rows,
         )
+    counts = sizes(counted).filter(pl.col("task").is_in(list(tables)))
     return LabelsSummary(out, counts, skipped, reasons)
 
 
-def _chosen(
-    config: LabelsConfig, files: Mapping[str, TaskFile], codes: pl.Series
-) -> tuple[dict[str, _Asked], dict[str, str]]:
-    """The tasks to label, and why others that were not named are skipped.
+def read_codebook(meds: Path, files: Sequence[Path]) -> Codebook:
+    """The codes of a data set and its ontology.
 
-    Raises:
-        UserError: If one that was named or given does not fit, or is there twice.
+    Args:
+        meds: The data set.
+        files: Of it, from `data_files`.
     """
-    built_in, skipped = ([], {}) if files and config.tasks is None else choose(config, codes)
-    chosen = {name: _built_in(TASKS[name], config) for name in built_in}
-    for name, task in files.items():
-        if name in chosen:
-            raise UserError(f"task {name} is named and given as a file; leave one out")
-        require_codes(codes, task)
-        chosen[name] = _by_file(task, config)
-    return chosen, skipped
+    codes = pl.concat([read_events(f)["code"].unique() for f in files]).unique().sort()
+    return Codebook(codes, {code: info.parents for code, info in code_infos(meds).items()})
 
 
-def _built_in(task: Task, config: LabelsConfig) -> _Asked:
-    return _Asked(lambda _, c: task.labeler(c, config), task.define(config), task.timed)
+def _label(
+    files: Sequence[Path], chosen: Mapping[str, Chosen], config: LabelsConfig
+) -> dict[str, list[pl.DataFrame]]:
+    """Name of a set of labels -> its rows, from each file."""
+    parts: dict[str, list[pl.DataFrame]] = {n: [] for t in chosen.values() for n in t.definitions}
+    more = (*config.visit_ids, *(c for task in chosen.values() for c in task.columns))
+    by_course = any(task.by_course for task in chosen.values())
+    for path in tqdm(files, desc="labels", unit="file", disable=None):
+        events = read_events(path, more=tuple(dict.fromkeys(more)))
+        course = read_course(events, config) if by_course else None
+        for task in chosen.values():
+            for name, rows in task.label(events, course).items():
+                parts[name].append(rows)
+    return parts
 
 
-def _by_file(task: TaskFile, config: LabelsConfig) -> _Asked:
-    return _Asked(lambda e, _: label_by_file(e, task, config), task.doc)
-
-
-def _distinct_codes(path: Path) -> pl.Series:
-    return read_events(path)["code"].unique()
-
-
-def _rows(
-    parts: Mapping[str, list[pl.DataFrame]], config: LabelsConfig
-) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
-    """The rows of each task, and how many were left out: task, left_out, rows."""
-    tables, counts = {}, []
-    for name, made in parts.items():
-        every = pl.concat(made, how="diagonal")
-        if LEFT_OUT not in every.columns:
-            every = every.with_columns(pl.lit(None, pl.String).alias(LEFT_OUT))
-        kept = every.filter(pl.col(LEFT_OUT).is_null())
-        once = _sorted(kept)
-        tables[name] = _sample(once, name, config)
-        late = {
-            "at the time of another row": kept.height - once.height,
-            "beyond rows_per_subject": once.height - tables[name].height,
-        }
-        odd = every.drop_nulls(LEFT_OUT).group_by(LEFT_OUT).agg(rows=pl.len().cast(pl.Int64))
-        more = pl.DataFrame({LEFT_OUT: list(late), "rows": list(late.values())})
-        of_task = pl.concat([odd.sort("rows", LEFT_OUT, descending=[True, False]), more])
-        counts.append(of_task.select(pl.lit(name).alias("task"), LEFT_OUT, "rows"))
-    return tables, pl.concat(counts).filter(pl.col("rows") > 0)
+def _about(chosen: Mapping[str, Chosen]) -> dict[str, Any]:
+    """What the manifest says of tasks that are not built in."""
+    found: dict[str, Any] = {}
+    for task in chosen.values():
+        for kind, by_name in task.about.items():
+            found[kind] = found.get(kind, {}) | by_name
+    return found
 
 
 def _told(left_out: pl.DataFrame, task: str) -> str:
-    rows = left_out.filter(pl.col("task") == task)
-    return ", ".join(f"{n:,} {why}" for _, why, n in rows.iter_rows())
+    rows = left_out.filter(pl.col("task") == task).select("rows", LEFT_OUT)
+    return ", ".join(f"{n:,} {why}" for n, why in rows.iter_rows())
 
 
-def _sorted(table: pl.DataFrame) -> pl.DataFrame:
-    """One row a (subject, time); of two that coincide, positive wins. Their durations are the same."""
-    more = [pl.col(DURATION).min()] if DURATION in table.columns else []
-    once = table.group_by(KEY).agg(pl.col("boolean_value").any(), *more)
-    return once.sort(KEY).select(*ROW, *([DURATION] if more else []))
-
-
-def _sample(table: pl.DataFrame, name: str, config: LabelsConfig) -> pl.DataFrame:
-    if config.rows_per_subject is None:
-        return table
-    many = pl.len().over("subject_id") > config.rows_per_subject
-    few, table = table.filter(~many), table.filter(many)
-
-    def draw(row: tuple[object, ...]) -> bytes:
-        text = f"{config.seed}:{name}:{row[0]}:{row[1]}"
-        return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-    order = pl.Series("order", [draw(r) for r in table.select(KEY).iter_rows()], pl.Binary)
-    kept = pl.col("order").rank("ordinal").over("subject_id") <= config.rows_per_subject
-    return pl.concat([few, table.with_columns(order).filter(kept).drop("order")]).sort(KEY)
-
-
-def _count(subjects: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    named = [table.select(*ROW, task=pl.lit(name)) for name, table in tables.items()]
-    every = pl.DataFrame({"task": list(tables)}).join(pl.DataFrame({"split": SPLITS}), how="cross")
-    found = (
-        pl.concat(named)
-        .join(subjects.select("subject_id", "split"), on="subject_id")
-        .group_by("task", "split")
-        .agg(rows=pl.len(), positives=pl.col("boolean_value").sum())
-    )
-    return every.join(found, on=["task", "split"], how="left", maintain_order="left").fill_null(0)
-
-
-def _write_tasks(
-    path: Path,
-    counts: pl.DataFrame,
-    left_out: pl.DataFrame,
-    definitions: Mapping[str, str],
-) -> None:
-    about = {}
+def _write_tasks(path: Path, counted: pl.DataFrame, definitions: Mapping[str, str]) -> None:
+    counts, reasons, about = sizes(counted), reasons_of(counted), {}
     for name in counts["task"].unique(maintain_order=True):
         of_task = counts.filter(pl.col("task") == name).drop("task")
-        reasons = left_out.filter(pl.col("task") == name)
+        left = reasons.filter(pl.col("task") == name)
         about[name] = {
             "definition": definitions[name],
             "splits": {row.pop("split"): row for row in of_task.to_dicts()},
-            "left_out": dict(reasons.select(LEFT_OUT, "rows").iter_rows()),
+            "left_out": dict(left.select(LEFT_OUT, "rows").iter_rows()),
         }
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Tasks by name: what they mean, which codes they need, who labels them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,7 +9,7 @@ import polars as pl
 from ehr_eval.tasks import labelers
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course
-from ehr_tracking.config import ConfigError
+from ehr_eval.tasks.patterns import matching
 from ehr_tracking.errors import UserError
 
 Labeler = Callable[[Course, LabelsConfig], pl.DataFrame]
@@ -177,19 +177,3 @@ def _unmatched(config: LabelsConfig, codes: pl.Series) -> str:
         f"no code matches the patterns of {', '.join(lacking)} (codes look like {some}); "
         "give patterns that do, as -s admission=^ADMIT"
     )
-
-
-def matching(codes: Sequence[str] | pl.Series, pattern: str) -> pl.Series:
-    """Which of some codes a regular expression matches anywhere.
-
-    Raises:
-        ConfigError: If the expression is beyond polars, which has no look-around.
-
-    Examples:
-        >>> matching(["MEDS_DEATH", "MEDS_BIRTH"], "^MEDS_DEATH").to_list()
-        [True, False]
-    """
-    try:
-        return pl.Series(codes, dtype=pl.String).str.contains(pattern)
-    except pl.exceptions.ComputeError as e:
-        raise ConfigError(f"pattern {pattern!r}: {' '.join(str(e).split())}") from None

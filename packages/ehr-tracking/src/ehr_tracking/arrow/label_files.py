@@ -12,7 +12,7 @@ from ehr_tracking.manifest import (
     read_manifest,
     source,
 )
-from ehr_tracking.tree import files_below
+from ehr_tracking.tree import COHORT, files_below
 
 
 def label_source(labels: Path) -> Source:
@@ -37,7 +37,10 @@ def label_files(labels: Path, *, reader: str) -> list[Path]:
         return _parquet(labels)
     manifest = read_manifest(sealed, LABELS, reader=reader)
     below = labels if sealed == labels else labels.absolute()
-    listed = (sealed / name for name in manifest.files if name.endswith(".parquet"))
+    tables = (
+        n for n in manifest.files if n.endswith(".parquet") and not n.startswith(f"{COHORT}/")
+    )
+    listed = (sealed / name for name in tables)
     found = sorted({*_parquet(below), *(path for path in listed if path.is_relative_to(below))})
     for path in found:
         check_file(sealed, manifest, path.relative_to(sealed).as_posix())

@@ -97,7 +97,7 @@ LABELS = Contract(
     "labels",
     1,
     "`{task}/labels.parquet`: MEDS labels, one row a (subject, prediction time); `tasks.json` says "
-    "how each was made, and how many rows were left out for which reason.",
+    "how each was made; `_cohort/` who is in it, and who was left out for which reason, by split.",
     (
         _SUBJECT,
         _PREDICTION_TIME,
@@ -111,6 +111,9 @@ LABELS = Contract(
             "Days from the prediction time to the event, or to the end of what is known; "
             "boolean_value says which.",
             optional=True,
+        ),
+        Column(
+            "severity", "int8", "0 where boolean_value is false, else from 1 on.", optional=True
         ),
     ),
 )
