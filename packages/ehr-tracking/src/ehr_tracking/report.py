@@ -12,8 +12,9 @@ h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d
 table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25em .8em;border-bottom:1px solid #e3e9ef;text-align:left}
 td.number{text-align:right}th{background:#f3f6f9}
-figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:24em}
-figure img{max-width:100%}figcaption{color:#566;font-size:.9em}
+.wide{overflow-x:auto}
+figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:min(24em,100%)}
+figure img,figure svg{max-width:100%}pre{white-space:pre-wrap;overflow-wrap:anywhere}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
 code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
 """
@@ -151,17 +152,18 @@ def html_page(title: str, body: Sequence[str]) -> str:
     """
     inner = "\n".join(body)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_CSS}</style></head>\n<body><h1>{escape(title)}</h1>\n{inner}\n</body></html>\n"
     )
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as an HTML table; the first row's keys are the header.
+    """Rows as an HTML table, which scrolls by itself on a narrow screen; the first row's keys are the header.
 
     Examples:
         >>> table([{"task": "a<b", "auroc": 0.51234}])
-        '<table><thead><tr><th>task</th><th>auroc</th></tr></thead><tbody><tr><td>a&lt;b</td><td class="number">0.5123</td></tr></tbody></table>'
+        '<div class="wide"><table><thead><tr><th>task</th><th>auroc</th></tr></thead><tbody><tr><td>a&lt;b</td><td class="number">0.5123</td></tr></tbody></table></div>'
     """
     if not rows:
         return "<p>Nothing to show.</p>"
@@ -169,7 +171,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     body = "".join(
         "<tr>" + "".join(_cell(row.get(name)) for name in rows[0]) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def figure(png: Path, caption: str) -> str:
@@ -180,6 +182,23 @@ def figure(png: Path, caption: str) -> str:
         f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
         f"<figcaption>{text}</figcaption></figure>"
     )
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    r"""Rows as a table of Markdown; the first row's keys are the header.
+
+    Examples:
+        >>> print(markdown_table([{"task": "a|b", "auroc": 0.51234}, {"task": "c"}]))
+        | task | auroc |
+        |---|---|
+        | a\|b | 0.5123 |
+        | c | - |
+    """
+    if not rows:
+        return "Nothing to show."
+    cells = [list(map(str, rows[0])), *([_text(row.get(name)) for name in rows[0]] for row in rows)]
+    lines = ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
