@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MaxAbsScaler
 from xgboost import XGBClassifier
 
-from ehr_eval.heads.gbm import LightGBMConfig
+from ehr_eval.heads.gbm import LightGBMConfig, boosted_trees
 from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
 from ehr_eval.heads.rf import RandomForestConfig
 from ehr_eval.heads.search import tried
@@ -165,6 +165,19 @@ def test_trees_are_lightgbms_own():
     ).fit(x, y)
     expected = model.booster_.predict(xn)
     np.testing.assert_allclose(fitted.probability, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [4, 30, 120])
+def test_each_point_of_a_grid_of_trees_is_what_it_would_be_by_itself(rows):
+    rng = np.random.default_rng(rows)
+    x, y = rng.normal(size=(rows, 6)).astype(np.float32), np.arange(rows) % 2 == 0
+    grid = LightGBMConfig(
+        learning_rate=(0.1,), max_depth=(3, 6, -1), num_leaves=(4, 10, 25), rounds=12
+    )
+    for fit in boosted_trees(grid, x, y):
+        alone = LightGBMConfig(rounds=12, **{name: (value,) for name, value in fit.point.items()})
+        (single,) = boosted_trees(alone, x, y)
+        np.testing.assert_array_equal(fit.predict(x), single.predict(x))
 
 
 def test_forests_are_scikit_learns_own():

@@ -4,8 +4,9 @@ n rows, d features.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -17,6 +18,17 @@ from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.grid import SEED, Fit, HeadConfig, Labels, dense
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_tracking.config import STRICT
+
+_FIXED = {
+    "objective": "binary",
+    "min_child_samples": 1,  # else a handful of shots could not be split
+    "seed": SEED,
+    "deterministic": True,
+    "force_col_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+_SIDES = ("left", "right")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,31 +44,77 @@ class LightGBMConfig(HeadConfig):
 
 
 def boosted_trees(config: LightGBMConfig, x: Matrix, y: Labels) -> Iterator[Fit]:
-    """One fit for each learning rate, depth and number of leaves."""
-    fixed = {
-        "objective": "binary",
-        "min_child_samples": 1,  # else a handful of shots could not be split
-        "seed": SEED,
-        "deterministic": True,
-        "force_col_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
-    }
+    """One fit for each learning rate, depth and number of leaves.
+
+    A limit that no tree of a looser fit has reached changes nothing: that fit is taken again. Of few rows most
+    points of the grid are such.
+    """
     used = _varying(x)  # no tree can split the others, and of counts few shots have any
-    data = lightgbm.Dataset(x[:, used], y.astype(np.float32), params=fixed, free_raw_data=False)
-    grid = itertools.product(config.learning_rate, config.max_depth, config.num_leaves)
-    for learning_rate, max_depth, num_leaves in grid:
-        point = {
-            "learning_rate": learning_rate,
-            "max_depth": max_depth,
-            "num_leaves": num_leaves,
-        }
-        model = lightgbm.train({**fixed, **point}, data, num_boost_round=config.rounds)
+    data = lightgbm.Dataset(x[:, used], y.astype(np.float32), params=_FIXED, free_raw_data=False)
+    for rate in config.learning_rate:
+        limits = [Limits(*each) for each in itertools.product(config.max_depth, config.num_leaves)]
+        found: list[_Grown] = []
+        for limit in sorted(limits, key=Limits.looseness, reverse=True):
+            if not any(grown.holds(limit) for grown in found):
+                found.append(_grow(data, rate, limit, config.rounds))
+        for limit in limits:
+            model = next(grown.model for grown in found if grown.holds(limit))
 
-        def predict(new: Matrix, model: Any = model) -> Floats:  # noqa: ANN401
-            return np.asarray(model.predict(new[:, used], num_threads=1), np.float64)
+            def predict(new: Matrix, model: Any = model) -> Floats:  # noqa: ANN401
+                return np.asarray(model.predict(new[:, used], num_threads=1), np.float64)
 
-        yield Fit(point, predict)
+            point = {"learning_rate": rate, "max_depth": limit.depth, "num_leaves": limit.leaves}
+            yield Fit(point, predict)
+
+
+class Limits(NamedTuple):
+    """How far trees may grow."""
+
+    depth: int
+    """0 or less: as far as they like."""
+    leaves: int
+
+    def looseness(self) -> tuple[float, int]:
+        """Falls where one of the limits does and the other does not rise."""
+        return self.depth if self.depth > 0 else float("inf"), self.leaves
+
+
+class _Grown(NamedTuple):
+    """A fit, with how far its trees were allowed to grow and have grown."""
+
+    model: Any
+    allowed: Limits
+    reached: Limits
+
+    def holds(self, limit: Limits) -> bool:
+        """Whether a fit under a limit is this one: the limit is no looser, and would have stopped nothing."""
+        asked, had = limit.looseness(), self.allowed.looseness()
+        tighter = asked[0] <= had[0] and asked[1] <= had[1]
+        return tighter and asked[0] >= self.reached.depth and asked[1] >= self.reached.leaves
+
+
+def _grow(data: lightgbm.Dataset, rate: float, limit: Limits, rounds: int) -> _Grown:
+    point = {"learning_rate": rate, "max_depth": limit.depth, "num_leaves": limit.leaves}
+    model = lightgbm.train({**_FIXED, **point}, data, num_boost_round=rounds)
+    return _Grown(model, limit, _reached(model.model_to_string()))
+
+
+def _reached(model: str) -> Limits:
+    """The deepest and the widest of the trees of a model of LightGBM, from its text."""
+    leaves = max(
+        (int(n) for n in re.findall(r"^num_leaves=(\d+)$", model, re.MULTILINE)), default=1
+    )
+    deepest = 0
+    children = (re.findall(rf"^{side}_child=(.*)$", model, re.MULTILINE) for side in _SIDES)
+    for sides in zip(*children, strict=True):
+        left, right = ([int(n) for n in side.split()] for side in sides)
+        depth = [1] * len(left)  # of the leaves below a node; a node comes before its children
+        for node, below in enumerate(zip(left, right, strict=True)):
+            for child in below:
+                if child >= 0:
+                    depth[child] = depth[node] + 1
+        deepest = max([deepest, *depth])
+    return Limits(deepest, leaves)
 
 
 def _varying(x: Matrix) -> npt.NDArray[np.int64]:
