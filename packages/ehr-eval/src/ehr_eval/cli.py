@@ -6,6 +6,7 @@ Modules that need more than click are imported inside the commands: `--help` sho
 import click
 
 import ehr_eval
+from ehr_eval.audit.command import audit
 from ehr_eval.counts.command import counts
 from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 for command in (
-    *(aces, counts, curve, ehrshot, features, generate, join),
+    *(aces, audit, counts, curve, ehrshot, features, generate, join),
     *(labels, outcomes, predict, query, survival, zeroshot),
 ):
     main.add_command(command)

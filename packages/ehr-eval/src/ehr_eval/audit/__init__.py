@@ -1,0 +1,1 @@
+"""What makes results look better than they are: leaks, duplicates, mix-ups."""

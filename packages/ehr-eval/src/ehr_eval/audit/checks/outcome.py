@@ -1,0 +1,113 @@
+"""The label's own code, visible at the prediction time."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from ehr_eval.audit.definitions import Definition, definitions
+from ehr_eval.audit.found import Finding, Skipped, ids
+from ehr_eval.audit.inputs import LABEL, Inputs
+from ehr_eval.tasks.files import EventPattern
+
+_MOST, _FEW, _LEAST = 0.5, 0.1, 10
+"""Suspicious: this share of the positives or more has the outcome at the very time, this share of the negatives or
+less, and there are so many positives."""
+
+
+def outcome_is_visible(inputs: Inputs) -> Iterator[Finding]:
+    """Outcomes up to the prediction time that there cannot be, or that are what made the row positive."""
+    inputs.require("meds", "labels")
+    known = {task: d for task, d in definitions(inputs).items() if d.outcome}
+    if not known:
+        raise Skipped("no task of the labels has a known definition: give it with --task-file")
+    happened = _outcomes(inputs, known)
+    for task, definition in known.items():
+        rows = _placed(inputs.labels[task], happened[task], definition)
+        yield from _of_task(task, rows, definition)
+
+
+def _outcomes(inputs: Inputs, known: dict[str, Definition]) -> dict[str, pl.DataFrame]:
+    """Task -> subject_id, time of its outcomes, in order."""
+    parts: dict[str, list[pl.DataFrame]] = {task: [] for task in known}
+    for events in inputs.events():
+        timed = events.filter(pl.col("time").is_not_null())
+        for task, definition in known.items():
+            any_of = pl.any_horizontal(*map(_matches, definition.outcome))
+            parts[task].append(timed.filter(any_of).select("subject_id", "time").unique())
+    return {task: pl.concat(found).sort("time") for task, found in parts.items()}
+
+
+def _matches(pattern: EventPattern) -> pl.Expr:
+    found, value = pl.col("code").str.contains(pattern.code), pl.col("numeric_value")
+    if pattern.above is not None:
+        found &= (value > pattern.above).fill_null(False) & value.is_not_nan()
+    if pattern.below is not None:
+        found &= (value < pattern.below).fill_null(False) & value.is_not_nan()
+    return found
+
+
+def _placed(rows: pl.DataFrame, happened: pl.DataFrame, definition: Definition) -> pl.DataFrame:
+    """With `yes` (the outcome makes it so), `by` (one at or before), `now` (one at the very time), `after`."""
+    rows = rows.sort("prediction_time").with_columns(yes=pl.col(LABEL) != definition.absent)
+    times = happened.with_columns(at=pl.col("time"))
+    before = rows.join_asof(
+        times,
+        left_on="prediction_time",
+        right_on="time",
+        by="subject_id",
+        strategy="backward",
+        check_sortedness=False,
+    ).select(*rows.columns, past="at")
+    found = before.join_asof(
+        times,
+        left_on="prediction_time",
+        right_on="time",
+        by="subject_id",
+        strategy="forward",
+        allow_exact_matches=False,
+        check_sortedness=False,
+    )
+    after = pl.col("at").is_not_null()
+    if definition.horizon_days is not None:
+        until = pl.col("prediction_time") + pl.duration(days=definition.horizon_days)
+        after &= (pl.col("at") <= until).fill_null(False)
+    return found.with_columns(
+        by=pl.col("past").is_not_null(),
+        now=(pl.col("past") == pl.col("prediction_time")).fill_null(False),
+        after=after,
+    )
+
+
+def _of_task(task: str, rows: pl.DataFrame, definition: Definition) -> Iterator[Finding]:
+    if definition.once:
+        late = rows.filter("by")
+        if late.height:
+            yield Finding(
+                task,
+                f"{late.height:,} of {rows.height:,} rows have the outcome at or before the prediction time, though it "
+                "comes once",
+                late.height,
+                subjects=ids(late["subject_id"]),
+            )
+        return
+    told = rows.filter(pl.col("yes") & ~pl.col("after") & pl.col("by"))
+    if told.height:
+        yield Finding(
+            task,
+            f"{told.height:,} of {int(rows['yes'].sum()):,} positive rows have no outcome after the prediction time, "
+            "but one at or before it: the answer is visible",
+            told.height,
+            subjects=ids(told["subject_id"]),
+        )
+    yes, no = rows.filter("yes"), rows.filter(~pl.col("yes"))
+    now = yes.filter("now")
+    share = now.height / max(1, yes.height)
+    other = no.filter("now").height / max(1, no.height)
+    if yes.height >= _LEAST and share >= _MOST and other <= _FEW:
+        yield Finding(
+            task,
+            f"{share:.0%} of {yes.height:,} positive rows have the outcome at the very prediction time (of the negative "
+            f"{other:.0%}): the answer is visible",
+            now.height,
+            subjects=ids(now["subject_id"]),
+        )

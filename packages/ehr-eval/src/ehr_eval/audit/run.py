@@ -1,0 +1,126 @@
+"""Run the checks whose inputs are there, and write `audit/1`."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ehr_eval.audit.checked import Audit, Checked
+from ehr_eval.audit.checks import CHECKS, Check
+from ehr_eval.audit.config import AuditConfig
+from ehr_eval.audit.found import Skipped
+from ehr_eval.audit.inputs import Given, Inputs
+from ehr_eval.audit.page import write_page
+from ehr_eval.frames import PRODUCER
+from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.contracts import AUDIT
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import new_artifact, refuse_existing, seal
+
+
+def audit(given: Given, config: AuditConfig | None = None) -> Audit:
+    """Run the checks.
+
+    Args:
+        given: Where what is audited lies.
+        config: Which checks, and what is suspicious.
+
+    Raises:
+        ContractError: If an input is not what its option says.
+        ConfigError: If the config names an unknown check, or a task file is none.
+        UserError: If nothing was given.
+    """
+    config = config or AuditConfig()
+    if not given.paths:
+        raise UserError("nothing to audit: give --meds, --labels, --tokens, --features or more")
+    unknown = sorted(set(config.checks or ()) - CHECKS.keys())
+    if unknown:
+        raise ConfigError(f"checks: there is no check {unknown[0]}; there are {', '.join(CHECKS)}")
+    inputs = Inputs(given, config)
+    names = config.checks or tuple(CHECKS)
+    return Audit(tuple(_run(CHECKS[n], inputs) for n in tqdm(names, "checks", disable=None)))
+
+
+def _run(check: Check, inputs: Inputs) -> Checked:
+    try:
+        findings = tuple(check.run(inputs))
+    except Skipped as e:
+        return Checked(check, "skipped", reason=str(e))
+    except UserError as e:
+        return Checked(check, "failed", reason=str(e))
+    if not findings:
+        return Checked(check, "clean")
+    found = any(f.severity == "error" for f in findings)
+    return Checked(check, "found" if found else "warned", findings)
+
+
+def write_audit(
+    given: Given,
+    out: Path,
+    config: AuditConfig | None = None,
+    *,
+    show_ids: bool = False,
+    overwrite: bool = False,
+) -> Audit:
+    """Run the checks and write `audit/1`.
+
+    Args:
+        given: Where what is audited lies.
+        out: The artifact.
+        config: Which checks, and what is suspicious.
+        show_ids: Write whose rows findings are of.
+        overwrite: Replace an artifact that is there.
+
+    Raises:
+        UserError: As `audit`, or if `out` exists.
+    """
+    config = config or AuditConfig()
+    read = list(given.paths.values())
+    refuse_existing(out, AUDIT, overwrite=overwrite, inputs=read)
+    found = audit(given, config)
+    with new_artifact(out, AUDIT, overwrite=overwrite, inputs=read) as partial:
+        rows = {
+            "findings.parquet": _write_findings(
+                partial / "findings.parquet", found.checked, show_ids
+            ),
+            "checks.parquet": _write_checks(partial / "checks.parquet", found.checked),
+        }
+        write_page(partial / "report.html", found.checked, given.paths, show_ids=show_ids)
+        seal(
+            partial,
+            AUDIT,
+            producer=PRODUCER,
+            config={**to_dict(config), "show_ids": show_ids},
+            seed=config.seed,
+            inputs=Inputs(given, config).sources,
+            rows=rows,
+        )
+    return found
+
+
+def _write_findings(path: Path, checked: Iterable[Checked], show_ids: bool) -> int:
+    found = [(each.check.name, f) for each in checked for f in each.findings]
+    text: Sequence[tuple[str, list[str]]] = (
+        ("check", [name for name, _ in found]),
+        ("severity", [f.severity for _, f in found]),
+        ("where", [f.where for _, f in found]),
+        ("what", [f.what for _, f in found]),
+    )
+    columns = {name: pa.array(values, pa.string()) for name, values in text}
+    columns["count"] = pa.array([f.count for _, f in found], pa.int64())
+    subjects = [list(f.subjects) if show_ids else [] for _, f in found]
+    columns["subject_ids"] = pa.array(subjects, pa.list_(pa.int64()))
+    pq.write_table(pa.table(columns), path)
+    return len(found)
+
+
+def _write_checks(path: Path, checked: Sequence[Checked]) -> int:
+    columns = {
+        "check": [each.check.name for each in checked],
+        "state": [each.state for each in checked],
+        "reason": [each.reason for each in checked],
+    }
+    pq.write_table(pa.table({n: pa.array(v, pa.string()) for n, v in columns.items()}), path)
+    return len(checked)
