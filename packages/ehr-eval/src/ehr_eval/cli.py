@@ -12,6 +12,7 @@ from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
 from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
 from ehr_eval.outcomes.command import outcomes
+from ehr_eval.perplexity.command import perplexity
 from ehr_eval.predict_command import predict
 from ehr_eval.protocol.command import ehrshot
 from ehr_eval.query.command import query
@@ -31,6 +32,6 @@ def main() -> None:
 
 for command in (
     *(aces, audit, counts, curve, ehrshot, features, generate, join),
-    *(labels, outcomes, predict, query, survival, zeroshot),
+    *(labels, outcomes, perplexity, predict, query, survival, zeroshot),
 ):
     main.add_command(command)

@@ -190,6 +190,8 @@ def every_chunk(
     visible: npt.ArrayLike,
     context: int,
     example: npt.ArrayLike | None = None,
+    *,
+    stride: int | None = None,
 ) -> Windows:
     """Each record from its first token to its last, in as many windows as it takes, oldest first.
 
@@ -203,6 +205,8 @@ def every_chunk(
         visible: [n] how many of its tokens may be seen, counted from its first.
         context: Most tokens of a window, at least 2. At most half of them go to the prefix.
         example: [n] numbers of the windows; 0, 1, 2... where not given.
+        stride: Most tokens that a further window is the first to show: the rest of it is filled with
+            those before them, as context. None: as many as fit.
 
     Returns:
         [S >= n] record by record.
@@ -213,23 +217,29 @@ def every_chunk(
         >>> w = every_chunk(t, [0], [8], context=4)
         >>> w.prefix.tolist(), w.start.tolist(), w.stop.tolist(), w.fresh.tolist()
         ([0, 1, 1], [0, 3, 5], [4, 6, 8], [0, 4, 6])
+        >>> w = every_chunk(t, [0], [7], context=5, stride=1)
+        >>> w.start.tolist(), w.stop.tolist(), w.fresh.tolist()
+        ([0, 2, 3], [5, 6, 7], [0, 5, 6])
     """
     row = np.atleast_1d(row).astype(np.int64)
     visible = np.atleast_1d(visible).astype(np.int64)
     first = tokens.offsets[row]
     prefix = np.minimum(tokens.prefix[row].astype(np.int64), min(context // 2, context - 2))
-    stride = context - 1 - prefix
-    chunks = 1 + -(-np.maximum(visible - context, 0) // stride)
+    step = context - 1 - prefix
+    step = step if stride is None else np.minimum(step, stride)
+    chunks = 1 + -(-np.maximum(visible - context, 0) // step)
     number = np.repeat(np.arange(len(row)), chunks)
     place = np.arange(len(number)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
-    fresh = np.where(place > 0, context + (place - 1) * stride[number], 0)
+    further, prefix, step = place > 0, prefix[number], step[number]
+    fresh = np.where(further, context + (place - 1) * step, 0)
+    stop = np.minimum(np.where(further, fresh + step, context), visible[number])
+    start = fresh - 1 if stride is None else stop - (context - prefix)
     return Windows(
         example=(number if example is None else np.asarray(example, np.int64)[number]),
         first=first[number],
-        prefix=np.where(place > 0, prefix[number], 0),
-        start=first[number] + np.maximum(fresh - 1, 0),
-        stop=first[number]
-        + np.minimum(np.where(place > 0, fresh + stride[number], context), visible[number]),
+        prefix=np.where(further, prefix, 0),
+        start=first[number] + np.where(further, start, 0),
+        stop=first[number] + stop,
         fresh=first[number] + fresh,
     )
 

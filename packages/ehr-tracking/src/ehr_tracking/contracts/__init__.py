@@ -5,6 +5,8 @@ are released apart, so a consumer never imports its producer: it opens the direc
 against the contract named here. Adding a column is no new version; changing a meaning is.
 """
 
+from ehr_tracking.contracts.analyses import PERPLEXITY as PERPLEXITY
+from ehr_tracking.contracts.analyses import STRATA as STRATA
 from ehr_tracking.contracts.audit import AUDIT as AUDIT
 from ehr_tracking.contracts.shape import Column as Column
 from ehr_tracking.contracts.shape import Contract as Contract
@@ -392,7 +394,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, CURVE, RESULTS, SURVIVAL, OUTCOMES, AUDIT, RUN,
+        TRAJECTORIES, CURVE, RESULTS, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

@@ -1,0 +1,1 @@
+"""How well causal models foretell the next token, by its place in the record."""
