@@ -286,7 +286,13 @@ def tokens_with_words(tmp_path: Path):
     def write(codes):
         directory = _write_tokens(tmp_path / "tokens", vocab=len(SPECIALS) + len(codes))
         words = [
-            {"id": i, "token": t, "kind": "code" if i >= len(SPECIALS) else "special"}
+            {
+                "id": i,
+                "token": t,
+                "kind": "code" if i >= len(SPECIALS) else "special",
+                "count": 0,
+                "subjects": 0,
+            }
             | ({"code": t} if i >= len(SPECIALS) else {})
             for i, t in enumerate([*SPECIALS, *codes])
         ]

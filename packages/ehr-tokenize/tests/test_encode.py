@@ -139,7 +139,7 @@ def test_several_subjects_padded(tokenizer):
         ([("2020", "A")], "events: column time: "),
         ([], "events: subject 0 has no event"),
         ([[(DAY, "A")], []], "events: subject 1 has no event"),
-        ([7], "events: an event is a int; give a dict of columns or a tuple"),
+        ([7], "events: an event is a int; give an Event, a dict of columns or a tuple"),
         ("A B", "events are a str; give a list of events"),
         (pl.DataFrame({"time": [DAY]}), "events: column code is missing"),
         (pl.DataFrame({"time": [DAY], "code": [1]}), "events: column code is int64"),

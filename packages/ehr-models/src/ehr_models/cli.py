@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ehr_models
+from ehr_models.exchange.command import export, import_
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import PATH, overwrite_option, set_option
 
@@ -227,3 +228,7 @@ def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
         raise UserError(f"no preset {name}; choose one of {', '.join(presets)}")
     kind, size = presets[name]
     return load_config(kind.config, None, (*overrides, f"size={size}"))
+
+
+main.add_command(export)
+main.add_command(import_)

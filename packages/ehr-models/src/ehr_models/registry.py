@@ -81,7 +81,7 @@ def build(
         ContractError: If the vocabulary cannot be read.
     """
     rows = vocabulary if isinstance(vocabulary, int) else vocabulary.vocab_size
-    model = _new(architecture(config, rows), head)
+    model = from_architecture(architecture(config, rows), head)
     if config.initialization != "normal":
         redraw(model, config.initialization)
     if KINDS[config.kind].lookups is not None and not isinstance(vocabulary, int):
@@ -110,14 +110,15 @@ def look_up(model: PreTrainedModel, config: ModelConfig, codes: Sequence[str]) -
 
 def without_pooled(model: PreTrainedModel) -> PreTrainedModel:
     """A model with both heads as one with that over tokens alone; its weights are copied."""
-    alone = _new(deepcopy(model.config), "token")
+    alone = from_architecture(deepcopy(model.config), "token")
     names = alone.state_dict().keys()
     alone.load_state_dict({n: v for n, v in model.state_dict().items() if n in names})
     alone.train(model.training)
     return alone
 
 
-def _new(config: PreTrainedConfig, head: HeadName) -> PreTrainedModel:
+def from_architecture(config: PreTrainedConfig, head: HeadName) -> PreTrainedModel:
+    """A model with new weights of a resolved configuration of the zoo."""
     model: PreTrainedModel = model_class(KINDS[config.model_type], head)._from_config(
         config, attn_implementation=NAME
     )

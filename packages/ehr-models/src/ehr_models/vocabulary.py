@@ -41,6 +41,8 @@ class Word:
     """Typical length of the interval that a time token stands for."""
     starts_visit: bool = False
     """A visit begins with it."""
+    origin: int | None = None
+    """Row of the vocabulary that others made and this one was made of, behind its special tokens."""
 
 
 def read_vocabulary(directory: PathLike) -> list[Word]:

@@ -9,13 +9,15 @@ from pydantic.dataclasses import dataclass
 from ehr_tokenize.codes.maps import MapStep
 from ehr_tracking.config import STRICT, Regex
 
+Lead = Literal["[BOS]", "[CLS]", "[CLS][BOS]"]
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SchemeConfig:
     """The parts that a scheme is made of; each can be set, whatever the scheme."""
 
-    lead: Literal["[BOS]", "[CLS]"] = "[BOS]"
-    """The first token of every subject."""
+    lead: Lead = "[BOS]"
+    """The first token of every subject; models of hf_ehr know two."""
     codes: Literal["whole", "hierarchy", "description"] = "whole"
     """One token; the levels of its code system; the subwords of its description."""
     values: Literal["joint", "shared", "none"] = "joint"
@@ -31,6 +33,11 @@ class SchemeConfig:
     age: bool = False
     """Two tokens for the age in years (tens, ones) before the first event after birth."""
 
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The special tokens that `lead` names, in order."""
+        return tuple(f"{name}]" for name in self.lead.split("]") if name)
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class JointScheme(SchemeConfig):
@@ -44,7 +51,7 @@ class VisitsScheme(SchemeConfig):
     """`[CLS]`, static tokens, then events with `[SEP]` between visits and a segment that flips."""
 
     kind: Literal["visits"] = "visits"
-    lead: Literal["[BOS]", "[CLS]"] = "[CLS]"
+    lead: Lead = "[CLS]"
     visits: Literal["none", "sep", "start_end"] = "sep"
 
 
@@ -90,7 +97,7 @@ class CehrScheme(SchemeConfig):
     """CEHR: `[VS]` visit `[VE]`, and day, week, month or long-term tokens between visits."""
 
     kind: Literal["cehr"] = "cehr"
-    lead: Literal["[BOS]", "[CLS]"] = "[CLS]"
+    lead: Lead = "[CLS]"
     visits: Literal["none", "sep", "start_end"] = "start_end"
     time: Literal["none", "interval", "calendar"] = "calendar"
 

@@ -2,7 +2,8 @@
 
 Two forms are read: FEMR's dictionary as JSON (`{"regular": [{"type", "code_string", "val_start",
 "val_end", "text_string"}]}`) and hf_ehr's `tokenizer_config.json` (`{"tokens": [{"type", "code",
-"tokenization"}]}`). Tokens keep their order; statistics and ancestors are not read.
+"tokenization"}]}`). Tokens keep their order, and `vocab.parquet` says of each which row of the dictionary it was; statistics
+and ancestors are not read. Models of hf_ehr are fed `[CLS][BOS]` first, so its tokenizers are made so.
 """
 
 import itertools
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tokenize.codes.keys import clean
-from ehr_tokenize.config import ClmbrScheme, NumericConfig, TokenizeConfig
+from ehr_tokenize.config import ClmbrScheme, Lead, NumericConfig, TokenizeConfig
 from ehr_tokenize.meds.output import new_dataset
 from ehr_tokenize.scheme.words import Fitted
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from ehr_tracking.files import PathLike
 _FEMR = {"code": "code", "numeric": "value", "text": "category", "unused": "", 0: "code", 1: "value",
          2: "category", 3: ""}  # fmt: skip
 _HF_EHR = {"code": "code", "numerical_range": "value", "categorical": "category"}
+_HF_EHR_ROWS = "tokens"
 _NO_UNIT = (None, "None", "")
 _TEXT = "of texts that are blank or of more than 100 characters, which no event has"
 _WIDTH = "of ranges without width"
@@ -40,6 +42,7 @@ class _Entry(NamedTuple):
     """One token of a dictionary."""
 
     where: str
+    row: int
     code: str
     kind: str
     """code, value, category; empty where it is unused."""
@@ -82,7 +85,8 @@ def from_dictionary(source: PathLike, out: PathLike, *, size: int | None = None)
     """
     source, out = Path(source), Path(out)
     left_out: Counter[str] = Counter()
-    entries = list(_kept(_entries(source, size), left_out))
+    tree = _tree(source)
+    entries = list(_kept(_entries(source, tree, size), left_out))
     edges = _edges(entries)
     tokens = [Token(text, "special") for text in SPECIALS]
     first: dict[str, str] = dict.fromkeys(SPECIALS, "the special tokens")
@@ -97,51 +101,59 @@ def from_dictionary(source: PathLike, out: PathLike, *, size: int | None = None)
     if len(tokens) == len(SPECIALS):
         raise UserError(f"{source} holds no token")
     n_bins = max((len(e) + 1 for e in edges.values()), default=1)
-    config = TokenizeConfig(scheme=ClmbrScheme(), numeric=NumericConfig(n_bins=min(n_bins, 1000)))
+    lead: Lead = "[CLS][BOS]" if _HF_EHR_ROWS in tree else "[BOS]"
+    config = TokenizeConfig(
+        scheme=ClmbrScheme(lead=lead), numeric=NumericConfig(n_bins=min(n_bins, 1000))
+    )
     tokenizer = Tokenizer(config, with_time(tokens, {}, config), Fitted(edges))
     with new_dataset(out, overwrite=False) as directory:
         tokenizer.save(directory)
     return FixedTokenizer(out, tokenizer, left_out)
 
 
-def _entries(source: Path, size: int | None) -> Iterator[_Entry]:
+def _tree(source: Path) -> dict[str, Any]:
     if not source.is_file():
         raise UserError(f"{source}: no such file")
     try:
         tree = json.loads(source.read_bytes())
     except (ValueError, RecursionError) as e:
         raise UserError(f"{source}: not JSON: {e}") from None
-    for name, read in (("regular", _femr), ("tokens", _hf_ehr)):
-        rows = tree.get(name) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _entries(source: Path, tree: dict[str, Any], size: int | None) -> Iterator[_Entry]:
+    for name, read in (("regular", _femr), (_HF_EHR_ROWS, _hf_ehr)):
+        rows = tree.get(name)
         if isinstance(rows, list):
             for i, row in enumerate(rows[:size]):
                 where = f"{source} {name}[{i}]"
                 if not isinstance(row, dict):
                     raise UserError(f"{where}: not an object")
-                yield from read(where, row)
+                yield from read(where, i, row)
             return
     raise UserError(
         f'{source}: expected {{"regular": [...]}} (FEMR) or {{"tokens": [...]}} (hf_ehr)'
     )
 
 
-def _femr(where: str, row: dict[str, Any]) -> Iterator[_Entry]:
+def _femr(where: str, number: int, row: dict[str, Any]) -> Iterator[_Entry]:
     kind = _kind(where, row, _FEMR)
     code = _string(where, row, "code_string") if kind else ""
     lower, upper = -np.inf, np.inf
     if kind == "value":
         lower, upper = (_number(where, row, name) for name in ("val_start", "val_end"))
     text = _string(where, row, "text_string") if kind == "category" else ""
-    yield _Entry(where, code, kind, lower, upper, text)
+    yield _Entry(where, number, code, kind, lower, upper, text)
 
 
-def _hf_ehr(where: str, row: dict[str, Any]) -> Iterator[_Entry]:
+def _hf_ehr(where: str, number: int, row: dict[str, Any]) -> Iterator[_Entry]:
     kind = _kind(where, row, _HF_EHR)
     code, how = _string(where, row, "code"), row.get("tokenization") or {}
     if not isinstance(how, dict):
         raise UserError(f"{where}: tokenization is no object")
     description = row.get("description")
-    entry = _Entry(where, code, kind, description=str(description) if description else None)
+    described = str(description) if description else None
+    entry = _Entry(where, number, code, kind, description=described)
     if kind == "category":
         for text in how.get("categories") or []:
             yield entry._replace(text=str(text))
@@ -192,14 +204,14 @@ def _edges(entries: Sequence[_Entry]) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _token(entry: _Entry, edges: Mapping[str, npt.NDArray[np.float32]]) -> Token:
-    info = CodeInfo(entry.description)
+    told: dict[str, Any] = {"info": CodeInfo(entry.description), "origin": entry.row}
     if entry.kind == "code":
-        return Token(entry.code, "code", entry.code, info=info)
+        return Token(entry.code, "code", entry.code, **told)
     if entry.kind == "category":
-        return Token(f"{entry.code} || {entry.text}", "category", entry.code, info=info)
+        return Token(f"{entry.code} || {entry.text}", "category", entry.code, **told)
     number = int(np.searchsorted(edges[entry.code], np.float32(entry.lower), side="right")) + 1
     text = f"{entry.code}//Q{number}"
-    return Token(text, "value", entry.code, number, entry.lower, entry.upper, info=info)
+    return Token(text, "value", entry.code, number, entry.lower, entry.upper, **told)
 
 
 def _kind(where: str, row: dict[str, Any], kinds: Mapping[Any, str]) -> str:

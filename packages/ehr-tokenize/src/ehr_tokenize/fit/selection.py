@@ -40,7 +40,7 @@ def select_tokens(
     """Specials, then tokens by descending count, ties by text.
 
     Args:
-        counts: In any order; each word once, that of `scheme.lead` included.
+        counts: In any order; each word once, those of `scheme.lead` included.
         edges: Inner bin edges of the codes that have bins.
         infos: From codes.parquet.
         config: What to keep. The words that the scheme adds always are.
@@ -72,7 +72,7 @@ def select_tokens(
             f"vocabulary.min_count = {limit.min_count} and min_subjects = {limit.min_subjects} leave "
             f"none of the {len(own):,} tokens that train has"
         )
-    subjects = next((c.events for c in counts if c.word.text == config.scheme.lead), 0)
+    subjects = next((c.events for c in counts if c.word.text == config.scheme.leads[0]), 0)
     kept += free if room is None else sorted(free, key=_rank(config, subjects))[:room]
     kept.sort(key=lambda c: c.word.text)  # two sorts by one key each are faster than one by both
     kept.sort(key=lambda c: c.events, reverse=True)

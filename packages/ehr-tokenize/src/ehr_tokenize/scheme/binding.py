@@ -31,7 +31,7 @@ class AddedIds:
     """Tokens that a scheme adds."""
 
     lead: Ids
-    """[1]"""
+    """[1], or 2"""
     sep: Ids
     """[1]"""
     time: Ids
@@ -50,7 +50,7 @@ class AddedIds:
 
         digits = [f"AGE//{10 * t}" for t in range(10)] + [f"AGE//+{o}" for o in range(10)]
         return cls(
-            lead=ids(config.scheme.lead),
+            lead=ids(*config.scheme.leads),
             sep=ids("[SEP]"),
             time=ids(*(s.text for s in SPANS[config.scheme.time])),
             age=ids(*digits) if config.scheme.age else ids(),

@@ -59,7 +59,7 @@ def sequences(raw: Events, config: TokenizeConfig, binding: Binding) -> Sequence
         events,
         binding.spell(slot),
         told,
-        lead=int(binding.added.lead[0]),
+        lead=binding.added.lead,
         segments=config.scheme.visits != "none",
     )
     unpaired = stays[1] if stays else np.zeros(0, np.int64)
@@ -95,7 +95,7 @@ def weave(
     spelled: tuple[Rows | None, Ids],
     told: Chronology,
     *,
-    lead: int,
+    lead: Ids,
     segments: bool,
 ) -> Sequences:
     """Put the tokens of events and those that a scheme adds in one order.
@@ -104,7 +104,7 @@ def weave(
         events: E events.
         spelled: Event and id of each token of an event; no events where there is one each.
         told: Their ages and visits, and the tokens that come before theirs.
-        lead: First token of every subject.
+        lead: First tokens of every subject.
         segments: Whether to make them.
 
     Examples:
@@ -113,7 +113,7 @@ def weave(
         ...            np.zeros(3, np.uint32), np.zeros(3, np.float32))
         >>> sep = Added(np.array([2]), np.array([3], np.uint32), closes=True)
         >>> told = Chronology(np.zeros(3, np.float32), np.array([0, 1, 2], np.uint16), [sep])
-        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), told, lead=2, segments=True)
+        >>> s = weave(e, (None, np.array([8, 9, 9], np.uint32)), told, lead=np.array([2], np.uint32), segments=True)
         >>> s.token, s.visit, s.segment
         (array([2, 8, 9, 3, 9], dtype=uint32), array([0, 0, 1, 1, 2], dtype=uint16), array([0, 0, 0, 0, 1], dtype=uint8))
     """
@@ -122,10 +122,10 @@ def weave(
     added = [p for p in told.added if len(p.row)]
     counts = [np.bincount(p.row, minlength=n) for p in added]
     total = np.concatenate([[0], np.cumsum(sum(counts, start=own))])
-    offsets = total[events.offsets] + np.arange(len(events.offsets))
-    at = total[:-1] + events.subject() + 1  # one [BOS]/[CLS] a subject so far
+    offsets = total[events.offsets] + len(lead) * np.arange(len(events.offsets))
+    at = total[:-1] + len(lead) * (events.subject() + 1)  # so far [BOS] or [CLS] alone
     source = np.zeros(offsets[-1], np.int64)  # [T] the event that each token comes from
-    out = np.full(offsets[-1], lead, np.uint32)
+    out = np.zeros(offsets[-1], np.uint32)
     closing = []
     for piece, count in zip(added, counts, strict=True):
         where = at[piece.row] + _rank(piece.row, count)
@@ -137,7 +137,8 @@ def weave(
     source[where] = np.arange(n) if row is None else row
     out[where] = token
 
-    first = offsets[:-1]
+    first = offsets[:-1, None] + np.arange(len(lead))
+    out[first] = lead
     time, age, visit = _of(events.time, source), _of(told.age, source), _of(told.visit, source)
     time[first], age[first], visit[first] = STATIC, 0, 0
     for where in closing:

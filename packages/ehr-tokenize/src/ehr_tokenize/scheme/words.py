@@ -142,7 +142,7 @@ def quantile(number: int) -> Word:
 def added_words(config: TokenizeConfig) -> list[Word]:
     """Words that a scheme adds between events; always in the vocabulary, whatever train holds."""
     scheme = config.scheme
-    words = [Word(scheme.lead, "special"), Word("[SEP]", "special")]
+    words = [Word(text, "special") for text in (*scheme.leads, "[SEP]")]
     words += [Word(span.text, "time") for span in SPANS[scheme.time]]
     if scheme.age:
         words += [Word(f"AGE//{10 * tens}", "age") for tens in range(10)]

@@ -5,6 +5,7 @@ N subjects, T tokens, L tokens of the longest subject.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,24 @@ from ehr_tokenize.scheme.binding import Binding
 from ehr_tokenize.scheme.intake import extra_columns
 from ehr_tokenize.scheme.weave import Sequences, sequences
 from ehr_tracking.arrow.meds import COLUMNS, fits
+from ehr_tracking.contracts import EOS_ID, UNK_ID
 from ehr_tracking.errors import UserError
 
 _WHERE = Path("events")  # stands for a file in messages
 _FIELDS = ("time", "code", "numeric_value", "text_value")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something recorded of a subject; only `code` is needed."""
+
+    code: str
+    value: float | str | None = None
+    """A number or a text."""
+    unit: str | None = None
+    """Of a number."""
+    time: datetime | None = None
+    """None: always known, as sex is; such events come first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,22 +62,31 @@ class Encoded:
         """Of each subject, tokens as the vocabulary spells them."""
         return [[self.texts[i] for i in ids] for ids in self.ids]
 
-    def padded(self) -> dict[str, npt.NDArray[Any]]:
+    def padded(self, *, end: bool = False, unknown: bool = True) -> dict[str, npt.NDArray[Any]]:
         """Arrays [N, L], 0 ([PAD]) behind the end of a subject, where `attention_mask` is False.
 
         `token`, `time` (microseconds), `visit` and, if the scheme has them, `segment` are int64;
         `age` is float32, in days. `torch.from_numpy` makes tensors of them without a copy.
+
+        Args:
+            end: Whether [EOS] comes last, at the time of the token before.
+            unknown: Whether events that the vocabulary lacks are told as [UNK], or left out.
         """
         flat = self.flat
-        length = np.diff(flat.offsets)
-        mask = np.arange(length.max(initial=0)) < length[:, None]
+        kept = np.flatnonzero((flat.token != UNK_ID) | unknown)
+        length = np.diff(np.searchsorted(kept, flat.offsets))
+        mask = np.arange(length.max(initial=0) + end) < length[:, None] + end
+        body = np.arange(mask.shape[1]) < length[:, None]
         out: dict[str, npt.NDArray[Any]] = {"attention_mask": mask}
         for name in ("token", "time", "age", "visit", "segment"):
             column = getattr(flat, name)
             if column is not None:
                 dtype = np.float32 if name == "age" else np.int64
-                out[name] = np.zeros(mask.shape, dtype)
-                out[name][mask] = column
+                array = out[name] = np.zeros(mask.shape, dtype)
+                array[body] = column[kept]
+                if end:
+                    last = np.arange(len(length)), length
+                    array[last] = EOS_ID if name == "token" else array[last[0], length - 1]
         return out
 
 
@@ -80,13 +104,13 @@ class Encoder:
             bind: Looks a list of codes up.
         """
         self._config, self._texts, self._bind = config, texts, bind
-        self._extra = extra_columns(config)
+        self._extra, self._unit = extra_columns(config), config.numeric.unit_column
         self._number: dict[str, int] = {}
         self._binding: Binding | None = None
 
     def __call__(self, events: object) -> Encoded:
         """See `Tokenizer.__call__`."""
-        found, codes = events_of(_table(events, self._extra), _WHERE, self._extra)
+        found, codes = events_of(self._table(events), _WHERE, self._extra)
         binding = self._bound(codes)
         numbers = np.array([self._number[c] for c in codes], np.uint32)
         numbered = replace(found, code=numbers[found.code])
@@ -100,16 +124,15 @@ class Encoder:
             self._binding = self._bind(list(self._number))
         return self._binding
 
+    def _table(self, events: object) -> pa.Table:
+        if hasattr(events, "to_arrow"):  # polars, which need not be installed to get here
+            events = events.to_arrow()
+        if isinstance(events, pa.Table):
+            return _typed(events, self._extra)
+        return _listed(events, self._extra, self._unit)
 
-def _table(events: object, extra: Extra) -> pa.Table:
-    if hasattr(events, "to_arrow"):  # polars, which need not be installed to get here
-        events = events.to_arrow()
-    if isinstance(events, pa.Table):
-        return _typed(events, extra)
-    return _listed(events, extra)
 
-
-def _listed(events: object, extra: Extra) -> pa.Table:
+def _listed(events: object, extra: Extra, unit: str) -> pa.Table:
     if not isinstance(events, Sequence) or isinstance(events, str):
         raise UserError(
             f"{_WHERE} are a {type(events).__name__}; give a list of events, a list of such lists, "
@@ -123,27 +146,30 @@ def _listed(events: object, extra: Extra) -> pa.Table:
     names = [*_FIELDS, *(n for n in extra.columns if n not in _FIELDS)]
     columns: dict[str, Any] = {
         "subject_id": np.repeat(np.arange(len(subjects)), [len(s) for s in subjects]),
-        **_columns([e for s in subjects for e in s], names),
+        **_columns([e for s in subjects for e in s], names, unit),
     }
     free = set(extra.ids)  # numbers or texts
     return pa.table({n: _array(n, column, typed=n not in free) for n, column in columns.items()})
 
 
-def _columns(rows: list[object], names: list[str]) -> dict[str, Sequence[Any]]:
+def _columns(rows: list[object], names: list[str], unit: str) -> dict[str, Sequence[Any]]:
     tuples: list[tuple[Any, ...]] = [r for r in rows if type(r) is tuple]
     if len(tuples) == len(rows) and max(map(len, tuples)) <= len(_FIELDS):  # fast, and usual
         found = dict(zip(_FIELDS, zip_longest(*tuples), strict=False))
         return {n: found.get(n) or [None] * len(rows) for n in names}
-    dicts = [_row(e) for e in rows]
+    dicts = [_row(e, unit) for e in rows]
     return {n: [r.get(n) for r in dicts] for n in names}
 
 
-def _row(event: object) -> dict[str, Any]:
+def _row(event: object, unit: str) -> dict[str, Any]:
     if isinstance(event, dict):
         return event
+    if isinstance(event, Event):
+        value = "text_value" if isinstance(event.value, str) else "numeric_value"
+        return {"time": event.time, "code": event.code, value: event.value, unit: event.unit}
     if not isinstance(event, tuple) or len(event) > len(_FIELDS):
         raise UserError(
-            f"{_WHERE}: an event is a {type(event).__name__}; give a dict of columns or a tuple "
+            f"{_WHERE}: an event is a {type(event).__name__}; give an Event, a dict of columns or a tuple "
             f"({', '.join(_FIELDS)})"
         )
     return dict(zip(_FIELDS, event, strict=False))

@@ -79,8 +79,8 @@ class Tokenizer:
         """Tokens of events in memory, the same as a data set of them would get.
 
         Args:
-            events: Of one subject, a list of dicts with the columns of MEDS or of tuples (time,
-                code, numeric_value, text_value) from which the end may be missing; of several, a
+            events: Of one subject, a list of `Event`s, of dicts with the columns of MEDS or of tuples
+                (time, code, numeric_value, text_value) from which the end may be missing; of several, a
                 list of such lists; or a polars or pyarrow table in MEDS columns, one subject if it
                 has no subject_id. In the order of time, without a time first.
 

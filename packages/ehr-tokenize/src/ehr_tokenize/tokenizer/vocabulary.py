@@ -38,6 +38,8 @@ _FIELDS = ("kind", "code", "bin", "lower", "upper", "count", "subjects")
 """Of a `Token`, and columns of the table."""
 _TIME = ("seconds", "starts_visit")
 """The same, but tables of older versions lack them."""
+_ORIGIN = "origin"
+"""The same, of dictionaries alone."""
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make, and there are many
@@ -58,6 +60,8 @@ class Token:
     """Of a time token: the mean of the lengths of time that it told in train, else its usual one."""
     starts_visit: bool = False
     """Whether a visit begins with it; see `with_time`."""
+    origin: int | None = None
+    """Row of the dictionary that it was made of."""
 
 
 def with_time(
@@ -106,8 +110,12 @@ def write_vocabulary(tokens: Sequence[Token], directory: Path) -> str:
         "parents": [t.info.parents for t in tokens],
         **{name: [getattr(t, name) for t in tokens] for name in _TIME},
     }
+    table = pa.table(columns, schema=_SCHEMA)
+    origins = pa.array([t.origin for t in tokens], pa.int32())
+    if origins.null_count < len(origins):
+        table = table.append_column(_ORIGIN, origins)
     path = directory / VOCAB
-    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
+    pq.write_table(table, path, compression="zstd")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -136,4 +144,5 @@ def read_vocabulary(path: Path, sha256: str, fitted_with: str) -> tuple[list[Tok
 def _from_row(row: dict[str, Any]) -> Token:
     fields = {name: row[name] for name in _FIELDS}
     info = CodeInfo(row["description"], row["parents"])
-    return Token(row["token"], **fields, info=info, **{n: row[n] for n in _TIME if n in row})
+    told = {n: row[n] for n in (*_TIME, _ORIGIN) if n in row}
+    return Token(row["token"], **fields, info=info, **told)

@@ -11,6 +11,7 @@ from ehr_tracking.contracts.audit import AUDIT as AUDIT
 from ehr_tracking.contracts.shape import Column as Column
 from ehr_tracking.contracts.shape import Contract as Contract
 from ehr_tracking.contracts.shape import ContractError as ContractError
+from ehr_tracking.contracts.vocabulary import VOCABULARY_COLUMNS as VOCABULARY_COLUMNS
 
 TRAIN, TUNING, HELD_OUT = SPLITS = ("train", "tuning", "held_out")
 """The splits, as MEDS names them."""
@@ -22,38 +23,6 @@ _SUBJECT = Column("subject_id", "int64", "MEDS subject.")
 _PREDICTION_TIME = Column(
     "prediction_time", "timestamp[us]", "Inclusive: events at this very time are visible."
 )
-
-VOCABULARY_COLUMNS = (
-    Column("id", "int32", "0..n-1, the row's own number; 0 is [PAD]."),
-    Column("token", "string", "Unique text."),
-    Column(
-        "kind",
-        "string",
-        "special, code or value; in some schemes also category (a text value), part (of the code "
-        "before), bin (of the code before), text (a subword), time, age or visit.",
-    ),
-    Column("code", "string", "MEDS code; null for a token that stands for none."),
-    Column("bin", "int32", "Value bin from 1; null where the token carries no value."),
-    Column("lower", "float", "Lower bound of the bin, inclusive; -inf for the first."),
-    Column("upper", "float", "Upper bound of the bin, exclusive; inf for the last."),
-    Column("count", "int64", "Events in the train split."),
-    Column("subjects", "int64", "Subjects in the train split."),
-    Column("description", "string", "From codes.parquet, or null."),
-    Column("parents", "list<element: string>", "From codes.parquet, or null."),
-    Column(
-        "seconds",
-        "double",
-        "Of a time token: its mean length in train, else the middle of its bounds; null else.",
-        optional=True,
-    ),
-    Column(
-        "starts_visit",
-        "bool",
-        "Whether a visit begins with it: [VS], else a start code; docs/contracts.md.",
-        optional=True,
-    ),
-)
-"""Columns of `vocab.parquet` in `tokens/1`."""
 
 TOKENS = Contract(
     "tokens",
