@@ -245,9 +245,9 @@ class Laps:
 def our_config(*, quick: bool) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
     """The same model, precision and tokens a step."""
     from ehr_models.kinds.gpt2 import Gpt2ModelConfig
+    from ehr_models.precision import resolve_precision
     from ehr_train.config import DataConfig, OptimConfig, TrainConfig
     from ehr_train.objectives import CLM
-    from ehr_train.speed import resolve_precision
 
     mean = int(np.mean([len(r) for r in records()]))
     return TrainConfig(
@@ -272,7 +272,7 @@ def train_ours(data: Path, steps: int, laps: Laps, *, quick: bool) -> None:
     out.mkdir()
     job = Job(tokens=data, out=out, init=None, labels=None, device=_device(), steps=steps)
     config = our_config(quick=quick)
-    write_start(out, config, job.resolved()[1])
+    write_start(out, config, job.resolved(None)[1])
     keep_freed_memory()
     trainer = Trainer(job)
     tokens = 0

@@ -9,6 +9,7 @@ T tokens, S spans, H heads, G key/value heads (H = G but for grouped queries), D
 # torch leaves some functions untyped
 # mypy: allow-untyped-calls, allow-untyped-decorators
 
+import inspect
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "ehr_packed"
 """The value of `attn_implementation`."""
 
+GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Whether the fused kernel takes fewer heads of keys than of queries: from torch 2.12 on."""
 SHORT = 1024
 """Spans up to here train faster with fp32 attention on a CPU, whatever the type of the rest."""
 
@@ -88,6 +91,14 @@ def _lower(*tensors: Tensor) -> list[Tensor]:
     return [t.to(torch.get_autocast_dtype(device)) for t in tensors]
 
 
+def _for_each(query: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Keys and values of groups of heads, repeated for each head of the queries."""
+    heads = query.shape[1]
+    return [
+        t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], 1) for t in tensors
+    ]
+
+
 @torch.compiler.disable  # the spans differ from batch to batch: compiled, each would be a new graph
 def _by_span(
     query: Tensor,
@@ -99,9 +110,7 @@ def _by_span(
     causal: bool,
 ) -> Tensor:
     """One call a span. `split`, whose gradient is one concatenation; slices would cost T each."""
-    if key.shape[1] != query.shape[1]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = _for_each(query, key, value)
     lengths = cu_seqlens.diff().tolist()
     pieces = [
         F.scaled_dot_product_attention(
@@ -124,6 +133,12 @@ def _varlen(
     causal: bool,
 ) -> Tensor:
     """One fused kernel for all spans, on a GPU."""
+    grouped: dict[str, Any] = {}
+    if key.shape[1] != query.shape[1]:
+        if GROUPS:
+            grouped = {"enable_gqa": True}
+        else:
+            key, value = _for_each(query, key, value)
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     out = varlen_attn(
         q,
@@ -135,7 +150,7 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(-1, 0) if causal else (-1, -1),
-        enable_gqa=k.shape[1] != q.shape[1],
+        **grouped,
     )
     assert isinstance(out, Tensor)  # it is a pair only where auxiliary outputs are asked for
     return out[None]
