@@ -22,6 +22,13 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
 @click.option("--out", type=PATH, required=True, help="Where the results shall be.")
 @click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
 @config_options("EhrshotConfig", "replicates=3")
+@click.option(
+    "--compare",
+    nargs=2,
+    multiple=True,
+    metavar="A B",
+    help="A further pair, each MODEL or MODEL/HEAD; every two models are compared at the same head as it is.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @overwrite_option("results")
 def ehrshot(
@@ -33,6 +40,7 @@ def ehrshot(
     shots: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
+    compare: tuple[tuple[str, str], ...],
     workers: int | None,
     overwrite: bool,
 ) -> None:
@@ -42,14 +50,16 @@ def ehrshot(
 
     Example: ehr-eval ehrshot --labels demo/labels --features behrt=demo/features/behrt --features counts=demo/features/counts --out demo/results
     """
+    import json
     import os
 
     from ehr_eval.protocol.config import EhrshotConfig
     from ehr_tracking.config import load_config
 
-    config = load_config(EhrshotConfig, config_file, overrides)
+    pairs = () if not compare else (f"compare={json.dumps(compare)}",)
+    config = load_config(EhrshotConfig, config_file, (*overrides, *pairs))
     from ehr_eval.protocol.ehrshot import run_ehrshot
-    from ehr_eval.protocol.results import summary
+    from ehr_eval.protocol.results import group_summary, summary
     from ehr_tracking.report import text_table
 
     run_ehrshot(
@@ -65,6 +75,8 @@ def ehrshot(
     )
     click.echo("AUROC on the held-out split, fitted on the most shots")
     click.echo(text_table(summary(out)))
+    click.echo("AUROC, means over tasks")
+    click.echo(text_table(group_summary(out)))
     if shots:
         click.echo(f"shots: {shots / 'shots.parquet'}")
-    click.echo(f"report: {out / 'report.html'}")
+    click.echo(f"report: {out / 'report.html'}; as Markdown {out / 'report.md'}")

@@ -1,5 +1,7 @@
 """What a user may set about the protocol."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Self, TypeAlias, Union
 
 from pydantic import Field, model_validator
@@ -20,6 +22,15 @@ else:  # mypy cannot read a union off a table
         Field(discriminator="kind"),
     ]
 
+EHRSHOT_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Operational": ("guo_*",),
+        "Labs": ("lab_*",),
+        "New diagnoses": ("new_*",),
+        "Chest X-ray": ("chexpert*",),
+    }
+)
+"""EHRSHOT's own."""
 GIVEN = "given"
 """In place of a head's name: predictions that were made elsewhere."""
 
@@ -52,6 +63,13 @@ class EhrshotConfig:
     """What the columns of `--labels FILE.csv` are called."""
     baseline: str = "counts"
     """The features that every model is compared with, where they are given."""
+    compare: tuple[tuple[str, str], ...] = ()
+    """Further pairs, each a model, or model/head, and another; every two models are compared at the same
+    head and k as it is."""
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(EHRSHOT_GROUPS))
+    """Group of tasks -> patterns of their names; those without a task are left out."""
+    reference: str | None = None
+    """Published numbers to show beside one's own, where groups are called the same: `ehrshot`, or a YAML file."""
     tasks: tuple[str, ...] | None = None
     """Null: every task of the labels."""
     few_positives: int = Field(default=10, ge=0)

@@ -28,12 +28,12 @@ def auroc_curves(
     drawn = [e for e in evaluations if why[e.task] is None]
     if drawn:
         overview = directory / "plots" / "overview.png"
-        _plot(overview, drawn, config, "mean over tasks")
+        draw_tasks(overview, drawn, config, "mean over tasks")
         yield figure(overview, "Mean over tasks; shades are 95% intervals over patients")
     for evaluation in drawn:
         # in a folder of their own: a task may be called overview
         path = directory / "plots" / "tasks" / f"{evaluation.task}.png"
-        _plot(path, [evaluation], config, evaluation.task)
+        draw_tasks(path, [evaluation], config, evaluation.task)
         yield figure(path, f"{evaluation.task}; shades are 95% intervals over patients")
     for task, reason in why.items():
         if reason is not None:
@@ -88,7 +88,22 @@ def _train_rows(evaluations: Sequence[Evaluation]) -> float:
     return float(np.mean([e.sizes[TRAIN][0] for e in evaluations]))
 
 
-def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, title: str) -> None:
+def draw_tasks(
+    path: Path,
+    evaluations: Sequence[Evaluation],
+    config: EhrshotConfig,
+    title: str,
+    published: Mapping[str, float] | None = None,
+) -> None:
+    """Plot the mean AUROC of some tasks against shots.
+
+    Args:
+        path: Of the PNG.
+        evaluations: Of the tasks.
+        config: Of the run.
+        title: Above it.
+        published: Name -> what others reached with all rows.
+    """
     rows = _train_rows(evaluations)
     series: dict[str, list[tuple[float, float]]] = {}
     bands: dict[str, list[tuple[float, float]]] = {}
@@ -101,7 +116,7 @@ def _plot(path: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig, 
             bands.setdefault(name, []).append((low, high))
     best = [e.best.value for e in evaluations if e.best is not None]
     level = float(np.mean(best)) if best and len(best) == len(evaluations) else None
-    _draw(path, series, config, title, "AUROC", bands, level)
+    _draw(path, series, config, title, "AUROC", bands, level, (rows, published or {}))
 
 
 def _draw(
@@ -112,6 +127,7 @@ def _draw(
     y: str,
     bands: Mapping[str, list[tuple[float, float]]] | None = None,
     best: float | None = None,
+    published: tuple[float, Mapping[str, float]] = (0.0, {}),
 ) -> None:
     """Curves of models and heads, over the best possible where that is known."""
     # the baseline last, as the line to beat
@@ -129,6 +145,10 @@ def _draw(
         xs = [x for points in series.values() for x, _ in points]
         drawn[BEST] = [(min(xs), best), (max(xs), best)]
         styles[BEST] = (len(models), ":")
+    at, values = published
+    for name, value in values.items():
+        drawn[f"published: {name}"] = [(at, value)]
+        styles[f"published: {name}"] = (-1, "")
     line_plot(path, drawn, title=title, x=_X, y=y, log_x=True, bands=bands, styles=styles)
 
 

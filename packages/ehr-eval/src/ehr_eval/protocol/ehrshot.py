@@ -13,8 +13,12 @@ from ehr_eval.heads import HEADS
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
-from ehr_eval.protocol.evaluation import Evaluation, gather
+from ehr_eval.protocol.evaluation import Evaluation, gather, settings_of_task
+from ehr_eval.protocol.groups import group_rows
 from ehr_eval.protocol.inputs import open_inputs
+from ehr_eval.protocol.markdown import write_markdown
+from ehr_eval.protocol.pairs import compare, pairs_of
+from ehr_eval.protocol.published import read_published
 from ehr_eval.protocol.report import write_report
 from ehr_eval.protocol.results import write_results
 from ehr_eval.protocol.shots import write_shots
@@ -61,7 +65,7 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         overwrite: Replace results and shots that are there.
 
     Returns:
-        `out`, holding results.parquet, comparisons.parquet, predictions/, plots/ and report.html.
+        `out`, holding the tables of `results/1`, predictions/, plots/, report.html and report.md.
 
     Raises:
         ContractError: If an input is not what it should be, or features or predictions lack a label.
@@ -82,6 +86,8 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     if shots:
         refuse_inputs(shots, [*read, out])
     inputs = open_inputs(labels, named, given, config, known)
+    published = None if config.reference is None else read_published(config.reference)
+    pairs_of([s for task in inputs.tasks for s in settings_of_task(task, config)], config)
     tell_tasks(labels, config.labels)
     if shots:
         write_shots(shots, inputs.tasks, config, inputs.sources, overwrite=overwrite)
@@ -98,8 +104,11 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         run_cells(cells, plan, workers=workers)
         evaluations = [gather(task, plan, inputs.best.get(task.name)) for task in inputs.tasks]
         _tell_unconverged(evaluations)
-        rows = write_results(unfinished, evaluations, config)
-        write_report(unfinished, evaluations, config, inputs.sources)
+        groups, compared = group_rows(evaluations, config), compare(evaluations, config)
+        rows = write_results(unfinished, evaluations, groups, compared)
+        told = groups, compared, published
+        write_report(unfinished, evaluations, config, inputs.sources, *told)
+        write_markdown(unfinished, evaluations, config, *told)
         shutil.rmtree(plan.directory)
         seal(
             unfinished,

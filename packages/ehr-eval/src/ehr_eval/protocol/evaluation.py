@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ehr_eval.judge.bootstrap import interval, scores
-from ehr_eval.judge.compare import GroupMean, Score, difference, group_mean
+from ehr_eval.judge.compare import GroupMean, Score, group_mean
 from ehr_eval.judge.metrics import METRICS, undefined
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.protocol.best import mean_share
 from ehr_eval.protocol.cell import Cell, Outcome, Plan, Setting, cells_of, read_outcome
-from ehr_eval.protocol.config import GIVEN
+from ehr_eval.protocol.config import GIVEN, EhrshotConfig
 from ehr_eval.protocol.taskrows import SplitRows, TaskRows
 from ehr_tracking.contracts import HELD_OUT, TUNING
 
@@ -68,7 +68,7 @@ def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation
     if task.problem:
         result.rows = [
             _row(task.name, setting, -1, metric, None, label, task.problem)
-            for setting in _settings(task, plan)
+            for setting in settings_of_task(task, plan.config)
             for metric in METRICS
         ]
         return result
@@ -100,36 +100,6 @@ def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation
     return result
 
 
-def comparisons(evaluation: Evaluation, baseline: str) -> Iterator[dict[str, Any]]:
-    """AUROC of each model minus that of the baseline: same task and k, and the same head.
-
-    What was predicted elsewhere has no head of ours: it is compared with each of the baseline's.
-    """
-    for setting, means in evaluation.means.items():
-        ours = means[AUROC]
-        if setting.model == baseline or ours is None:
-            continue
-        for other in evaluation.means:
-            theirs = evaluation.mean(other, AUROC)
-            same = (other.model, other.k) == (baseline, setting.k)
-            if (
-                same
-                and theirs
-                and (other.head == setting.head or GIVEN in (other.head, setting.head))
-            ):
-                yield {
-                    "task": evaluation.task,
-                    "model": setting.model,
-                    "baseline": baseline,
-                    "head": setting.head,
-                    "baseline_head": other.head,
-                    "k": setting.k,
-                    "model_auroc": ours.value,
-                    "baseline_auroc": theirs.value,
-                    **difference(ours, theirs)._asdict(),
-                }
-
-
 def over_tasks(
     evaluations: Sequence[Evaluation], setting: Setting, metric: str
 ) -> GroupMean | None:
@@ -144,9 +114,8 @@ def over_tasks_share(evaluations: Sequence[Evaluation], setting: Setting) -> flo
     return mean_share((ours.value, best.value) for ours, best in found if ours and best)
 
 
-def _settings(task: TaskRows, plan: Plan) -> list[Setting]:
-    """Those that a task without a problem would have."""
-    config = plan.config
+def settings_of_task(task: TaskRows, config: EhrshotConfig) -> list[Setting]:
+    """Those that a task without a problem has."""
     fitted = [Setting(m, h, k) for m in task.models for h in config.heads for k in config.ks]
     return fitted + list(dict.fromkeys(Setting(g.model, GIVEN, g.k) for g in task.given))
 

@@ -13,9 +13,12 @@ from ehr_eval.protocol.decisions import confusion_matrices
 from ehr_eval.protocol.evaluation import (
     AUROC,
     Evaluation,
-    comparisons,
     over_tasks,
 )
+from ehr_eval.protocol.grouped import group_section
+from ehr_eval.protocol.paired import pair_section
+from ehr_eval.protocol.pairs import Compared
+from ehr_eval.protocol.published import Published
 from ehr_eval.protocol.shown import (
     BEST,
     TITLES,
@@ -39,6 +42,9 @@ def write_report(
     evaluations: Sequence[Evaluation],
     config: EhrshotConfig,
     inputs: Mapping[str, Source],
+    groups: Sequence[Mapping[str, Any]],
+    compared: Compared,
+    published: Published | None,
 ) -> None:
     """Write report.html, one file that needs no other, and plots/*.png.
 
@@ -46,13 +52,18 @@ def write_report(
         directory: Of the results.
         evaluations: One a task.
         config: The protocol as it was run.
+        groups: Rows of `groups.parquet`.
+        compared: Models in pairs.
+        published: Numbers of others, to show beside groups of the same name.
         inputs: What the results were made from, with their lineage.
     """
     body = [
         *_summary(evaluations, config),
         *share_of_best(directory, evaluations, config),
+        *group_section(directory, evaluations, groups, config, published),
         *auroc_curves(directory, evaluations, config),
-        *_honest(evaluations, config),
+        *_honest(compared, config),
+        *pair_section(compared, config),
         *_details(evaluations, config),
         *confusion_matrices(evaluations),
         *_not_evaluated(evaluations),
@@ -104,9 +115,9 @@ def _warnings(evaluations: Sequence[Evaluation], few: int) -> Iterator[str]:
         )
 
 
-def _honest(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterator[str]:
+def _honest(pairs: Compared, config: EhrshotConfig) -> Iterator[str]:
     yield "<h2>Where the count baseline is better</h2>"
-    compared = [row for e in evaluations for row in comparisons(e, config.baseline)]
+    compared = pairs.with_baseline(config.baseline)
     if not compared:
         yield (
             f'<p class="note">There is nothing to compare: no features named '

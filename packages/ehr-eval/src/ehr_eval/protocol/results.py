@@ -1,17 +1,26 @@
-"""The tables of `results/1`: scores, comparisons with the baseline, predictions."""
+"""The tables of `results/1`: scores, groups, models in pairs, predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from ehr_eval.frames import PRODUCER
 from ehr_eval.judge.metrics import METRICS
-from ehr_eval.protocol.config import EhrshotConfig
-from ehr_eval.protocol.evaluation import AUROC, Evaluation, comparisons
+from ehr_eval.protocol.evaluation import AUROC, Evaluation
+from ehr_eval.protocol.grouped import by_group
+from ehr_eval.protocol.pairs import Compared
 from ehr_eval.protocol.tables import arrow_schema, write_rows
-from ehr_tracking.contracts import COMPARISON_COLUMNS, PREDICTIONS, RESULTS, TUNING
+from ehr_tracking.contracts import (
+    COMPARISON_COLUMNS,
+    GROUP_COLUMNS,
+    PAIR_COLUMNS,
+    PREDICTIONS,
+    RESULTS,
+    TUNING,
+)
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_tracking.runs import RunLog
@@ -21,9 +30,18 @@ PREDICTED = "predictions"
 
 
 def write_results(
-    directory: Path, evaluations: Sequence[Evaluation], config: EhrshotConfig
+    directory: Path,
+    evaluations: Sequence[Evaluation],
+    groups: Sequence[Mapping[str, Any]],
+    compared: Compared,
 ) -> dict[str, int]:
-    """Write results.parquet, comparisons.parquet, predictions/ and tuning/{task}/{model}/{head}.parquet.
+    """Write the tables of `results/1`, predictions/ and tuning/{task}/{model}/{head}.parquet.
+
+    Args:
+        directory: Where.
+        evaluations: One a task.
+        groups: Rows of `groups.parquet`.
+        compared: Models in pairs.
 
     Wall times go to timings.jsonl, so that all else is the same from run to run.
 
@@ -33,13 +51,13 @@ def write_results(
     scores = [row for e in evaluations for row in e.rows]
     odd = {row["metric"] for row in scores} - METRICS.keys()
     assert not odd, f"metrics {odd} are not in the table"
-    compared = [row for e in evaluations for row in comparisons(e, config.baseline)]
-    rows = {
-        "results.parquet": write_rows(directory / "results.parquet", scores, RESULTS.columns),
-        "comparisons.parquet": write_rows(
-            directory / "comparisons.parquet", compared, COMPARISON_COLUMNS
-        ),
+    tables = {
+        "results.parquet": (scores, RESULTS.columns),
+        "groups.parquet": (groups, GROUP_COLUMNS),
+        "comparisons.parquet": (compared.tasks, COMPARISON_COLUMNS),
+        "pairs.parquet": (compared.pairs, PAIR_COLUMNS),
     }
+    rows = {name: write_rows(directory / name, *table) for name, table in tables.items()}
     predictions = arrow_schema(c for c in PREDICTIONS.columns if not c.optional)
     for evaluation in evaluations:
         for folder, tables in ((PREDICTED, evaluation.predictions), (TUNING, evaluation.tuning)):
@@ -82,3 +100,19 @@ def summary(results: PathLike) -> list[dict[str, object]]:
             row[f"{score['model']} {score['head']}"] = score["value"]
         rows.append(row)
     return rows
+
+
+def group_summary(results: PathLike) -> list[dict[str, object]]:
+    """AUROC by group at the most shots, for a terminal: a row a model and head, a column a group.
+
+    Args:
+        results: A `results/1` directory.
+
+    Raises:
+        ContractError: If it is not such a directory.
+    """
+    results = Path(results)
+    manifest = read_manifest(results, RESULTS, reader=PRODUCER)
+    table = pl.read_parquet(check_file(results, manifest, "groups.parquet"))
+    ks = table["k"].unique().to_list()
+    return by_group(table.to_dicts(), -1 if -1 in ks else max(ks), AUROC) if ks else []

@@ -8,6 +8,15 @@ against the contract named here. Adding a column is no new version; changing a m
 from ehr_tracking.contracts.analyses import PERPLEXITY as PERPLEXITY
 from ehr_tracking.contracts.analyses import STRATA as STRATA
 from ehr_tracking.contracts.audit import AUDIT as AUDIT
+from ehr_tracking.contracts.results import COMPARISON_COLUMNS as COMPARISON_COLUMNS
+from ehr_tracking.contracts.results import GROUP_COLUMNS as GROUP_COLUMNS
+from ehr_tracking.contracts.results import MODEL as _MODEL
+from ehr_tracking.contracts.results import PAIR_COLUMNS as PAIR_COLUMNS
+from ehr_tracking.contracts.results import REASON as _REASON
+from ehr_tracking.contracts.results import RESULTS as RESULTS
+from ehr_tracking.contracts.results import SCORE as _SCORE
+from ehr_tracking.contracts.results import TASK as _TASK
+from ehr_tracking.contracts.results import TIMING_COLUMNS as TIMING_COLUMNS
 from ehr_tracking.contracts.shape import Column as Column
 from ehr_tracking.contracts.shape import Contract as Contract
 from ehr_tracking.contracts.shape import ContractError as ContractError
@@ -194,56 +203,6 @@ NUMBERS = Contract(
         _PREDICTION_TIME,
         Column("predicted_value", "double", "In the unit of the labels."),
     ),
-)
-_TASK = Column("task", "string", "Task name.")
-_MODEL = Column("model", "string", "Name of the features or predictions; train: no model.")
-_SCORE = (
-    Column("value", "double", "On the held-out split; null where undefined."),
-    Column("lower", "double", "2.5th percentile over bootstraps of patients."),
-    Column("upper", "double", "97.5th percentile."),
-    Column("n", "int64", "Held-out rows."),
-)
-_REASON = Column("reason", "string", "Why a value is null.", optional=True)
-_CELL = (
-    _TASK,
-    Column("model", "string", "Name of the features or predictions."),
-    Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
-    Column("k", "int64", "Shots per class; -1 is all."),
-)
-COMPARISON_COLUMNS = (
-    _TASK,
-    Column("model", "string", "Name of the features or predictions."),
-    Column("baseline", "string", "Name of those it is compared with."),
-    Column("head", "string", "Classifier of the model."),
-    Column("baseline_head", "string", "Classifier of the baseline: the same, unless one is given."),
-    Column("k", "int64", "Shots per class; -1 is all."),
-    Column("model_auroc", "double", "Mean over replicates."),
-    Column("baseline_auroc", "double", "The same of the baseline."),
-    Column("difference", "double", "Of the two: above 0 the model is better."),
-    Column("lower", "double", "2.5th percentile of the difference, paired by patient."),
-    Column("upper", "double", "97.5th percentile."),
-)
-"""Columns of `comparisons.parquet` in `results/1`."""
-TIMING_COLUMNS = (
-    *_CELL,
-    Column("seconds", "double", "Wall time of fitting and predicting, over all replicates."),
-)
-"""Keys of each line of `timings.jsonl` in `results/1`."""
-RESULTS = Contract(
-    "results",
-    1,
-    "`results.parquet`, `comparisons.parquet`, `report.html`, `plots/`, `predictions/` and `tuning/` in "
-    "the schema of `predictions/1`, and `timings.jsonl` (not reproducible).",
-    (
-        *_CELL,
-        Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
-        Column("metric", "string", "A key of `METRICS` in `ehr_eval.judge.metrics`, e.g. auroc."),
-        *_SCORE,
-        Column("positives", "int64", "Held-out rows of the positive class.", optional=True),
-        _REASON,
-        Column("selected", "string", "The grid's point, as JSON; null for means.", optional=True),
-    ),
-    {"comparisons.parquet": COMPARISON_COLUMNS, "timings.jsonl": TIMING_COLUMNS},
 )
 SURVIVAL = Contract(
     "survival",
