@@ -50,13 +50,14 @@ class Published:
             groups: That one's own results have; without one of them in common there is no row.
             metric: `auroc` or `auprc`.
         """
-        wanted, rows = list(groups), []
+        wanted = list(groups)
+        rows: list[dict[str, object]] = []
         for row in self.rows:
             values = {group: row.of(metric).get(group) for group in wanted}
             known = [value for value in values.values() if value is not None]
             if known:
                 mean = sum(known) / len(known) if len(known) == len(wanted) > 1 else None
-                told = {"published": row.name, **values, OF_GROUPS: mean}
+                told: dict[str, object] = {"published": row.name, **values, OF_GROUPS: mean}
                 rows.append({**told, "source": self.sources[row.source]})
         return rows
 

@@ -57,11 +57,11 @@ def write_results(
         "comparisons.parquet": (compared.tasks, COMPARISON_COLUMNS),
         "pairs.parquet": (compared.pairs, PAIR_COLUMNS),
     }
-    rows = {name: write_rows(directory / name, *table) for name, table in tables.items()}
+    rows = {name: write_rows(directory / name, *given) for name, given in tables.items()}
     predictions = arrow_schema(c for c in PREDICTIONS.columns if not c.optional)
     for evaluation in evaluations:
-        for folder, tables in ((PREDICTED, evaluation.predictions), (TUNING, evaluation.tuning)):
-            for (model, head), table in tables.items():
+        for folder, found in ((PREDICTED, evaluation.predictions), (TUNING, evaluation.tuning)):
+            for (model, head), table in found.items():
                 name = f"{folder}/{evaluation.task}/{model}/{head}.parquet"
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 pq.write_table(table.cast(predictions), directory / name)
