@@ -16,6 +16,7 @@ from ehr_eval.perplexity.command import perplexity
 from ehr_eval.predict_command import predict
 from ehr_eval.protocol.command import ehrshot
 from ehr_eval.query.command import query
+from ehr_eval.strata.command import strata
 from ehr_eval.survival.command import survival
 from ehr_eval.tasks.command import labels
 from ehr_tracking.errors import Group
@@ -32,6 +33,6 @@ def main() -> None:
 
 for command in (
     *(aces, audit, counts, curve, ehrshot, features, generate, join),
-    *(labels, outcomes, perplexity, predict, query, survival, zeroshot),
+    *(labels, outcomes, perplexity, predict, query, strata, survival, zeroshot),
 ):
     main.add_command(command)
