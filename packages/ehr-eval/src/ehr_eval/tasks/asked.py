@@ -4,17 +4,19 @@ Rows have `known`: what has happened by then is history, what happens later may 
 prediction time, but for tasks at the end of a day its last moment.
 """
 
+import numpy as np
 import polars as pl
 
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.draw import draw
 from ehr_eval.tasks.files import StartConfig, TaskFile
-from ehr_eval.tasks.labelers import LEFT_OUT, asof, discharges, reasons
+from ehr_eval.tasks.labelers import LEFT_OUT, discharges, reasons
 from ehr_eval.tasks.patterns import History
 from ehr_eval.tasks.record import Record, years
 
 ASKED = ["subject_id", "prediction_time", "known", "start", "end", LEFT_OUT]
 ALREADY = "the outcome is there already"
+_HOUR = 3_600_000_000
 _MOMENT = pl.duration(microseconds=1)
 _NEVER = pl.lit(None, pl.Datetime("us"))
 
@@ -45,7 +47,7 @@ def _moments(record: Record, task: TaskFile) -> pl.DataFrame:
         return record.starts().select("subject_id", at="time", start="time", end=_NEVER)
     if start.at == "begin":
         return course.stays.with_columns(at="start", left_out="fault")
-    if task.window == "next":  # what follows says who lived on
+    if task.window == "next" or not start.alive:  # what follows says who lived on
         return course.stays.with_columns(at="end", left_out="fault")
     begun = course.stays.filter(pl.col("fault").is_null()).group_by("subject_id", at="end")
     starts = begun.agg(pl.col("start").min())
@@ -71,14 +73,14 @@ def _every(record: Record, start: StartConfig) -> pl.DataFrame:
     else:
         spans = record.course.stays.with_columns(left_out="fault")
     whole = spans.filter(pl.col(LEFT_OUT).is_null())
-    step = f"{round((start.every_hours or 0) * 3_600_000_000)}us"
-    grid = pl.datetime_ranges("start", pl.col("end") - pl.duration(hours=start.hours), step, closed="left")  # fmt: skip
-    return pl.concat(
-        [
-            whole.with_columns(at=grid).explode("at").filter(pl.col("at").is_not_null()),
-            spans.filter(pl.col(LEFT_OUT).is_not_null()).with_columns(at="start"),
-        ]
-    )
+    step = round((start.every_hours or 0) * _HOUR)
+    lasts = (whole["end"] - whole["start"]).dt.total_microseconds().to_numpy()
+    times = np.maximum(-(-(lasts - round(start.hours * _HOUR)) // step), 0)  # before the end
+    row = np.repeat(np.arange(whole.height), times)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
+    after = pl.Series(nth * step).cast(pl.Duration("us"))
+    every = whole[row].with_columns(at=pl.col("start") + after)
+    return pl.concat([every, spans.filter(pl.col(LEFT_OUT).is_not_null()).with_columns(at="start")])
 
 
 def _shifted(rows: pl.DataFrame, start: StartConfig) -> pl.DataFrame:
@@ -94,7 +96,8 @@ def _shifted(rows: pl.DataFrame, start: StartConfig) -> pl.DataFrame:
             known=day + pl.duration(days=1) - _MOMENT,
         )
     else:
-        rows = rows.with_columns(prediction_time=at, known=at)
+        shown = at.dt.truncate("1m") if start.whole_minutes else at
+        rows = rows.with_columns(prediction_time=shown, known=at)
     return rows.select(ASKED)
 
 
@@ -109,19 +112,8 @@ def _of_stays(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFram
         lasts = pl.col("end") - pl.col("start")
         short = lasts <= pl.duration(microseconds=round(start.longer_than_hours * 3_600_000_000))
         given.append((short, pl.lit("too short a stay")))
-    if task.window != "next":
+    if task.window != "next" and start.alive:
         given.append((pl.col("death") <= known, pl.lit("dead by the prediction time")))
-    if start.at == "end" and start.end_of_day:
-        begun = record.course.admissions.unique().rename({"time": "again"})
-        placed = rows.filter(pl.col("end").is_not_null())
-        rows = pl.concat(
-            [
-                asof(placed, begun, "end", "again", strictly=True),
-                rows.filter(pl.col("end").is_null()),
-            ],
-            how="diagonal",
-        )
-        given.append((pl.col("again") <= known, pl.lit("another stay begins that day")))
     return rows.with_columns(reasons(*given)).select(ASKED)
 
 
@@ -133,6 +125,8 @@ def _history(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFrame
     seen = record.times.group_by("subject_id").agg(seen=pl.col("time").min())
     for more in (first, seen, record.births):
         rows = rows.join(more, on="subject_id", how="left", maintain_order="left")
+    if start.active_days is not None:
+        rows = rows.with_columns(before=_before(rows, record.times))
     given = [
         (pl.col(LEFT_OUT).is_not_null(), pl.col(LEFT_OUT)),
         (pl.col("begins") > known, pl.lit("nothing is recorded by then")),
@@ -140,6 +134,9 @@ def _history(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFrame
     if start.history_days is not None:
         enough = known - pl.col("seen") >= _days(start.history_days)
         given.append((~enough.fill_null(False), pl.lit("too short a record by then")))
+    if start.active_days is not None:
+        since = pl.col("before") >= known - _days(start.active_days)
+        given.append((~since.fill_null(False), pl.lit("nothing recorded lately")))
     if start.min_age is not None or start.max_age is not None:
         age = years(known - pl.col("birth"))
         of_age = (age >= (start.min_age or 0)) & (age < (start.max_age or 1000) + 1)
@@ -163,13 +160,13 @@ def _there(rows: pl.DataFrame, record: Record, patterns: tuple[History, ...]) ->
     """[R] bool, whether any of some patterns has been, as often as it has to."""
     alike: dict[tuple[object, ...], list[History]] = {}
     for n, pattern in enumerate(patterns):
-        key = (pattern.days, pattern.in_stay, pattern.times, n if pattern.times > 1 else -1)
+        key = (pattern.days, pattern.since, pattern.times, n if pattern.times > 1 else -1)
         alike.setdefault(key, []).append(pattern)
     found = pl.Series([False], dtype=pl.Boolean).new_from_index(0, rows.height)
     for some in alike.values():
         since = None
-        if some[0].in_stay:
-            since = pl.col("start")
+        if some[0].since != "record":
+            since = pl.col("start") if some[0].since == "stay" else pl.col("end") + _MOMENT
         elif some[0].days is not None:
             since = pl.col("known") - _days(some[0].days)
         found |= _count(rows, record.of(some), since) >= some[0].times
@@ -203,6 +200,23 @@ def _count(rows: pl.DataFrame, events: pl.DataFrame, since: pl.Expr | None) -> p
 
     found = until(pl.col("known"), strictly=False)
     return found if since is None else found - until(since, strictly=True)
+
+
+def _before(rows: pl.DataFrame, times: pl.DataFrame) -> pl.Series:
+    """[R] the last moment of the record that is earlier than what is known."""
+    joined = (
+        rows.select("row", "subject_id", "known")
+        .sort("known")
+        .join_asof(
+            times.sort("time").rename({"time": "at"}),
+            left_on="known",
+            right_on="at",
+            by="subject_id",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+    )
+    return joined.sort("row")["at"]
 
 
 def _some(rows: pl.DataFrame, task: TaskFile, config: LabelsConfig) -> pl.DataFrame:

@@ -53,7 +53,7 @@ def require_codes(book: Codebook, task: TaskFile) -> None:
 def lacking_codes(book: Codebook, task: TaskFile) -> dict[str, str]:
     """What a task needs and a data set lacks: a group of patterns -> the patterns, for people."""
     return {
-        name: " or ".join(p.said() for p in patterns)
+        name: f"{patterns[0].said():.60}{f' or {len(patterns) - 1} more' if len(patterns) > 1 else ''}"
         for name, patterns in task.groups().items()
         if name.partition(".")[0] in _NEEDED and not any(map(book.of, patterns))
     }
@@ -70,6 +70,8 @@ def _windows(rows: pl.DataFrame, task: TaskFile, record: Record) -> pl.DataFrame
         next_ = asof(bare.filter(is_one), starts, "known", "opens", strictly=True)
         next_ = next_.with_columns(reasons((pl.col("opens").is_null(), "no stay follows")))
         rows = pl.concat([next_, bare.filter(~is_one)], how="diagonal")
+    if task.window == "moment":
+        rows = rows.with_columns(opens="start", closes="start")
     if task.from_days is not None:
         rows = rows.with_columns(opens=known + pl.duration(days=task.from_days))
     if task.horizon_days is not None:

@@ -142,6 +142,8 @@ def _built_in(name: str, config: LabelsConfig) -> Chosen:
 
 def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook) -> Chosen:
     more = f"{task.name}{RECURRENCE}"
+    if config.recurrence and task.onset == "new" and not task.together:
+        task = replace(task, onset="both")
 
     def label(events: pl.DataFrame, _: Course | None) -> Rows:
         rows = label_by_file(events, task, config, book)

@@ -44,6 +44,8 @@ class LabelsConfig:
     censored: Censored = "exclude"
     """A row whose window ends after the subject's last event, with no outcome seen: left out, also where
     death ended the window, or taken as negative."""
+    recurrence: bool = False
+    """Label those of `onset: new` who have had the outcome as well, in a task of their own."""
     rows_per_subject: Annotated[int, Field(ge=1)] | None = None
     """Most rows of a subject in a task, drawn by hash: thins prediction times, so that features of
     them take less time; null: all."""

@@ -54,8 +54,14 @@ class StartConfig(CodePattern):
     """Before that, as before a result is known."""
     end_of_day: bool = False
     """At 23:59 of that day. What has happened by the end of the day has happened by then."""
+    whole_minutes: bool = False
+    """At the beginning of that minute; what has happened since then has happened by then."""
+    alive: bool = True
+    """Not asked of the dead; at the end of a stay, nor while another one runs on."""
     history_days: Days | None = None
     """Only where so much of the record lies before, birth aside."""
+    active_days: Days | None = None
+    """Only where something else is recorded within so many days before."""
     min_age: Age | None = None
     """In years, that one included; needs MEDS_BIRTH."""
     max_age: Age | None = None
@@ -122,8 +128,9 @@ class TaskFile:
     grades: tuple[EventPattern, ...] = ()
     """Of the events of `outcome`, ever more severe ones: labels have a column `severity`, 1 where the answer
     is yes, one more for each of these that comes. Labels alone."""
-    window: Literal["after", "next"] = "after"
-    """The wait begins at the prediction time, or at the beginning of the next stay, whose end ends it."""
+    window: Literal["after", "next", "moment"] = "after"
+    """The wait begins at the prediction time, or at the beginning of the next stay, whose end ends it; or it
+    is but the moment of what the question comes before (`start.minutes_before`)."""
     from_days: Days | None = None
     """The wait begins so many days later, that moment included. Labels alone."""
     horizon_days: Days | None = None
@@ -143,9 +150,13 @@ class TaskFile:
             raise ValueError("give one of outcome, together and stay_days")
         if self.start.until is None and (self.window == "next" or self.stay_days is not None):
             raise ValueError("start.until has to be set: it says where a stay ends")
-        if self.stay_days is not None and (self.onset != "any" or self.start.whole_record):
+        if self.stay_days is not None and self.onset != "any":
             raise ValueError("a stay has no onset; name an outcome")
-        ends = self.stop or self.given or self.window == "next" or self.stay_days is not None
+        if self.together and self.onset == "both":
+            raise ValueError("what comes together comes once: it has no recurrence")
+        if self.window == "moment" and not (self.start.minutes_before and self.start.at == "begin"):
+            raise ValueError("window: moment goes with start.minutes_before")
+        ends = self.stop or self.given or self.window != "after" or self.stay_days is not None
         if self.horizon_days is None and not ends:
             raise ValueError("set horizon_days, or a stop: the wait has no end")
 
@@ -164,6 +175,8 @@ class TaskFile:
         for name in ("together", "stay_days", "from_days", "grades"):
             if getattr(self, name):
                 return name
+        if self.window == "moment":
+            return "window: moment"
         for name in ("outcome", "stop", "given"):
             for pattern in getattr(self, name) or ():
                 if setting := pattern.for_labels_alone():

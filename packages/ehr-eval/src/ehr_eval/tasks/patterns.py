@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import polars as pl
 from pydantic import Field
@@ -29,7 +29,10 @@ class CodePattern:
     """These, whatever unit follows them (`LOINC/2823-3`, `LOINC/2823-3//mmol/L`). In a file, a table may
     stand here: `{file: codes.csv, column: code}`, its path beside the file."""
     children: bool = False
-    """Those below `codes` in the data set's ontology (`parent_codes` of metadata/codes.parquet) as well."""
+    """Those below `codes` in the data set's ontology (`parent_codes` of metadata/codes.parquet) as well.
+    Labels alone."""
+    without: tuple[str, ...] = ()
+    """But these, and those below them with `children`. Labels alone."""
 
     def __post_init__(self) -> None:
         """Refuse what names no code, or names it twice.
@@ -39,8 +42,8 @@ class CodePattern:
         """
         if (self.code is None) == (not self.codes):
             raise ValueError("give either code, a regular expression, or codes, a list")
-        if self.children and not self.codes:
-            raise ValueError("children are of codes, a list")
+        if (self.children or self.without) and not self.codes:
+            raise ValueError("children and without go with codes, a list")
 
     @property
     def regex(self) -> str:
@@ -58,6 +61,16 @@ class CodePattern:
             return self.code
         more = f" and {len(self.codes) - 3} more" if len(self.codes) > 3 else ""
         return ", ".join(self.codes[:3]) + more + (" and below" if self.children else "")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Span:
+    """A kind of visit."""
+
+    code: Regex
+    """What begins it."""
+    until: Regex
+    """What ends it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -79,6 +92,8 @@ class EventPattern(CodePattern):
     """Only events whose text (`text_value`) it is found in. Labels alone."""
     min_age: Age | None = None
     """Only events at this age in years or later. Labels alone."""
+    during: Span | None = None
+    """Only events within such a visit, its ends included. Labels alone."""
 
     @property
     def bounded(self) -> bool:
@@ -110,9 +125,8 @@ class EventPattern(CodePattern):
 
     def for_labels_alone(self) -> str | None:
         """The setting, if any, that only real records can tell."""
-        given = {"children": self.children, "units": self.units, "text": self.text}
-        given["min_age"] = self.min_age is not None
-        return next((name for name, value in given.items() if value), None)
+        names = ("children", "without", "units", "text", "min_age", "during")
+        return next((name for name in names if getattr(self, name) not in (None, False, ())), None)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -121,8 +135,8 @@ class History(EventPattern):
 
     days: Days | None = None
     """Only so many days back, that moment included; null: ever."""
-    in_stay: bool = False
-    """Only since the beginning of the stay."""
+    since: Literal["record", "stay", "end"] = "record"
+    """Only since the beginning of the stay, or later than its end."""
     times: Count = 1
     """At how many times at least."""
 
@@ -155,13 +169,15 @@ class Codebook:
             >>> book.of(CodePattern(codes=("D//1",))), book.of(CodePattern(codes=("D//1", "E"), children=True))
             (['D//1'], ['D//1', 'D//12', 'D//2'])
         """
-        key = (pattern.code, pattern.codes, pattern.children)
+        key = (pattern.code, pattern.codes, pattern.children, pattern.without)
         if key not in self._found:
             if pattern.code is not None:
                 found = self.codes.filter(matching(self.codes, pattern.code))
             else:
-                sought = self.below(pattern.codes) if pattern.children else set(pattern.codes)
-                found = self.codes.filter([_is_named(code, sought) for code in self.codes])
+                wide = self.below if pattern.children else set
+                sought, but = wide(pattern.codes), wide(pattern.without)
+                is_one = [_is_named(c, sought) and not _is_named(c, but) for c in self.codes]
+                found = self.codes.filter(is_one)
             self._found[key] = found.to_list()
         return self._found[key]
 
@@ -176,7 +192,7 @@ class Codebook:
 
     def regex(self, pattern: CodePattern) -> str:
         """An expression that matches these codes of the data set, or none."""
-        if not pattern.children:
+        if not (pattern.children or pattern.without):
             return pattern.regex
         return "|".join(f"^{re.escape(code)}$" for code in self.of(pattern)) or NEVER
 

@@ -8,7 +8,7 @@ import polars as pl
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course, read_course
 from ehr_eval.tasks.files import TaskFile
-from ehr_eval.tasks.patterns import NEVER, Codebook, EventPattern
+from ehr_eval.tasks.patterns import NEVER, Codebook, EventPattern, Span
 
 BIRTH = "^MEDS_BIRTH"
 _YEAR_US = 365.25 * 86_400_000_000
@@ -51,9 +51,10 @@ class Record:
             visit_ids=config.visit_ids if start.ids is None else start.ids,
             transfer_hours=gap,
         )
-        self.task, self.book = task, book
+        self.task, self.book, self.config = task, book, config
         self.course: Course = read_course(events, config)
         self._begins = begins
+        self._visits: dict[Span, pl.DataFrame] = {}
         lacking = [pl.lit(None, pl.String).alias(c) for c in ("unit", "text_value") if c not in events.columns]  # fmt: skip
         self.events = events.filter(pl.col("time").is_not_null()).with_columns(lacking)
         born = pl.col("code").str.contains(BIRTH)
@@ -68,7 +69,11 @@ class Record:
         if not patterns:
             return self.events.select("subject_id", "time").clear()
         events = self._aged() if any(p.min_age is not None for p in patterns) else self.events
-        found = events.filter(pl.any_horizontal(*map(self.book.events, patterns)))
+        free = [pattern for pattern in patterns if pattern.during is None]
+        bound = [pattern for pattern in patterns if pattern.during is not None]
+        parts = [events.filter(pl.any_horizontal(*map(self.book.events, free)))] if free else []
+        parts += [self._during(events.filter(self.book.events(p)), p.during) for p in bound]
+        found = pl.concat(parts)
         until = self.task.start.until
         if until is None:
             return found.select("subject_id", "time")
@@ -101,6 +106,24 @@ class Record:
             every = every.join(more, on="subject_id")
         last = pl.max_horizontal(*map(str, range(len(first))))
         return every.select("subject_id", time=last)
+
+    def _during(self, events: pl.DataFrame, span: Span | None) -> pl.DataFrame:
+        """Those of some events that are within visits of a kind."""
+        if span is None:
+            return events
+        if span not in self._visits:
+            kind = replace(self.config, visit_start=span.code, visit_end=span.until)
+            visits = read_course(self.events, kind).visits.filter(pl.col("fault").is_null())
+            ends = visits.group_by("subject_id", "start").agg(pl.col("end").max()).sort("start")
+            self._visits[span] = ends.with_columns(pl.col("end").cum_max().over("subject_id"))
+        inside = events.sort("time").join_asof(
+            self._visits[span],
+            left_on="time",
+            right_on="start",
+            by="subject_id",
+            check_sortedness=False,
+        )
+        return inside.filter(pl.col("time") <= pl.col("end")).select(events.columns)
 
     def _aged(self) -> pl.DataFrame:
         """Events with `age` in years, null where no birth is recorded."""
