@@ -1,7 +1,5 @@
-# ruff: noqa: DTZ001 -- MEDS times have no zone
 """The tasks of EHRSHOT and FoMoH on a small OMOP CDM, through our own source: every answer worked out by hand."""
 
-from datetime import datetime
 from pathlib import Path
 
 import polars as pl

@@ -15,6 +15,7 @@ from ehr_eval.tasks.files import StartConfig, TaskFile, read_task_file
 from ehr_eval.tasks.labelers import ROW
 from ehr_eval.tasks.library import LIBRARY
 from ehr_eval.tasks.patterns import EventPattern
+from ehr_eval.tasks.record import Events
 from ehr_eval.tasks.registry import TASKS
 from ehr_tracking.config import ConfigError
 
@@ -78,7 +79,7 @@ def test_the_files_of_the_built_in_tasks_label_as_their_functions_do(events, nam
         return found.filter(pl.col("left_out").is_null()).select(ROW).sort(ROW)
 
     expected = rows(TASKS[name].labeler(read_course(events, config), config))
-    assert rows(label_by_file(events, task, config)).equals(expected)
+    assert rows(label_by_file(Events(events), task, config)).equals(expected)
     assert 0 < expected["boolean_value"].sum() < expected.height
 
 
@@ -111,7 +112,9 @@ def test_an_outcome_is_after_the_question_within_the_horizon_and_before_what_end
         horizon_days=10 / 24,
     )
     story = [(0, "ASK", None), *more, (99, "SEEN", None)]
-    found = label_by_file(frame([(1, hour(h), c, v) for h, c, v in story]), task, LabelsConfig())
+    found = label_by_file(
+        Events(frame([(1, hour(h), c, v) for h, c, v in story])), task, LabelsConfig()
+    )
     assert found["boolean_value"].to_list() == [answer]
     assert found["left_out"].to_list() == [None]
 
@@ -136,7 +139,7 @@ def test_without_what_decides_there_is_no_answer():
         )
         for h, code, value in story
     ]
-    found = label_by_file(frame(rows), task, LabelsConfig()).sort("subject_id")
+    found = label_by_file(Events(frame(rows)), task, LabelsConfig()).sort("subject_id")
     assert found["boolean_value"].to_list()[:3] == [False, True, True]
     assert found["left_out"].to_list() == [None, None, None, "nothing decides"]
 

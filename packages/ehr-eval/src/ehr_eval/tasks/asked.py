@@ -39,7 +39,7 @@ def _moments(record: Record, task: TaskFile) -> pl.DataFrame:
     """subject_id, at, start, end, left_out."""
     start, course = task.start, record.course
     if start.at == "random":
-        times = record.times.rename({"time": "at"})
+        times = record.shared.times.rename({"time": "at"})
         return times.with_columns(start=_NEVER, end=_NEVER) if start.until is None else _in_stays(record)  # fmt: skip
     if start.at == "every":
         return _every(record, start)
@@ -59,7 +59,7 @@ def _in_stays(record: Record) -> pl.DataFrame:
     """Moments of the record within stays."""
     stays = record.course.stays.filter(pl.col("fault").is_null())
     whole = stays.group_by("subject_id", "start").agg(pl.col("end").max()).sort("start")
-    rows = record.times.sort("time").join_asof(
+    rows = record.shared.times.sort("time").join_asof(
         whole, left_on="time", right_on="start", by="subject_id", check_sortedness=False
     )
     return rows.filter(pl.col("time") < pl.col("end")).rename({"time": "at"})
@@ -68,7 +68,7 @@ def _in_stays(record: Record) -> pl.DataFrame:
 def _every(record: Record, start: StartConfig) -> pl.DataFrame:
     """Moments that are `every_hours` apart, from the beginning of a stay, or record, to before its end."""
     if start.until is None:
-        spans = record.times.group_by("subject_id").agg(start=pl.col("time").min(), end=pl.col("time").max())  # fmt: skip
+        spans = record.shared.times.group_by("subject_id").agg(start=pl.col("time").min(), end=pl.col("time").max())  # fmt: skip
         spans = spans.with_columns(left_out=pl.lit(None, pl.String))
     else:
         spans = record.course.stays.with_columns(left_out="fault")
@@ -121,12 +121,10 @@ def _history(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFrame
     """Left out by what has been, and `recurrent`."""
     start, known = task.start, pl.col("known")
     rows = rows.with_row_index("row")
-    first = record.events.group_by("subject_id").agg(begins=pl.col("time").min())
-    seen = record.times.group_by("subject_id").agg(seen=pl.col("time").min())
-    for more in (first, seen, record.births):
+    for more in (record.shared.spans, record.shared.births):
         rows = rows.join(more, on="subject_id", how="left", maintain_order="left")
     if start.active_days is not None:
-        rows = rows.with_columns(before=_before(rows, record.times))
+        rows = rows.with_columns(before=_before(rows, record.shared.times))
     given = [
         (pl.col(LEFT_OUT).is_not_null(), pl.col(LEFT_OUT)),
         (pl.col("begins") > known, pl.lit("nothing is recorded by then")),

@@ -7,25 +7,24 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.files import TaskFile
 from ehr_eval.tasks.labelers import LEFT_OUT, ROW, SEVERITY, asof, reasons
 from ehr_eval.tasks.patterns import Codebook
-from ehr_eval.tasks.record import Record
+from ehr_eval.tasks.record import Events, Record
 from ehr_tracking.errors import UserError
 
 _NEEDED = ("start", "start.until", "outcome", "together", "given", "require")
 
 
 def label_by_file(
-    events: pl.DataFrame, task: TaskFile, config: LabelsConfig, book: Codebook | None = None
+    events: Events, task: TaskFile, config: LabelsConfig, book: Codebook | None = None
 ) -> pl.DataFrame:
     """Rows of a task: `labelers.ROW`, left_out (why one is none), recurrent, and severity where it has grades.
 
     Args:
-        events: Of some whole subjects: subject_id, time, code, numeric_value, and of `columns_of` and
-            `config.visit_ids` those that there are.
+        events: Of some whole subjects, with those of `columns_of` and `config.visit_ids` that there are.
         task: Whose codes take the place of `admission` and `discharge`.
         config: What a death is, transfers, and what becomes of censored rows.
         book: Codes of the whole data set, and its ontology; by default the codes of these events.
     """
-    book = book or Codebook(events["code"].unique(), {})
+    book = book or Codebook(events.all["code"].unique(), {})
     record = Record(events, task, config, book)
     rows = _windows(asked(record, task, config), task, record)
     is_one = pl.col(LEFT_OUT).is_null()

@@ -16,7 +16,7 @@ from ehr_eval.tasks.files import TaskFile, read_task_file, read_task_files
 from ehr_eval.tasks.labelers import LEFT_OUT
 from ehr_eval.tasks.library import library_files, of_collection
 from ehr_eval.tasks.patterns import Codebook
-from ehr_eval.tasks.record import columns_of
+from ehr_eval.tasks.record import Events, columns_of
 from ehr_eval.tasks.registry import TASKS, choose
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.errors import UserError
@@ -49,7 +49,7 @@ class Asked:
 class Chosen:
     """One task to label, which may give two sets of labels."""
 
-    label: Callable[[pl.DataFrame, Course | None], Rows]
+    label: Callable[[Events, Course | None], Rows]
     """From the events of whole subjects, and what they were cut up into, to rows by name."""
     definitions: Mapping[str, str]
     """Name -> what is asked."""
@@ -134,7 +134,7 @@ def _add(chosen: dict[str, Chosen], name: str, task: Chosen) -> None:
 def _built_in(name: str, config: LabelsConfig) -> Chosen:
     task = TASKS[name]
 
-    def label(_: pl.DataFrame, course: Course | None) -> Rows:
+    def label(_: Events, course: Course | None) -> Rows:
         return {name: task.labeler(course, config)} if course else {}
 
     return Chosen(label=label, definitions={name: task.define(config)}, by_course=True)
@@ -145,7 +145,7 @@ def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook) -> Chosen:
     if config.recurrence and task.onset == "new" and not task.together:
         task = replace(task, onset="both")
 
-    def label(events: pl.DataFrame, _: Course | None) -> Rows:
+    def label(events: Events, _: Course | None) -> Rows:
         rows = label_by_file(events, task, config, book)
         if task.onset != "both":
             return {task.name: rows.drop("recurrent")}
@@ -164,8 +164,8 @@ def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook) -> Chosen:
 
 
 def _by_aces(name: str, task: AcesTask) -> Chosen:
-    def label(events: pl.DataFrame, _: Course | None) -> Rows:
-        return {name: task.label(events)}
+    def label(events: Events, _: Course | None) -> Rows:
+        return {name: task.label(events.all)}
 
     definition = task.text.partition("\n")[0].lstrip("# ")
     told = definition if task.text.startswith("#") else f"As {task.path.name} says, by ACES."

@@ -18,6 +18,7 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, SEVERITY
 from ehr_eval.tasks.patterns import Codebook
+from ehr_eval.tasks.record import Events
 from ehr_tracking.arrow.meds import code_infos, data_files
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import LABELS, MEDS
@@ -137,8 +138,8 @@ def _label(
     more = (*config.visit_ids, *(c for task in chosen.values() for c in task.columns))
     by_course = any(task.by_course for task in chosen.values())
     for path in tqdm(files, desc="labels", unit="file", disable=None):
-        events = read_events(path, more=tuple(dict.fromkeys(more)))
-        course = read_course(events, config) if by_course else None
+        events = Events(read_events(path, more=tuple(dict.fromkeys(more))))
+        course = read_course(events.all, config) if by_course else None
         for task in chosen.values():
             for name, rows in task.label(events, course).items():
                 parts[name].append(rows)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import polars as pl
 
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course, read_course
 from ehr_eval.tasks.files import TaskFile
-from ehr_eval.tasks.patterns import NEVER, Codebook, EventPattern, Span
+from ehr_eval.tasks.patterns import NEVER, Codebook, CodePattern, EventPattern, Span
 
 BIRTH = "^MEDS_BIRTH"
 _YEAR_US = 365.25 * 86_400_000_000
@@ -22,17 +23,54 @@ def columns_of(task: TaskFile) -> tuple[str, ...]:
     return (*(task.start.ids or ()), *unit, *text)
 
 
+class Events:
+    """Some whole subjects, with what every task asks of them, worked out once."""
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        """Take them.
+
+        Args:
+            events: subject_id, time, code, numeric_value and further columns, in any order.
+        """
+        lacking = [c for c in ("unit", "text_value") if c not in events.columns]
+        timed = events.filter(pl.col("time").is_not_null())
+        self.all = events
+        self.timed = timed.with_columns(pl.lit(None, pl.String).alias(c) for c in lacking)
+        """Without what has no time; unit and text_value are null where there are none."""
+
+    @cached_property
+    def births(self) -> pl.DataFrame:
+        """subject_id, birth."""
+        born = self.timed.filter(pl.col("code").str.contains(BIRTH))
+        return born.group_by("subject_id").agg(birth=pl.col("time").min())
+
+    @cached_property
+    def spans(self) -> pl.DataFrame:
+        """subject_id, begins and last: the first and the last event; seen: the first that is no birth."""
+        born = pl.col("code").str.contains(BIRTH)
+        return self.timed.group_by("subject_id").agg(
+            begins=pl.col("time").min(),
+            seen=pl.col("time").filter(~born).min(),
+            last=pl.col("time").max(),
+        )
+
+    @cached_property
+    def times(self) -> pl.DataFrame:
+        """subject_id, time: every moment of the record but birth, each once."""
+        born = pl.col("code").str.contains(BIRTH)
+        return self.timed.filter(~born).select("subject_id", "time").unique()
+
+
 class Record:
     """Whole subjects, as one task sees them."""
 
     def __init__(
-        self, events: pl.DataFrame, task: TaskFile, config: LabelsConfig, book: Codebook
+        self, events: Events, task: TaskFile, config: LabelsConfig, book: Codebook
     ) -> None:
         """Cut them up.
 
         Args:
-            events: subject_id, time, code, numeric_value, and of `columns_of` and `config.visit_ids` those
-                that there are.
+            events: With those of `columns_of` and `config.visit_ids` that there are.
             task: Whose codes take the place of `admission` and `discharge`.
             config: What a death is, and transfers.
             book: Of the data set.
@@ -40,6 +78,7 @@ class Record:
         start = task.start
         begins = NEVER if start.until is None else book.regex(start)
         gap = config.transfer_hours if start.transfer_hours is None else start.transfer_hours
+        ids = config.visit_ids if start.ids is None else start.ids
         config = replace(
             config,
             admission=begins,
@@ -48,21 +87,17 @@ class Record:
             visit_end=NEVER,
             diagnosis=NEVER,
             lab=NEVER,
-            visit_ids=config.visit_ids if start.ids is None else start.ids,
+            visit_ids=ids,
             transfer_hours=gap,
         )
-        self.task, self.book, self.config = task, book, config
-        self.course: Course = read_course(events, config)
+        self.task, self.book, self.config, self.shared = task, book, config, events
+        self.events = events.timed
+        marks = [config.admission, config.discharge, config.death]
+        codes = {code for mark in marks for code in book.of(CodePattern(code=mark))}
+        course = read_course(self.events.filter(pl.col("code").is_in(list(codes))), config)
+        self.course: Course = replace(course, last=events.spans.select("subject_id", "last"))
         self._begins = begins
         self._visits: dict[Span, pl.DataFrame] = {}
-        lacking = [pl.lit(None, pl.String).alias(c) for c in ("unit", "text_value") if c not in events.columns]  # fmt: skip
-        self.events = events.filter(pl.col("time").is_not_null()).with_columns(lacking)
-        born = pl.col("code").str.contains(BIRTH)
-        self.births = (
-            self.events.filter(born).group_by("subject_id").agg(birth=pl.col("time").min())
-        )
-        self.times = self.events.filter(~born).select("subject_id", "time").unique()
-        """subject_id, time: every moment of the record but birth, each once."""
 
     def of(self, patterns: Sequence[EventPattern]) -> pl.DataFrame:
         """subject_id, time of events that some patterns mean; of those of stays, only what begins or ends one."""
@@ -127,7 +162,9 @@ class Record:
 
     def _aged(self) -> pl.DataFrame:
         """Events with `age` in years, null where no birth is recorded."""
-        events = self.events.join(self.births, on="subject_id", how="left", maintain_order="left")
+        events = self.events.join(
+            self.shared.births, on="subject_id", how="left", maintain_order="left"
+        )
         return events.with_columns(age=years(pl.col("time") - pl.col("birth")))
 
 
