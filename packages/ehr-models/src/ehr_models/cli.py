@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ehr_models
-from ehr_models.exchange.command import export, import_
+from ehr_models.exchange.command import export, import_, push
 from ehr_tracking.errors import Group, UserError
 from ehr_tracking.options import PATH, overwrite_option, set_option
 
@@ -232,3 +232,4 @@ def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
 
 main.add_command(export)
 main.add_command(import_)
+main.add_command(push)

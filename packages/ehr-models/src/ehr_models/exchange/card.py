@@ -5,12 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ehr_models import __version__
-from ehr_models.exchange.config import CardConfig
+from ehr_models.exchange.config import SCHEMA, CardConfig
 from ehr_models.exchange.facts import FEW, Facts, Scores
 from ehr_tracking.manifest import Source
 
-SCHEMA = "ehr-models-export/1"
-"""Of `metadata.json`; docs/exchange.md tells its keys."""
 AUTO = {
     "pooled": "AutoModelForSequenceClassification",
     "both": "AutoModelForPreTraining",

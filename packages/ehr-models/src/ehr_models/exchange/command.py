@@ -80,3 +80,48 @@ def import_(model: Path, out: Path, vocabulary: Path | None, overwrite: bool) ->
         click.echo(
             f"{done.left_out:,} rows of its vocabulary are no token of ours and were left out"
         )
+
+
+@click.command()
+@click.argument("export", type=PATH)
+@click.option("--repo", required=True, metavar="ORG/NAME", help="Repository of the hub.")
+@click.option(
+    "--private/--public",
+    default=True,
+    show_default=True,
+    help="Of a repository that is made; one that is there stays as it is.",
+)
+@click.option("--revision", help="Branch, made where there is none.  [default: main]")
+@click.option("--endpoint", help="URL of the hub.  [default: HF_ENDPOINT, else the public one]")
+@click.option(
+    "--token-file", type=PATH, help="Holds the token.  [default: HF_TOKEN, or your login]"
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and contact nobody.")
+def push(
+    export: Path,
+    repo: str,
+    private: bool,
+    revision: str | None,
+    endpoint: str | None,
+    token_file: Path | None,
+    dry_run: bool,
+) -> None:
+    """Send an export to a repository of a Hugging Face hub, as one commit.
+
+    Nothing leaves that `ehr-models export` did not write, nor any table with rows of subjects.
+
+    Example: ehr-models push demo/export --repo my-org/gpt2-demo --dry-run
+    """
+    from ehr_models.exchange.push import find_token, pack_up, require_repository, summary
+    from ehr_models.exchange.push import push as send
+
+    require_repository(repo)
+    parcel = pack_up(export)
+    click.echo("\n".join(summary(parcel)))
+    where = f"{repo}{f' at {revision}' if revision else ''} ({'private' if private else 'public'} if new)"
+    if dry_run:
+        click.echo(f"nothing was sent; without --dry-run it would go to {where}")
+        return
+    token = find_token(token_file)
+    url = send(parcel, repo, endpoint=endpoint, token=token, private=private, revision=revision)
+    click.echo(f"sent to {where}: {url}")

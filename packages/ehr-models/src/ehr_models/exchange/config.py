@@ -1,4 +1,4 @@
-"""What only a person can say of a model: the free text of its card. Without torch."""
+"""What only a person can say of a model: the free text of its card; and what exports are called. Without torch."""
 
 from typing import Annotated
 
@@ -7,6 +7,10 @@ from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
 
+SCHEMA = "ehr-models-export/1"
+"""Of `metadata.json`; docs/exchange.md tells its keys."""
+CARD, METADATA = "README.md", "metadata.json"
+"""Files of an export, beside those of a checkpoint."""
 Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
 """Of an export, e.g. `1.0.0`."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ehr_models import __version__
 from ehr_models.checkpoint import TRAINING_STATE, load_checkpoint
 from ehr_models.exchange.card import metadata, readme
-from ehr_models.exchange.config import CardConfig
+from ehr_models.exchange.config import CARD, METADATA, CardConfig
 from ehr_models.exchange.facts import Facts, gather, read_scores
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.config import ConfigError, to_dict
@@ -17,7 +17,6 @@ from ehr_tracking.contracts import ADAPTER, CHECKPOINT
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import load_manifest, new_artifact, seal
 
-CARD, METADATA = "README.md", "metadata.json"
 _PACKAGES = ("ehr-models", "ehr-tracking", "torch", "transformers", "safetensors", "peft")
 
 
