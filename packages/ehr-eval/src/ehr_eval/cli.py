@@ -11,6 +11,7 @@ from ehr_eval.counts.command import counts
 from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
 from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
+from ehr_eval.judgement.command import judge
 from ehr_eval.outcomes.command import outcomes
 from ehr_eval.perplexity.command import perplexity
 from ehr_eval.predict_command import predict
@@ -33,6 +34,6 @@ def main() -> None:
 
 for command in (
     *(aces, audit, counts, curve, ehrshot, features, generate, join),
-    *(labels, outcomes, perplexity, predict, query, strata, survival, zeroshot),
+    *(judge, labels, outcomes, perplexity, predict, query, strata, survival, zeroshot),
 ):
     main.add_command(command)

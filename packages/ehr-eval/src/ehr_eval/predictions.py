@@ -16,7 +16,7 @@ import pyarrow as pa
 from ehr_eval.frames import KEY, PRODUCER, in_order_of
 from ehr_tracking.arrow.columns import microseconds, no_nulls, whole_numbers
 from ehr_tracking.arrow.parquet import read_table
-from ehr_tracking.contracts import PREDICTIONS, TUNING, ContractError
+from ehr_tracking.contracts import HELD_OUT, PREDICTIONS, TUNING, ContractError
 from ehr_tracking.manifest import MANIFEST, Source, check_file, raw_source, read_manifest
 from ehr_tracking.tree import files_below
 
@@ -67,16 +67,37 @@ def read_predictions(
             or says another outcome than the labels. Naming file or task and the first such row.
     """
     found = {}
-    for task, files in _tasks(directory, {*held_out, *others}).items():
+    for task, draws in prediction_files(directory, {*held_out, *others}).items():
         if task in held_out:
             found[task] = {
-                draw: _align(task, [_read(path) for path in of_draw], held_out[task], directory)
-                for draw, of_draw in sorted(_by_draw(directory / task, files).items())
+                draw: read_aligned(task, files, held_out[task], where=directory)
+                for draw, files in draws.items()
             }
         elif task not in others:
             known = ", ".join(sorted({*held_out, *others}))
             raise ContractError(f"{directory} predicts task {task}; the labels have {known}")
     return found
+
+
+def prediction_files(
+    directory: Path, known: Collection[str], *, split: str = HELD_OUT
+) -> dict[str, dict[Draw, list[Path]]]:
+    """Task -> draw of the shots -> files of predictions of one split.
+
+    Args:
+        directory: As of `read_predictions`. What lies below `tuning/` are predictions of tuning rows, by
+            which probabilities may be recalibrated; all else is of held-out rows.
+        known: Tasks of the labels, whose names may hold `/`.
+        split: held_out or tuning.
+
+    Raises:
+        ContractError: If there are none that are held out, or one was changed or lies in no task's folder.
+    """
+    root = directory / TUNING if split == TUNING else directory
+    return {
+        task: dict(sorted(_by_draw(root / task, files).items()))
+        for task, files in _tasks(directory, known, split).items()
+    }
 
 
 def _by_draw(directory: Path, files: Iterable[Path]) -> dict[Draw, list[Path]]:
@@ -99,11 +120,8 @@ def predictions_source(directory: Path) -> Source:
     return raw_source(directory, contract=MEDS_PREDICTIONS)
 
 
-def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
-    """Task -> its files, in the order of their paths; no known task lies in another's folder.
-
-    What lies below `tuning/` are predictions of tuning rows, by which somebody may recalibrate.
-    """
+def _tasks(directory: Path, known: Collection[str], split: str) -> dict[str, list[Path]]:
+    """Task -> its files, in the order of their paths; no known task lies in another's folder."""
     if not directory.is_dir():
         raise ContractError(f"{directory}: no such directory")
     names = {p.relative_to(directory).as_posix() for p in files_below(directory, ".parquet")}
@@ -112,16 +130,21 @@ def _tasks(directory: Path, known: Collection[str]) -> dict[str, list[Path]]:
         names |= {name for name in manifest.files if name.endswith(".parquet")}
         for name in sorted(names):
             check_file(directory, manifest, name)
-    names = {name for name in names if not name.startswith(f"{TUNING}/")}
-    if not names:
+    beside = {name for name in names if name.startswith(f"{TUNING}/")}
+    root, names = (
+        (directory / TUNING, {name.removeprefix(f"{TUNING}/") for name in beside})
+        if split == TUNING
+        else (directory, names - beside)
+    )
+    if not names and split != TUNING:
         raise ContractError(f"{directory} holds no predictions: expected <task>/**/*.parquet")
     tasks: dict[str, list[Path]] = {}
     for name in sorted(names):
         task = next((task for task in known if name.startswith(f"{task}/")), "")
         task = task or _DRAWS.split(name.rpartition("/")[0])[0]
         if not task:
-            raise ContractError(f"{directory / name} lies in no task's folder: expected <task>/")
-        tasks.setdefault(task, []).append(directory / name)
+            raise ContractError(f"{root / name} lies in no task's folder: expected <task>/")
+        tasks.setdefault(task, []).append(root / name)
     return tasks
 
 
@@ -164,20 +187,32 @@ def _decided(table: pa.Table, path: Path) -> pa.ChunkedArray | pa.Array:
     return table[DECIDED]
 
 
-def _align(
-    task: str, parts: list[pl.DataFrame], labels: pl.DataFrame, directory: Path
+def read_aligned(
+    task: str, files: Iterable[Path], labels: pl.DataFrame, *, where: Path, split: str = HELD_OUT
 ) -> Predicted:
-    """In the order of the labels."""
-    predicted = pl.concat(parts)
+    """What some files say of a task, in the order of its labels.
+
+    Args:
+        task: For messages.
+        files: In the schema of meds-evaluation.
+        labels: [n] subject_id, prediction_time, boolean_value of the rows that they shall predict.
+        where: The folder that they are of, for messages.
+        split: That the labels are of, for messages.
+
+    Raises:
+        ContractError: As of `read_predictions`.
+    """
+    kind = split.replace("_", "-")
+    predicted = pl.concat([_read(path) for path in files])
     _refuse(predicted.filter(pl.struct(KEY).is_duplicated()), "is predicted twice", task)
     told = labels.select(*KEY, outcome=LABEL)
     checked = predicted.join(told, on=KEY, how="left", maintain_order="left")
     extra = checked.filter(pl.col("outcome").is_null())
-    _refuse(extra, "is predicted, but is no held-out label", task)
+    _refuse(extra, f"is predicted, but is no {kind} label", task)
     wrong = checked.filter(pl.col("outcome") != pl.col(LABEL))
     _refuse(wrong, f"has another {LABEL} than the labels", task)
     found = in_order_of(
-        labels.select(KEY), predicted, where=directory, what=f"held-out labels of task {task}"
+        labels.select(KEY), predicted, where=where, what=f"{kind} labels of task {task}"
     )
     decided = None if found[DECIDED].null_count() else found[DECIDED].to_numpy()
     return Predicted(found[PROBABILITY].to_numpy(), decided)

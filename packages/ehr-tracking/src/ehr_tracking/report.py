@@ -56,7 +56,13 @@ def line_plot(
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         marker = MARKERS[i % len(MARKERS)] if len(points) <= 30 else None
         axes.plot(
-            xs, ys, line, label=_legend(name), color=colour, marker=marker, markersize=5, lw=1.6
+            *(xs, ys),
+            linestyle=line,
+            label=_legend(name),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            lw=1.6,
         )
         if bands and name in bands:
             low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]

@@ -8,6 +8,7 @@ against the contract named here. Adding a column is no new version; changing a m
 from ehr_tracking.contracts.analyses import PERPLEXITY as PERPLEXITY
 from ehr_tracking.contracts.analyses import STRATA as STRATA
 from ehr_tracking.contracts.audit import AUDIT as AUDIT
+from ehr_tracking.contracts.judgement import JUDGEMENT as JUDGEMENT
 from ehr_tracking.contracts.results import COMPARISON_COLUMNS as COMPARISON_COLUMNS
 from ehr_tracking.contracts.results import GROUP_COLUMNS as GROUP_COLUMNS
 from ehr_tracking.contracts.results import MODEL as _MODEL
@@ -322,7 +323,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, CURVE, RESULTS, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
+        TRAJECTORIES, CURVE, RESULTS, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

@@ -25,6 +25,7 @@ from ehr_eval.judge.metrics.net_benefit import net_benefit
 from ehr_eval.judge.metrics.partial_auroc import partial_auroc
 from ehr_eval.judge.metrics.ranked import Floats, Ranked
 from ehr_eval.judge.metrics.sensitivity import sensitivity
+from ehr_tracking.contracts import HELD_OUT
 
 Need = Literal["positive", "negative", "threshold"]
 
@@ -86,10 +87,9 @@ ALL_METRICS: Mapping[str, Metric] = MappingProxyType(
             _late("brier_resolution", "Brier: resolution", resolution, needs=()),
             _late(
                 "brier_uncertainty",
-                "Brier: uncertainty, of the outcome alone",
+                "Brier: uncertainty, of the outcome and no model",
                 uncertainty,
                 needs=(),
-                higher_is_better=False,
             ),
             _late(
                 "ece", "ECE, bins of equal width", expected_error, higher_is_better=False, needs=()
@@ -147,7 +147,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 
 def undefined(
-    label: npt.NDArray[np.bool_], *, decided: bool = True, metrics: Iterable[str] = tuple(METRICS)
+    label: npt.NDArray[np.bool_],
+    *,
+    decided: bool = True,
+    metrics: Iterable[str] = tuple(METRICS),
+    where: str = HELD_OUT,
 ) -> dict[str, str]:
     """Metric -> why it has no value on these rows; empty where all have one.
 
@@ -155,6 +159,7 @@ def undefined(
         label: [n].
         decided: Whether a threshold was chosen.
         metrics: Names in `ALL_METRICS`.
+        where: What the rows are.
 
     Examples:
         >>> undefined(np.array([True, True]))["auroc"]
@@ -163,12 +168,12 @@ def undefined(
         {'f1': 'no threshold was chosen on tuning'}
     """
     if not len(label):
-        return dict.fromkeys(metrics, "no row in held_out")
+        return dict.fromkeys(metrics, f"no row in {where}")
     there = {"positive": bool(label.any()), "negative": not label.all(), "threshold": decided}
     return {
         metric.name: "no threshold was chosen on tuning"
         if missing[0] == "threshold"
-        else f"no {missing[0]} in held_out"
+        else f"no {missing[0]} in {where}"
         for metric in map(ALL_METRICS.__getitem__, metrics)
         if (missing := [name for name in metric.needs if not there[name]])
     }

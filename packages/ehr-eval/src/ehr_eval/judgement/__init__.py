@@ -1,0 +1,1 @@
+"""`ehr-eval judge`: predictions judged by every metric, with curves, groups, recalibration and sets."""
