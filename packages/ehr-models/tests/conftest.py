@@ -21,6 +21,7 @@ from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_models.kinds.chrono import ChronoModelConfig
 from ehr_models.kinds.exmed_bert import ExMedBertModelConfig
 from ehr_models.kinds.gpt2_moe import Gpt2MoeModelConfig
+from ehr_models.kinds.hyena import HyenaModelConfig
 from ehr_models.registry import build, look_up
 from ehr_tracking.contracts import BOS_ID, CLS_ID, SPECIALS, TOKENS
 from ehr_tracking.manifest import seal
@@ -31,7 +32,15 @@ MIXER = import_module("ehr_models.kinds.mixer").MIXER
 
 VOCAB = 90
 ZOO = {**KINDS, "mixer": MIXER}
-OPTIONS = {"llama": {"kv_heads": 2}, "gpt2_moe": {"hidden": 32, "heads": 2, "every": 1}}
+OPTIONS = {
+    "llama": {"kv_heads": 2},
+    "gpt2_moe": {"hidden": 32, "heads": 2, "every": 1},
+    "modernbert": {"window": 16, "every": 2},
+    "mistral": {"window": 9},
+    "qwen3": {"head_width": 16},
+    "mamba2": {"hidden": 32, "intermediate": 64, "heads": 4, "state": 16, "chunk": 8},
+    "hyena": {"hidden": 32, "intermediate": 48, "filter_width": 16},
+}
 TINY = {
     name: kind.config(size=next(iter(kind.sizes)), layers=2, **OPTIONS.get(name, {}))
     for name, kind in ZOO.items()
@@ -50,6 +59,9 @@ VARIANTS = {
         size="small-8", hidden=32, heads=2, intermediate=48, layers=2, shared=True, bias_rate=0.01
     ),
     "behrt-learned": BehrtModelConfig(size="tiny", position="learned", age="none", time="none"),
+    "hyena-third": HyenaModelConfig(
+        size="tiny", layers=2, hidden=32, intermediate=48, order=3, taps=2, tied=True
+    ),
     "chrono-time": ChronoModelConfig(size="tiny", layers=2, positions="time", time="date"),
     "chrono-order": ChronoModelConfig(
         size="tiny", layers=2, positions="order", age="none", time="none", kv_heads=4

@@ -13,8 +13,8 @@ from ehr_tracking.contracts import SPECIALS
 
 from .conftest import VARIANTS, VOCAB
 
-CAUSAL = [k.name for k in KINDS.values() if k.sees == "past"]
-VARIED = CAUSAL + [name for name, config in VARIANTS.items() if KINDS[config.kind].sees == "past"]
+CAUSAL = [k.name for k in KINDS.values() if k.incremental]
+VARIED = CAUSAL + [name for name, config in VARIANTS.items() if config.kind in CAUSAL]
 COPIES = [2, 1, 3, 0, 1, 2, 4]
 """Rows of each of the seven subjects of `batch`, whose 1 to 60 tokens lie in one batch."""
 FIELDS = ("input_ids", "age", "time", "visit", "segment")

@@ -11,6 +11,10 @@ from ehr_models.kinds.behrt.model import BehrtConfig, BehrtModel
 from ehr_models.kinds.bert import BertModelConfig
 from ehr_models.kinds.gpt2 import Gpt2ModelConfig
 from ehr_models.kinds.llama import LlamaModelConfig
+from ehr_models.kinds.mamba2 import Mamba2ModelConfig
+from ehr_models.kinds.mistral import MistralModelConfig
+from ehr_models.kinds.modernbert import ModernBertModelConfig
+from ehr_models.kinds.qwen3 import Qwen3ModelConfig
 from ehr_models.registry import architecture, build
 from ehr_tracking.config import ConfigError, validate
 from ehr_tracking.contracts import BOS_ID, EOS_ID
@@ -24,11 +28,31 @@ from ehr_tracking.contracts import BOS_ID, EOS_ID
         (BertModelConfig(size="base"), 30522, 109_514_298 + 6 * 769),
         (BertModelConfig(size="large"), 30522, 335_174_458 + 6 * 1025),
         (LlamaModelConfig(size="1b"), 128_256, 1_235_814_400),
+        (ModernBertModelConfig(size="base"), 50368, 149_655_232),
+        (ModernBertModelConfig(size="large"), 50368, 395_881_664),
+        (Qwen3ModelConfig(size="0.6b"), 151_936, 596_049_920),
+        (Qwen3ModelConfig(size="1.7b"), 151_936, 1_720_574_976),
+        (MistralModelConfig(size="7b"), 32_000, 7_241_732_096 - 32_000 * 4096),
     ],
 )
 def test_published_sizes_have_their_published_counts(config, vocab_size, published):
-    """But for the rows that pad the embedding to a multiple of 64."""
+    """But for the rows that pad the embedding to a multiple of 64, and where embeddings are tied."""
     assert count_parameters(config, vocab_size)["total"] == published
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"),
+    [
+        *(("gpt2-base", 116), ("gpt2-medium", 344), ("gpt2-large", 761), ("gpt2-huge", 1469)),
+        *(("bert-base", 117), ("bert-xlarge", 773), ("bert-huge", 1439)),
+        *(("llama-clues", 123), ("mamba2-tiny", 121), ("hyena-large", 125)),
+    ],
+)
+def test_sizes_of_hf_ehr_have_its_counts(preset, millions):
+    """At its vocabulary, to half a percent; of Mamba-2 that of its Mamba, which is another architecture."""
+    kind, size = preset.split("-")
+    config = KINDS[kind].config(size=size, max_positions=1024)
+    assert count_parameters(config, 39_818)["total"] == pytest.approx(millions * 1e6, rel=0.005)
 
 
 def test_behrt_small_by_hand():
@@ -92,8 +116,10 @@ def test_overrides_win_over_the_size():
 
 
 def test_special_tokens_of_decoders_are_ours():
-    for kind in ("gpt2", "gpt2_moe", "llama", "chrono"):
-        config = architecture(KINDS[kind].config(size="tiny"), 130)
+    for kind in KINDS.values():
+        if kind.sees == "all" or kind.name == "mixer":
+            continue
+        config = architecture(kind.config(size="tiny"), 130)
         assert (config.bos_token_id, config.eos_token_id) == (BOS_ID, EOS_ID)
 
 
@@ -111,6 +137,8 @@ def test_padding_rows_are_never_generated(make_model):
         (BehrtModelConfig(heads=3), "hidden = 128 must be an even multiple of heads = 3"),
         (LlamaModelConfig(size="tiny", dropout=0.1), "llama has no dropout"),
         (LlamaModelConfig(size="tiny", kv_heads=3), "heads = 4 must be a multiple"),
+        (Mamba2ModelConfig(size="nano", attention_dropout=0.1), "mamba2 has no attention_dropout"),
+        (Mamba2ModelConfig(size="nano", intermediate=200), "must be a multiple of hidden = 128"),
     ],
 )
 def test_what_does_not_fit_is_refused(config, message):
@@ -121,8 +149,9 @@ def test_what_does_not_fit_is_refused(config, message):
 def test_a_kind_is_pretrained_by_what_it_sees():
     found = {kind.name: kind.pretraining for kind in KINDS.values() if kind.name != "mixer"}
     assert found == {
-        **{"behrt": "mlm", "bert": "mlm", "exmed_bert": "mlm"},
-        **{"gpt2": "clm", "gpt2_moe": "clm", "llama": "clm", "chrono": "clm"},
+        **dict.fromkeys(("behrt", "bert", "exmed_bert", "modernbert"), "mlm"),
+        **dict.fromkeys(("gpt2", "gpt2_moe", "llama", "chrono"), "clm"),
+        **dict.fromkeys(("qwen3", "mistral", "mamba2", "hyena"), "clm"),
     }
 
 
@@ -133,7 +162,8 @@ def test_a_kind_is_pretrained_by_what_it_sees():
         ({"size": "small"}, "kind"),
         ({"kind": "behrt", "hiden": 3}, "unknown key behrt.hiden"),
         ({"kind": "behrt", "dropout": 1.0}, "behrt.dropout = 1.0"),
-        ({"kind": "gpt2", "size": "huge"}, "gpt2.size = 'huge'"),
+        ({"kind": "gpt2", "size": "vast"}, "gpt2.size = 'vast'"),
+        ({"kind": "hyena", "heads": 4}, "a hyena has no attention"),
     ],
 )
 def test_a_wrong_key_is_named(tree, message):

@@ -71,6 +71,8 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     """
     config = _preset(name, overrides)
     from ehr_models.describe import count_parameters
+    from ehr_models.kinds import KINDS
+    from ehr_models.kinds.record import ISOLATION
     from ehr_models.registry import architecture
     from ehr_tracking.config import to_dict
 
@@ -79,6 +81,8 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     given = {key: value for key, value in to_dict(config).items() if value is not None}
     click.echo(type(config).__doc__)
     click.echo(f"config: {json.dumps(given)}")
+    kind = KINDS[config.kind]
+    click.echo(f"subjects apart: {kind.isolates}, {ISOLATION[kind.isolates]}")
     click.echo(f"architecture: {json.dumps(resolved)}")
     click.echo(f"parameters at {vocab_size:,} tokens:")
     for part, count in counts.items():

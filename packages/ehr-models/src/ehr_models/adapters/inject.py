@@ -96,7 +96,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 def _trained_whole(model: PreTrainedModel, *, embeddings: bool) -> list[str]:
     """Names of the modules that are trained beside an adapter: heads that are no pretraining's, and the code embeddings."""
-    known = (model.base_model_prefix, KINDS[model.config.model_type].token_head)
+    known = (model.base_model_prefix, *KINDS[model.config.model_type].token_head)
     found = [
         name
         for name, module in model.named_children()

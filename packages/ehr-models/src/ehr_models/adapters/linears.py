@@ -26,11 +26,12 @@ def targets(model: PreTrainedModel, config: AdapterConfig) -> dict[str, nn.Linea
     Raises:
         ConfigError: If a name is none, or the rank is more than one of them has.
     """
-    found = linears(model.base_model)
+    found, kind = linears(model.base_model), KINDS[model.config.model_type]
     last = {name: name.rpartition(".")[2] for name in found}
+    last = {name: end for name, end in last.items() if end not in kind.whole}
     wanted = set(last.values())
     if config.targets == "attention":
-        wanted = set(KINDS[model.config.model_type].adapters)
+        wanted = set(kind.adapters)
     elif config.targets != "all":
         wanted = set(config.targets)
     if unknown := wanted - set(last.values()):
@@ -38,7 +39,7 @@ def targets(model: PreTrainedModel, config: AdapterConfig) -> dict[str, nn.Linea
             f"adapter.targets: {', '.join(sorted(unknown))} is no linear module of the blocks of "
             f"{model.config.model_type}: {', '.join(sorted(set(last.values())))}"
         )
-    chosen = {name: module for name, module in found.items() if last[name] in wanted}
+    chosen = {name: found[name] for name, end in last.items() if end in wanted}
     most = min(min(module.weight.shape) for module in chosen.values())
     if config.rank > most:
         raise ConfigError(f"adapter.rank = {config.rank}, but a target has rank {most} itself")

@@ -10,7 +10,7 @@ D width of a head, P tokens of a prefix, L places of the buffers.
 # mypy: allow-untyped-calls
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,15 @@ from ehr_models.decoding.parts import attend, join
 
 ROWS, PLACES = 16, 64
 """Buffers hold a multiple of so many."""
+
+
+class View(NamedTuple):
+    """What a window leaves to see in a step."""
+
+    own: Tensor | None
+    """Mask [R, 1, 1, places] of what rows added, by slot"""
+    parts: list[tuple[int, Tensor | None]]
+    """Of each prefix where the part begins that is seen, and a mask [r, P - start] for its rows"""
 
 
 class SharedCache(Cache):
@@ -49,6 +58,9 @@ class SharedCache(Cache):
         self._place = self._length
         self._longest = 0
         self._mask: Tensor | None = None
+        self._lengths: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._views: dict[int, View] = {}
 
     def fill(self, lengths: list[int]) -> None:
         """The next forward is over new prefixes of these lengths, laid end to end."""
@@ -57,7 +69,7 @@ class SharedCache(Cache):
     def lay(self, lay: Lay) -> None:
         """Follow where rows lie; called whenever that changed."""
         self._filling = []
-        order = np.argsort(lay.group, kind="stable")
+        order = self._order = np.argsort(lay.group, kind="stable")
         bounds = np.searchsorted(lay.group[order], np.arange(len(lay.prefix) + 1)).tolist()
         self._groups = list(pairwise(bounds))
         moved = bool((np.diff(order) != 1).any())
@@ -76,6 +88,7 @@ class SharedCache(Cache):
             length: [R] by slot, tokens of its own until now.
         """
         rows, self._longest = len(length), int(length.max()) + 1
+        self._lengths, self._views = length.copy(), {}
         own = self._reserve(rows, self._longest)
         heads, places = own.shape[3:5]
         at = torch.arange(rows * heads, device=self.device) * places
@@ -159,13 +172,14 @@ class SharedCache(Cache):
             *shape[:2], shape[3], length
         ).mT if self.dtype == torch.float32 else keys, values
 
-    def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, scale: float, window: int | None = None) -> Tensor:
         """What the next token of each row sees: its prefix, what it added, and itself.
 
         Args:
             layer: Its number.
             query: [R, H, 1, D]
             scale: Of the logits.
+            window: It sees tokens at a distance below this alone.
 
         Returns:
             [R, 1, H, D]
@@ -175,17 +189,53 @@ class SharedCache(Cache):
         rows, heads, _, width = query.shape
         keys, values = self.own[layer, :, :rows, :, : self._longest]
         by_head = query.to(self.dtype).view(rows, keys.shape[1], -1, width)
-        added = attend(by_head, keys, values, scale, self._mask)
-        seen = join(added, self._shared(layer, by_head, scale))
+        view = None if window is None else self._view(window)
+        added = attend(by_head, keys, values, scale, view.own if view else self._mask)
+        seen = join(added, self._shared(layer, by_head, scale, view))
         return seen.to(self.dtype).view(rows, 1, heads, width)
 
-    def _shared(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def _view(self, window: int) -> "View":
+        """What a window leaves to see in this step; the same for every layer that has it."""
+        if window not in self._views:
+            spans = zip(self._groups, self.prefixes, strict=True)
+            sizes = [(a, b, keys.shape[2]) for (a, b), (keys, _) in spans]
+            first = {a: self._lengths[self._order[a:b]] + size - window + 1 for a, b, size in sizes}
+            own = self._mask
+            if self._longest > window:
+                place = torch.arange(self._longest, device=self.device)
+                behind = place <= self._length[:, None] - window
+                own = torch.zeros(behind.shape, dtype=self.dtype, device=self.device)[:, None, None]
+                own = own if self._mask is None else own + self._mask
+                own = own.masked_fill(behind[:, None, None], -torch.inf)
+            parts = [self._part(first[a], size) for a, _, size in sizes]
+            self._views[window] = View(own, parts)
+        return self._views[window]
+
+    def _part(self, first: npt.NDArray[np.int64], size: int) -> tuple[int, Tensor | None]:
+        """Where the part of a prefix begins that a row of its group sees, and what each sees of it.
+
+        Args:
+            first: [r] the first place that each row sees; beyond the last where it sees none.
+            size: P
+        """
+        start = min(max(int(first.min()), 0), size - 1)
+        if int(first.max()) <= start:
+            return start, None
+        hidden = torch.arange(start, size, device=self.device) < self.tensor(first)[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        # no -inf: of a row that sees none, the weight is to be nothing, and no undefined number
+        return start, mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
+
+    def _shared(
+        self, layer: int, query: Tensor, scale: float, view: "View | None"
+    ) -> tuple[Tensor, Tensor]:
         """The prefixes' part: each is attended once, for all of its rows.
 
         Args:
             layer: Its number.
             query: [R, G, H / G, D] by slot.
             scale: Of the logits.
+            view: What of the prefixes is seen, where that is not all.
 
         Returns:
             The same shape, and [R, G, H / G].
@@ -194,9 +244,18 @@ class SharedCache(Cache):
         if self._together is not None:
             query = query.index_select(0, self._together)
         query = query.transpose(0, 1).reshape(1, heads, rows * each, width)
+        seen = view.parts if view else [(0, None)] * len(self._groups)
         parts = [
-            attend(query[:, :, a * each : b * each], keys[layer, None], values[layer, None], scale)
-            for (a, b), (keys, values) in zip(self._groups, self.prefixes, strict=True)
+            attend(
+                query[:, :, a * each : b * each],
+                keys[layer, None, :, start:],
+                values[layer, None, :, start:],
+                scale,
+                None if mask is None else mask.repeat_interleave(each, 0)[None, None],
+            )
+            for (a, b), (keys, values), (start, mask) in zip(
+                self._groups, self.prefixes, seen, strict=True
+            )
         ]
         outs, totals = (
             torch.cat(x, 2).view(heads, rows, each, -1) for x in zip(*parts, strict=True)

@@ -36,8 +36,9 @@ def lean(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pr
     for buffered in copy.modules():
         for name, buffer in buffered.named_buffers(recurse=False):
             setattr(buffered, name, buffer.to(device))
-    head = getattr(copy, KINDS[model.config.model_type].token_head, None)
-    for module in (*copy.base_model.modules(), *(head.modules() if head is not None else ())):
+    heads = [getattr(copy, name, None) for name in KINDS[model.config.model_type].token_head]
+    parts = [copy.base_model, *(head for head in heads if head is not None)]
+    for module in (module for part in parts for module in part.modules()):
         if isinstance(module, nn.Linear | Conv1D | Experts):
             for name, parameter in module.named_parameters(recurse=False):
                 # an embedding tied to it keeps its own

@@ -23,7 +23,8 @@ def attend(
         key: [N, H, K, D], of the same type.
         value: [N, H, K, D]
         scale: Of the logits.
-        mask: Added to the logits; [N, 1, 1, K] of the same type. At least one key of each is free.
+        mask: Added to the logits; [N, 1, 1 or Q, K] of the same type. At least one key of each is free,
+            or the numbers are finite.
 
     Returns:
         What is attended to [N, H, Q, D], and the logarithm of the sum of exponentials [N, H, Q] float32.

@@ -183,7 +183,7 @@ class PooledForPreTraining(PooledPreTrainedModel):
         children = dict(token.named_children())
         self._adopt(token, children)
         forecasts = {f"{name}_head" for name in getattr(token, "forecasts", ())}
-        (self._token_head,) = children.keys() - {token.base_model_prefix} - forecasts
+        self._token_head = [n for n in children if n not in {token.base_model_prefix, *forecasts}]
 
     def forward(
         self,
@@ -209,7 +209,9 @@ class PooledForPreTraining(PooledPreTrainedModel):
             With `loss` the sum of the mean losses of which there are labels.
         """
         states = self.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)[0]
-        logits = getattr(self, self._token_head)(states)
+        logits = states
+        for name in self._token_head:
+            logits = self.get_submodule(name)(logits)
         pooled = self._classify_padded(states, input_ids, attention_mask, measurements)
         parts = []
         if labels is not None:
@@ -224,7 +226,11 @@ class PooledForPreTraining(PooledPreTrainedModel):
 def _like(config: Any, name: str, auto: Any) -> Any:  # noqa: ANN401 -- any architecture's
     """A model of the class beside the configuration's own, else of that which transformers has for it."""
     beside = getattr(sys.modules[type(config).__module__], name, None)
-    return auto.from_config(config) if beside is None else beside(config)
+    if beside is not None:
+        return beside(config)
+    able = getattr(auto._model_mapping[type(config)], "_supports_sdpa", True)
+    # an architecture without attention, which transformers takes for one that cannot have this one
+    return auto.from_config(config, **({} if able else {"attn_implementation": "eager"}))
 
 
 def _said(config: Any, name: str) -> Any:  # noqa: ANN401 -- any architecture's

@@ -51,7 +51,7 @@ def answer(model: PreTrainedModel, batch: Batch) -> Answer:
     inputs = {name: getattr(batch, field) for name, field in kind.inputs.items()}
     options: dict[str, Any] = {"use_cache": False} if kind.incremental else {}
     if kind.isolates == "padded":
-        return _answer(kind, *_padded(model, inputs, options, batch))
+        return _padded(model, kind, inputs, options, batch)
     if kind.isolates == "spans":
         options["attention_mask"] = no_mask(batch.input_ids.device)
         options["cu_seq_lens_q"] = batch.cu_seqlens
@@ -67,14 +67,33 @@ def _answer(kind: Kind, out: Any, states: Tensor) -> Answer:  # noqa: ANN401 -- 
 
 
 def _padded(
-    model: PreTrainedModel, inputs: dict[str, Tensor], options: dict[str, Any], batch: Batch
-) -> tuple[Any, Tensor]:
-    """By way of [S, L], padded on the right."""
+    model: PreTrainedModel,
+    kind: Kind,
+    inputs: dict[str, Tensor],
+    options: dict[str, Any],
+    batch: Batch,
+) -> Answer:
+    """By way of [S, L], padded on the right.
+
+    Spans of like lengths go together, so that less than half of what is computed is padding; all at once
+    where the model has losses of its own, which are means over tokens.
+    """
     lengths = batch.cu_seqlens.diff().tolist()
-    rows = {n: pad_sequence(v.split(lengths), batch_first=True) for n, v in inputs.items()}
-    real = pad_sequence(torch.ones_like(batch.input_ids).split(lengths), batch_first=True)
-    out = model.base_model(**rows, attention_mask=real, **options)
-    return out, out.last_hidden_state[real.bool()]
+    split = {name: value.split(lengths) for name, value in inputs.items()}
+    ones = torch.ones_like(batch.input_ids).split(lengths)
+    places = torch.arange(len(batch.input_ids), device=batch.input_ids.device).split(lengths)
+    classes: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        like = 0 if kind.auxiliary else (length - 1).bit_length()
+        classes.setdefault(like, []).append(number)
+    states, order = [], []
+    for spans in classes.values():
+        rows = {n: pad_sequence([v[i] for i in spans], batch_first=True) for n, v in split.items()}
+        real = pad_sequence([ones[i] for i in spans], batch_first=True)
+        out = model.base_model(**rows, attention_mask=real, **options)
+        states.append(out.last_hidden_state[real.bool()])
+        order += [places[i] for i in spans]
+    return _answer(kind, out, torch.cat(states)[torch.cat(order).argsort()])
 
 
 def token_logits(model: PreTrainedModel, hidden_rows: Tensor) -> Tensor:
@@ -87,6 +106,6 @@ def token_logits(model: PreTrainedModel, hidden_rows: Tensor) -> Tensor:
     Returns:
         [M, V] over the true vocabulary, padding columns cut off.
     """
-    head = getattr(model, KINDS[model.config.model_type].token_head)
-    logits: Tensor = head(hidden_rows)[:, : model.config.true_vocab_size]
-    return logits
+    for name in KINDS[model.config.model_type].token_head:
+        hidden_rows = model.get_submodule(name)(hidden_rows)
+    return hidden_rows[:, : model.config.true_vocab_size]

@@ -10,9 +10,18 @@ from ehr_models.kinds.chrono import CHRONO
 from ehr_models.kinds.exmed_bert import EXMED_BERT
 from ehr_models.kinds.gpt2 import GPT2
 from ehr_models.kinds.gpt2_moe import GPT2_MOE
+from ehr_models.kinds.hyena import HYENA
 from ehr_models.kinds.llama import LLAMA
+from ehr_models.kinds.mamba2 import MAMBA2
+from ehr_models.kinds.mistral import MISTRAL
+from ehr_models.kinds.modernbert import MODERNBERT
+from ehr_models.kinds.qwen3 import QWEN3
 from ehr_models.kinds.record import Kind
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (BEHRT, EXMED_BERT, GPT2, GPT2_MOE, BERT, LLAMA, CHRONO)
+    kind.name: kind
+    for kind in (
+        *(BEHRT, EXMED_BERT, GPT2, GPT2_MOE, BERT, MODERNBERT),
+        *(LLAMA, QWEN3, MISTRAL, CHRONO, MAMBA2, HYENA),
+    )
 }

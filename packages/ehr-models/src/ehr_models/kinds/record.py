@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, PositiveInt
 from pydantic.dataclasses import dataclass as model_config
 
-from ehr_tracking.config import STRICT
+from ehr_tracking.config import STRICT, ConfigError
 
 Pretraining = Literal["mlm", "clm"]
 """Masked tokens, or the next one."""
@@ -17,6 +17,14 @@ Initialization = Literal["normal", "orthogonal", "xavier", "kaiming"]
 """How matrices are drawn: see `layers.initialization`."""
 Forecast = Literal["time", "events", "query"]
 """What a head beside that of the next token tells of what comes: see `heads.forecasts`."""
+Isolation = Literal["spans", "reset", "padded"]
+"""How the subjects of a packed batch are kept apart."""
+ISOLATION: dict[Isolation, str] = {
+    "spans": "attention runs within each subject of a packed row",
+    "reset": "the model forgets all at position 0 of a packed row",
+    "padded": "each subject is a row of its own, padded to those of like length",
+}
+"""In words."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -78,7 +86,7 @@ class Kind:
     """The torch half, imported on first use: see `registry.TorchHalf`."""
     sees: Literal["past", "all"]
     """What the state of a token may depend on."""
-    isolates: Literal["spans", "reset", "padded"] = "spans"
+    isolates: Isolation = "spans"
     """How packed subjects are kept apart: `spans`, by the attention of `layers.attention`; `reset`,
     by the model itself, wherever a position is 0; `padded`, by being padded after all."""
     incremental: bool = False
@@ -88,13 +96,15 @@ class Kind:
     lookups: Callable[[Any, Sequence[str]], Mapping[str, Sequence[int]]] | None = None
     """What the kind takes from the vocabulary: from its config and the code of each token (its text,
     where it stands for none) to buffers of the backbone by name, a number for each token."""
-    token_head: str
-    """Module of the pretraining model that makes logits of states."""
+    token_head: tuple[str, ...]
+    """Modules of the pretraining model that make logits of states, one after the other."""
     heads: tuple[HeadName, ...] = ("token", "pooled", "both")
     forecasts: tuple[Forecast, ...] = ()
     """Heads over tokens' states that the pretraining model may have beside that of the next token."""
     adapters: tuple[str, ...]
     """Last names of the linear modules that adapters go to."""
+    whole: tuple[str, ...] = ()
+    """Last names of those that no adapter can go to, as their weights are read without them."""
     auxiliary: Mapping[str, str] = field(default_factory=dict)
     """Losses that the backbone gives beside the states, as means over tokens: name in its output ->
     field of its configuration that weighs it. It then gives `expert_shares` as well, [layers, experts],
@@ -107,6 +117,34 @@ class Kind:
     def pretraining(self) -> Pretraining:
         """What it can be pretrained for: encoders by masking, causal decoders by the next token."""
         return "clm" if self.sees == "past" else "mlm"
+
+
+def grouped(heads: int, kv_heads: int | None) -> int:
+    """Key/value heads of a layer: as given, else a half of the heads where that goes.
+
+    Raises:
+        ConfigError: If the heads cannot be shared out among them.
+
+    Examples:
+        >>> grouped(12, None), grouped(12, 4), grouped(1, None)
+        (6, 4, 1)
+    """
+    found = kv_heads or (heads if heads % 2 else heads // 2)
+    if heads % found:
+        raise ConfigError(f"heads = {heads} must be a multiple of kv_heads = {found}")
+    return found
+
+
+def without_dropout(config: ArchitectureConfig, *more: str) -> None:
+    """Refuse a dropout that a kind has not, or more fields that mean nothing to it.
+
+    Raises:
+        ConfigError: Naming the first that is set.
+    """
+    for name in ("dropout", *more):
+        if getattr(config, name):
+            has = "" if "attention_dropout" in more else "; attention_dropout is what it has"
+            raise ConfigError(f"model kind {config.kind} has no {name}{has}")
 
 
 def size_of(kind: Kind, config: Any) -> Size:  # noqa: ANN401 -- the kind's own config

@@ -27,6 +27,8 @@ GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Whether the fused kernel takes fewer heads of keys than of queries: from torch 2.12 on."""
 SHORT = 1024
 """Spans up to here train faster with fp32 attention on a CPU, whatever the type of the rest."""
+LOCAL_BLOCK = 256
+"""Queries of one product where a layer sees a window alone, at least."""
 
 
 def no_mask(device: torch.device) -> Tensor:
@@ -54,15 +56,16 @@ def packed_attention(
         key: The same with G heads.
         value: The same with G heads.
         attention_mask: Of a padded batch; for a packed one `no_mask`.
-        **kwargs: `dropout`, `scaling`, and for a packed batch `cu_seq_lens_q` [S + 1] int32 and
-            `max_length_q`, the longest span; or `decoding`, a cache that attends to what it holds.
+        **kwargs: `dropout`, `scaling`, `sliding_window` W where a layer sees tokens at a distance below
+            that alone, and for a packed batch `cu_seq_lens_q` [S + 1] int32 and `max_length_q`, the
+            longest span; or `decoding`, a cache that attends to what it holds.
 
     Returns:
         [1, T, H, D] or [B, L, H, D], and no weights.
     """
-    decoding = kwargs.get("decoding")
+    decoding, window = kwargs.get("decoding"), kwargs.get("sliding_window")
     if decoding is not None:
-        return decoding.attend(module.layer_idx, query, kwargs.get("scaling")), None
+        return decoding.attend(module.layer_idx, query, kwargs.get("scaling"), window), None
     cu_seqlens = kwargs.get("cu_seq_lens_q")
     if cu_seqlens is None:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -72,15 +75,17 @@ def packed_attention(
     query, key, value = _lower(query, key, value)
     scaling, dropout = kwargs.get("scaling"), float(kwargs.get("dropout") or 0.0)
     longest, dtype = int(kwargs["max_length_q"]), query.dtype
+    if window is not None and window >= longest:
+        window = None
     if query.is_cuda and dtype in (torch.float16, torch.bfloat16) and not dropout:
-        return _varlen(query, key, value, cu_seqlens, longest, scaling, causal), None
+        return _varlen(query, key, value, cu_seqlens, longest, scaling, causal, window), None
     if query.device.type == "cpu" and query.requires_grad and longest <= SHORT:
         # measured: the bf16 backward kernel takes 1.3 to 3 times as long, casts included
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):  # which would undo that
-            out = _by_span(query, key, value, cu_seqlens, dropout, scaling, causal)
+            out = _by_span(query, key, value, cu_seqlens, dropout, scaling, causal, window)
         return out.to(dtype), None
-    return _by_span(query, key, value, cu_seqlens, dropout, scaling, causal), None
+    return _by_span(query, key, value, cu_seqlens, dropout, scaling, causal, window), None
 
 
 def _lower(*tensors: Tensor) -> list[Tensor]:
@@ -108,19 +113,48 @@ def _by_span(
     dropout: float,
     scaling: float | None,
     causal: bool,
+    window: int | None,
 ) -> Tensor:
     """One call a span. `split`, whose gradient is one concatenation; slices would cost T each."""
     key, value = _for_each(query, key, value)
     lengths = cu_seqlens.diff().tolist()
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     pieces = [
-        F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=causal
-        ).transpose(1, 2)
+        F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
+        if window is None or q.shape[2] <= window
+        else _within(q, k, v, window, causal, **options)
         for q, k, v in zip(
             query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
         )
     ]
-    return torch.cat(pieces, 1)
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], 1)
+
+
+def _within(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int,
+    causal: bool,
+    **options: Any,  # noqa: ANN401 -- of the product
+) -> Tensor:
+    """Attention of one span [1, H, L, D] to tokens at a distance below `window`, block by block.
+
+    A block of queries is given the keys that any of them sees: L (block + 2 window) products, not L L.
+    """
+    length, block = query.shape[2], max(window, LOCAL_BLOCK)
+    place = torch.arange(length, device=query.device)
+    pieces = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        first, last = max(0, start - window + 1), stop if causal else min(length, stop + window - 1)
+        ahead = place[first:last] - place[start:stop, None]
+        seen = (ahead > -window) & (ahead < (1 if causal else window))
+        k, v = key[:, :, first:last], value[:, :, first:last]
+        pieces.append(
+            F.scaled_dot_product_attention(query[:, :, start:stop], k, v, attn_mask=seen, **options)
+        )
+    return torch.cat(pieces, 2)
 
 
 def _varlen(
@@ -131,6 +165,7 @@ def _varlen(
     longest: int,
     scaling: float | None,
     causal: bool,
+    window: int | None,
 ) -> Tensor:
     """One fused kernel for all spans, on a GPU."""
     grouped: dict[str, Any] = {}
@@ -140,6 +175,7 @@ def _varlen(
         else:
             key, value = _for_each(query, key, value)
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    behind = -1 if window is None else window - 1
     out = varlen_attn(
         q,
         k,
@@ -149,7 +185,7 @@ def _varlen(
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, 0) if causal else (-1, -1),
+        window_size=(behind, 0 if causal else behind),
         **grouped,
     )
     assert isinstance(out, Tensor)  # it is a pair only where auxiliary outputs are asked for

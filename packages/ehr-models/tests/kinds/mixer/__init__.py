@@ -29,7 +29,7 @@ MIXER = Kind(
     sees="past",
     isolates="reset",
     inputs={"input_ids": "input_ids", "position_ids": "position_ids"},
-    token_head="lm_head",
+    token_head=("lm_head",),
     adapters=("up", "down"),
     files=("ehr_models.kinds.mixer.model",),
 )

@@ -60,7 +60,7 @@ BEHRT = Kind(
         "visit": "visit",
         "segment": "segment",
     },
-    token_head="head",
+    token_head=("head",),
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
     files=(
         "ehr_models.kinds.behrt.model",

@@ -14,7 +14,10 @@ SIZES = {
     "medium": Size(512, 8, 8, 2048, 512),
     "base": Size(768, 12, 12, 3072, 512),
     "large": Size(1024, 24, 16, 4096, 512),
+    "xlarge": Size(1312, 48, 16, 3072, 1024),
+    "huge": Size(1280, 96, 64, 3072, 1024),
 }
+"""To `large` as published; `xlarge` and `huge` are what hf_ehr calls large and xlarge."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,6 +39,6 @@ BERT = Kind(
         "position_ids": "position_ids",
         "token_type_ids": "segment",
     },
-    token_head="cls",
+    token_head=("cls",),
     adapters=("query", "key", "value"),
 )

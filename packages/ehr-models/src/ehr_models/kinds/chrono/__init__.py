@@ -63,7 +63,7 @@ CHRONO = Kind(
         "age": "age",
         "time": "time",
     },
-    token_head="lm_head",
+    token_head=("lm_head",),
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
     forecasts=("time", "events", "query"),
     files=(

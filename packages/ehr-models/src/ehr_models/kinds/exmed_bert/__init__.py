@@ -51,7 +51,7 @@ EXMED_BERT = Kind(
     sees="all",
     inputs={"input_ids": "input_ids", "age": "age", "visit": "visit"},
     lookups=lookups,
-    token_head="head",
+    token_head=("head",),
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
     files=(
         "ehr_models.kinds.exmed_bert.model",

@@ -14,7 +14,9 @@ SIZES = {
     "medium": Size(1024, 24, 16, 4096, 1024),
     "large": Size(1280, 36, 20, 5120, 1024),
     "xlarge": Size(1600, 48, 25, 6400, 1024),
+    "huge": Size(1280, 72, 40, 5120, 1024),
 }
+"""To `xlarge` as published; `huge` is what hf_ehr calls xlarge."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -33,6 +35,6 @@ GPT2 = Kind(
     sees="past",
     incremental=True,
     inputs={"input_ids": "input_ids", "position_ids": "position_ids"},
-    token_head="lm_head",
+    token_head=("lm_head",),
     adapters=("c_attn",),
 )

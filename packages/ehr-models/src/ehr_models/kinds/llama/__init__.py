@@ -13,9 +13,10 @@ SIZES = {
     "small": Size(256, 6, 8, 704, 2048),
     "base": Size(768, 12, 12, 2048, 2048),
     "medium": Size(1024, 24, 16, 2816, 2048),
+    "clues": Size(768, 8, 12, 2688, 4096),
     "1b": Size(2048, 16, 32, 8192, 8192),
 }
-"""SwiGLU holds about 8/3 of the width inside the MLP; `1b` is as published."""
+"""SwiGLU holds about 8/3 of the width inside the MLP; `clues` is that of hf_ehr (Context Clues), `1b` Llama 3.2's."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,6 +37,6 @@ LLAMA = Kind(
     sees="past",
     incremental=True,
     inputs={"input_ids": "input_ids", "position_ids": "position_ids"},
-    token_head="lm_head",
+    token_head=("lm_head",),
     adapters=("q_proj", "k_proj", "v_proj", "o_proj"),
 )
