@@ -4,7 +4,7 @@
 
 Each recipe is pretrained on the same tokens by `ehr-train`, for as many steps as take the CPU time that
 `--steps` steps of the first recipe take: seconds a step are measured before. Its features then go through
-`ehr-eval ehrshot` beside counts. What is printed, as Markdown: of each recipe the share of the way from
+`ehr-eval ehrshot` beside plain counts. What is printed, as Markdown: of each recipe the share of the way from
 chance to the best possible AUROC, mean over tasks, and its deviation over seeds.
 
 Whatever is there already under DIR is not made again, so that it goes on where it was.
@@ -132,6 +132,8 @@ def data(here: Path, world: str, patients: int) -> None:
         here / "meds",
         "--labels",
         here / "meds/labels",
+        "-c",
+        "configs/counts/plain.yaml",
     )
 
 

@@ -2,7 +2,7 @@
 
     uv run python benchmarks/sequence.py [--patients 8000] [--seed 0] [--folder DIR] [--quick]
 
-Trees on the count features of `ehr-eval counts`, and a logistic regression on features made by hand from
+Trees on the plain count features of `ehr-eval counts` (configs/counts/plain.yaml), and a logistic regression on features made by hand from
 the written events (order, recency, slope, what was given after what), are fitted on all train rows and
 judged on the held-out ones by `ehr-eval ehrshot`, beside the best possible. Prints the table of
 docs/synthetic.md: AUROC, and in brackets how far from chance to the best possible that is.
@@ -31,6 +31,8 @@ DRUGS = [f"MEDICATION//ATC//{x}" for x in ("C03CA01", "C07AB02", "C01BD01")]
 DOSE, TREATMENT = "MEDICATION//ATC//N02AA01", "MEDICATION//ATC//J01DD04"
 FLARE, FINDING = "DIAGNOSIS//ICD10CM//E11.65", "DIAGNOSIS//ICD10CM//J18.9"
 LEVEL = "LAB//LOINC//718-7//g/dL"
+PLAIN = ("-c", Path(__file__).parents[1] / "configs/counts/plain.yaml")
+"""Counts alone: recency and trends would see what this world hides from counting."""
 PROTOCOL = ["ks=[-1]", "replicates=1", "replicates_all=1", "bootstraps=0"]
 
 
@@ -55,7 +57,7 @@ def table(here: Path, patients: int, seed: int, *, quick: bool) -> Iterator[str]
     size = ("--num-patients", patients, "--seed", seed)
     run("ehr-tokenize", "synth", "--world", "sequence", *size, "--risks", "--out", world)
     labels = world / "labels"
-    run("ehr-eval", "counts", "--meds", world, "--labels", labels, "--out", counts)
+    run("ehr-eval", "counts", "--meds", world, "--labels", labels, "--out", counts, *PLAIN)
     write_stated(world, stated)
     few = "{kind: gbm, learning_rate: [0.1], max_depth: [3], num_leaves: [10], rounds: 50}"
     for name, features, head in (

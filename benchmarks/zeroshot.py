@@ -1,4 +1,4 @@
-"""How near zero-shot risks come to the true ones, beside heads that saw labels and beside counts.
+"""How near zero-shot risks come to the true ones, beside heads that saw labels and beside plain counts.
 
     uv run python benchmarks/zeroshot.py --out DIR [--world cohort] [--steps 400] [--samples 20]
 
@@ -110,7 +110,15 @@ def few_shot(here: Path, there: Path, inputs: tuple[str | Path, ...], labels: Pa
     """Heads on states and on counts."""
     states = once(there / "features", "ehr-eval", "features", *inputs)
     counts = once(
-        there / "counts", "ehr-eval", "counts", "--meds", here / "meds", "--labels", labels
+        there / "counts",
+        "ehr-eval",
+        "counts",
+        "--meds",
+        here / "meds",
+        "--labels",
+        labels,
+        "-c",
+        "configs/counts/plain.yaml",
     )
     once(
         there / "heads", "ehr-eval", "ehrshot", "--labels", labels,

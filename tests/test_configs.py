@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ehr_eval.counts.config import CountsConfig
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.survival.config import SurvivalConfig
 from ehr_tokenize.config import TokenizeConfig
@@ -23,6 +24,7 @@ SCHEMA = {
     "synth": SynthConfig,
     "synth/sequence": SequenceConfig,
     "train": TrainConfig,
+    "counts": CountsConfig,
     "eval": EhrshotConfig,
     "eval/survival": SurvivalConfig,
     "sources/mimic": MimicConfig,

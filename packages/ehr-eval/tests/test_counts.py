@@ -15,11 +15,15 @@ from scipy import sparse
 
 from ehr_eval.cli import main
 from ehr_eval.counts.config import CountsConfig
-from ehr_eval.counts.count import _chunks, count_rows
-from ehr_eval.counts.things import ancestors, fit_things, quantile_edges
+from ehr_eval.counts.count import column_names, count_rows
+from ehr_eval.counts.measures import fit_measures
+from ehr_eval.counts.parts import Part, count_parts
+from ehr_eval.counts.past import _chunks
+from ehr_eval.counts.things import ancestors, fit_things
 from ehr_eval.counts.write import count_features
 from ehr_eval.features.read import read_features
 from ehr_eval.tasks.make import make_labels
+from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.errors import UserError
@@ -34,6 +38,8 @@ SCHEMA = pa.schema(
         "numeric_value": pa.float32(),
     }
 )
+PLAIN = {"recency": False, "trends": (), "units": False}
+"""Counts alone."""
 CODES = {"A.1": ["A"], "A.2": ["A"], "A": ["ROOT"], "ROOT": None, "LAB": None}
 
 
@@ -134,7 +140,7 @@ def test_counts_by_hand(tmp_path) -> None:
     ]
     data = write_meds(tmp_path / "meds", events, {1: "train"})
     labels = write_labels(tmp_path / "labels", [(1, 10)])
-    config = CountsConfig(windows_days=(1, 30), min_rows=1)
+    config = CountsConfig(windows_days=(1, 30), min_rows=1, **PLAIN)
     count_features(data, labels, tmp_path / "out", config)
     assert table(tmp_path / "out") == {
         (1, 10): {
@@ -154,7 +160,7 @@ def test_counts_by_hand(tmp_path) -> None:
             "MEDS_BIRTH|any": 1,
         }
     }
-    plain = CountsConfig(windows_days=(30,), min_rows=1, ontology=False)
+    plain = CountsConfig(windows_days=(30,), min_rows=1, ontology=False, **PLAIN)
     count_features(data, labels, tmp_path / "plain", plain)
     found = table(tmp_path / "plain")[1, 10]
     assert found.keys() == {"age", "A.1|30d", "A.1|any", "A.2|30d", "A.2|any", "GENDER//F|any", "MEDS_BIRTH|any"}  # fmt: skip
@@ -162,7 +168,7 @@ def test_counts_by_hand(tmp_path) -> None:
 
 def test_counts_equal_a_loop_over_events(cohort, tmp_path) -> None:
     data, labels, events, splits = cohort
-    config = CountsConfig(windows_days=(30,), min_rows=1, bins=4, min_values=5)
+    config = CountsConfig(windows_days=(30,), min_rows=1, bins=4, min_values=5, **PLAIN)
     count_features(data, labels, tmp_path / "out", config)
     train = sorted(v for s, _, c, v in events if c == "LAB" and splits[s] == "train")
     edges = [np.float32(train[len(train) * i // 4]) for i in (1, 2, 3)]
@@ -187,7 +193,7 @@ def test_the_future_changes_no_byte(cohort, tmp_path) -> None:
     rng = np.random.default_rng(9)
     # test subjects alone: what is fitted sees all of train
     late = [
-        (s, 450.01 + i, str(rng.choice(["A.1", "B", "NEW"])), None)
+        (s, 450.01 + i, str(rng.choice(["A.1", "LAB", "NEW"])), float(rng.normal(0, 90)))
         for s in (11, 12)
         for i in range(40)
     ]
@@ -255,7 +261,7 @@ def test_no_order_of_rows_changes_bins_or_counts(rows, random) -> None:
         )
         things = fit_things([frame], pl.Series([1]), CODES, config)
         counts = count_rows(frame, asked, things, config).toarray()
-        found.append((things.names, things.edges, counts.tolist()))
+        found.append((things.names, things.measures.edges, counts.tolist()))
     assert found[0] == found[1]
 
 
@@ -338,17 +344,153 @@ def test_a_sealed_artifact_with_sorted_rows_the_same_from_any_files(cohort, tmp_
 def test_small_chunks_give_the_same_counts(cohort, tmp_path, monkeypatch) -> None:
     data, labels, _, _ = cohort
     count_features(data, labels, tmp_path / "a")
-    monkeypatch.setattr("ehr_eval.counts.count.PAIRS", 20)
+    monkeypatch.setattr("ehr_eval.counts.past.PAIRS", 20)
+    monkeypatch.setattr("ehr_eval.counts.count.BLOCK", 150)
     count_features(data, labels, tmp_path / "b")
     assert load_manifest(tmp_path / "a").files == load_manifest(tmp_path / "b").files
     assert _chunks(np.array([50, 1]), 20) == [(0, 1), (1, 2)]
 
 
 def test_bins_of_values_that_do_not_differ_or_are_few_do_not_exist() -> None:
-    values = pl.DataFrame({"code": ["A"] * 9 + ["B"] * 2, "numeric_value": [0.0] * 9 + [1.0, 2.0]})
-    assert quantile_edges(values, CountsConfig(bins=10, min_values=3)) == {}
-    skewed = pl.DataFrame({"code": ["A"] * 10, "numeric_value": [0.0] * 8 + [1.0, 2.0]})
-    assert quantile_edges(skewed, CountsConfig(bins=10, min_values=3)) == {"A": [1.0, 2.0]}
+    def bins(code, values, bins=10):
+        table = pl.DataFrame({"code": [code] * len(values), "unit": "", "numeric_value": values})
+        return fit_measures(table, CountsConfig(bins=bins, min_values=3)).edges
+
+    assert bins("A", [0.0] * 9) == bins("B", [1.0, 2.0]) == bins("A", [0.0, 1.0, 2.0], bins=0) == {}
+    assert bins("A", [0.0] * 8 + [1.0, 2.0]) == {"A": [1.0, 2.0]}
+
+
+def expected_trends(past, at, windows, center, spread):
+    """Of (day, value) up to a time, by what the settings say in words."""
+    z = [((v - center) / spread, d) for d, v in past]
+    found = {"last": z[-1][0]} if z else {}
+    if len(z) > 1:
+        found["step"] = z[-1][0] - z[-2][0]
+    for name, days in windows.items():
+        inside = [(v, d) for v, d in z if d > at - days]
+        if not inside:
+            continue
+        values, when = (np.array(x) for x in zip(*inside, strict=True))
+        found |= {f"mean|{name}": values.mean(), f"min|{name}": values.min()}
+        found |= {f"max|{name}": values.max(), f"change|{name}": values[-1] - values[0]}
+        if when[0] < when[-1]:
+            found[f"slope|{name}"] = np.polyfit(when, values, 1)[0]
+    return {name: np.arcsinh(value) for name, value in found.items()}
+
+
+def test_recency_and_trends_equal_what_is_worked_out_event_by_event(cohort, tmp_path) -> None:
+    data, labels, events, splits = cohort
+    trends = ("last", "step", "mean", "min", "max", "slope", "change")
+    config = CountsConfig(windows_days=(30, 200), min_rows=1, bins=0, min_values=5, trends=trends)
+    count_features(data, labels, tmp_path / "out", config)
+    train = sorted(np.float32(v) for s, _, c, v in events if c == "LAB" and splits[s] == "train")
+    center, spread = train[len(train) // 2], train[len(train) * 3 // 4] - train[len(train) // 4]
+    windows = {"30d": 30, "200d": 200, "any": np.inf}
+    for (subject, at), found in table(tmp_path / "out").items():
+        seen = sorted(
+            (d, c, v) for s, d, c, v in events if s == subject and d is not None and d <= at
+        )
+        labs = [(round(d * 1440) / 1440, v) for d, c, v in seen if c == "LAB"]
+        expected = expected_trends(labs, at, windows, float(center), float(spread))
+        got = {n.removeprefix("LAB|"): v for n, v in found.items() if n.startswith("LAB|")}
+        for name, value in expected.items():
+            assert got.get(name, 0) == pytest.approx(value, abs=2e-4), name
+        since = {name: at - d for d, c, _ in seen for name in ancestors(c, CODES)}
+        recent = {n.removesuffix("|recency"): v for n, v in found.items() if n.endswith("|recency")}
+        assert recent.keys() == since.keys()
+        for name, days in since.items():
+            told = 1 - np.log1p(days * 24) / np.log1p(36525 * 24)
+            assert recent[name] == pytest.approx(told, abs=1e-6)
+
+
+def frame(rows):
+    schema = {
+        "subject_id": pl.Int64,
+        "time": pl.Datetime("us"),
+        "code": pl.String,
+        "numeric_value": pl.Float32,
+        "unit": pl.String,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def test_a_code_in_two_units_has_bins_and_trends_of_each(tmp_path) -> None:
+    values = [(1, day(i), "LAB", float(v), "g") for i, v in enumerate([3, 4, 5, 6])]
+    values += [(1, day(i), "LAB", v / 1000, "kg") for i, v in enumerate([3, 4, 5, 6])]
+    values += [(1, day(9), "LAB", 1.0, "stone"), (1, day(9), "OTHER", 1.0, "g")]
+    events = frame(values)
+    config = CountsConfig(windows_days=(), bins=2, min_values=3, trends=("last",), recency=False)
+    things = fit_things([events], pl.Series([1]), CODES, config)
+    names = column_names(things, config)
+    assert names == [
+        "age", "LAB|any", "OTHER|any", *(f"LAB//{u}//Q{q}|any" for u in ("g", "kg") for q in (1, 2)),
+        "LAB//g|last", "LAB//kg|last",
+    ]  # fmt: skip
+    rows = pl.DataFrame({"subject_id": [1], "prediction_time": [day(10)]})
+    assert count_rows(events, rows, things, config).toarray().tolist() == [
+        [0, 9, 1, 2, 2, 2, 2, pytest.approx(np.arcsinh(0.5)), pytest.approx(np.arcsinh(0.5))]
+    ]
+    one = CountsConfig(bins=2, min_values=3, units=False)
+    assert fit_things([events], pl.Series([1]), CODES, one).measures.names == ["LAB"]
+
+
+VALUES = st.lists(
+    st.tuples(
+        st.floats(0, 9).map(lambda d: round(d, 3)),
+        st.sampled_from(["A.1", "LAB"]),
+        st.one_of(st.none(), st.floats(-1e6, 1e6, width=32)),
+    ),
+    max_size=12,
+)
+
+
+@given(VALUES, VALUES, st.integers(0, 9))
+def test_nothing_that_happens_later_changes_a_count_a_recency_or_a_trend(before, after, at) -> None:
+    train = [(1, day(d), "LAB", float(d), None) for d in range(9)] + [
+        (1, day(0), "A.1", None, None)
+    ]
+    config = CountsConfig(bins=3, min_values=3, trends=("last", "step", "mean", "min", "max", "slope", "change"))  # fmt: skip
+    things = fit_things([frame(train)], pl.Series([1]), CODES, config)
+    rows = pl.DataFrame({"subject_id": [2, 3], "prediction_time": [day(at)] * 2})
+    known = [(s, day(d), c, v, None) for s in (2, 3) for d, c, v in before if d <= at]
+    later = [(s, day(at + 0.001 + d), c, v, None) for s in (2, 3) for d, c, v in after]
+    past, whole = (
+        count_rows(frame(train + each), rows, things, config) for each in (known, known + later)
+    )
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(past, part), getattr(whole, part))
+
+
+def test_workers_change_no_byte_and_what_is_counted_is_not_counted_again(cohort, tmp_path) -> None:
+    _, labels, events, splits = cohort
+    data = write_meds(tmp_path / "scattered", events, splits, files=3)
+    one = count_features(data, labels, tmp_path / "one")
+    count_features(data, labels, tmp_path / "two", workers=2)
+    for name in ("features.safetensors", "columns.json", "manifest.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert one.blind == 0
+    config, files = CountsConfig(), sorted((data / "data").iterdir())
+    things = _things(pl.concat(pl.read_parquet(file) for file in files))
+    rows = read_features(tmp_path / "one").index.with_row_index("number")
+    parts = []
+    for i, file in enumerate(files):
+        mine = rows.filter(pl.col("subject_id").is_in(pl.read_parquet(file)["subject_id"].unique()))
+        mine = mine.select("subject_id", "prediction_time", row="number")
+        parts.append(Part(file, tmp_path / f"{i}.safetensors", mine))
+    count_parts(parts[:1], things, config, Delays(), workers=1)
+    made = parts[0].out.stat().st_mtime_ns
+    count_parts(parts, things, config, Delays(), workers=1)
+    assert all(part.out.is_file() for part in parts)
+    assert parts[0].out.stat().st_mtime_ns == made
+
+
+def test_a_time_at_which_nothing_is_known_is_a_row_of_zeros_and_said(tmp_path) -> None:
+    events = [(1, 0, "A.1", None), (1, 5, "LAB", 2.0), (2, 3, "A.1", None)]
+    data = write_meds(tmp_path / "meds", events, {1: "train", 2: "held_out"})
+    labels = write_labels(tmp_path / "labels", [(1, 1), (1, 9), (2, 1)])
+    done = count_features(data, labels, tmp_path / "out", CountsConfig(min_rows=1))
+    assert done.blind == load_manifest(tmp_path / "out").config["rows_without_events"] == 1
+    assert table(tmp_path / "out")[2, 1] == {}
 
 
 def test_what_cannot_be_counted_is_refused(cohort, tmp_path) -> None:

@@ -1,6 +1,6 @@
 """Count the past of (subject, prediction time) rows: the arithmetic of the count features.
 
-Shapes: `R` rows, `P` pairs of a row and a thing that its subject has.
+R rows, P pairs of a row and a thing that its subject has.
 """
 
 import numpy as np
@@ -9,26 +9,25 @@ import polars as pl
 from scipy import sparse
 
 from ehr_eval.counts.config import CountsConfig
-from ehr_eval.counts.things import Things, items
+from ehr_eval.counts.past import DAY_US, STATIC, Ints, Pairs, Past
+from ehr_eval.counts.things import Things, Values, occurrences, values_of
+from ehr_eval.counts.trends import Trends, in_units, trend_names
 
-Ints = npt.NDArray[np.int64]
-
-PAIRS = 4_000_000
-"""Pairs that are held at a time."""
-DAY_US = 86_400_000_000
+BLOCK = 500_000
+"""Events that are looked at together, of whole subjects."""
 YEAR_DAYS = 365.25
 BIRTH = "^MEDS_BIRTH"
+_HOUR_US = 3_600_000_000
+_LONGEST_HOURS = 100 * YEAR_DAYS * 24
 
 
-def column_names(names: list[str], config: CountsConfig) -> list[str]:
-    """The columns before any is left out: age, then each thing over each window.
-
-    Examples:
-        >>> column_names(["A"], CountsConfig(windows_days=(1.0, 365.0)))
-        ['age', 'A|1d', 'A|365d', 'A|any']
-    """
+def column_names(things: Things, config: CountsConfig) -> list[str]:
+    """The columns before any is left out: age, each thing over each window, its recency, trends."""
     windows = [f"{days:g}d" for days in config.windows_days] + ["any"]
-    return ["age", *(f"{thing}|{window}" for thing in names for window in windows)]
+    names = ["age", *(f"{thing}|{window}" for thing in things.names for window in windows)]
+    if config.recency:
+        names += [f"{thing}|recency" for thing in things.names]
+    return names + (trend_names(things.measures, config) if config.trends else [])
 
 
 def count_rows(
@@ -40,95 +39,122 @@ def count_rows(
         events: Of whole subjects, at least those of `rows`; in any order.
         rows: [R] subject_id, prediction_time, sorted.
         things: What is counted.
-        config: The windows.
+        config: The windows, and what else is told.
 
     Returns:
         [R, columns] float32, columns as in `column_names`.
     """
-    subject = rows["subject_id"].to_numpy()
+    asked = rows["subject_id"].unique(maintain_order=True)
+    subjects = pl.DataFrame({"subject_id": asked, "subject": np.arange(len(asked))})
+    events = events.join(subjects, on="subject_id", maintain_order="left")
+    subject = rows["subject_id"].rle_id().to_numpy().astype(np.int64)
     at = rows["prediction_time"].dt.epoch("us").to_numpy()
-    events = events.filter(pl.col("subject_id").is_in(rows["subject_id"].unique().implode()))
-    counted = items(events, things).sort("subject_id", "item", "time", nulls_last=False)
-    clock = _Clock(counted["time"])
-    groups = counted.group_by("subject_id", "item", maintain_order=True).len()
-    size = groups["len"].to_numpy().astype(np.int64)
-    key = np.repeat(np.arange(len(size)), size) * clock.ticks + clock.of_events
-    bounds = np.concatenate([[0], np.cumsum(size)])
-    owner, item = groups["subject_id"].to_numpy(), groups["item"].to_numpy()
-    begin, end = np.searchsorted(owner, subject, "left"), np.searchsorted(owner, subject, "right")
-    width = 1 + len(things.names) * (len(config.windows_days) + 1)
+    size = np.bincount(events["subject"].to_numpy(), minlength=len(asked))
+    block = np.cumsum(size) // BLOCK
     parts = []
-    for start, stop in _chunks(end - begin, PAIRS):
-        n = (end - begin)[start:stop]
-        row = np.repeat(np.arange(start, stop), n)
-        group = np.repeat(begin[start:stop] - (np.cumsum(n) - n), n) + np.arange(n.sum())
-        upto = _place(key, group * clock.ticks + clock.after(at)[row])
-        since = [
-            _place(key, group * clock.ticks + clock.after(at - int(days * DAY_US))[row])
-            for days in config.windows_days
-        ]
-        counts = np.stack([upto - s for s in (*since, bounds[group])], axis=1)
-        parts.append(_to_csr(counts, row, item[group], (rows.height, width)))
-    total = sum(parts, sparse.csr_matrix((rows.height, width), dtype=np.float32))
-    return (total + _ages(events, rows, width)).tocsr()
+    for number in np.unique(block):
+        first, last = np.flatnonzero(block == number)[[0, -1]]
+        mine = slice(*np.searchsorted(subject, [first, last + 1]))
+        some = events.filter(pl.col("subject").is_between(first, last)).with_columns(
+            pl.col("subject") - first
+        )
+        parts.append(_count_block(some, subject[mine] - first, at[mine], things, config))
+    return sparse.vstack(parts, format="csr")
 
 
-class _Clock:
-    """Times as small integers in their order, so that (group, time) fits one sorted key."""
-
-    def __init__(self, times: pl.Series) -> None:
-        static = np.iinfo(np.int64).min  # before every prediction time, outside every window
-        values = times.dt.epoch("us").fill_null(static).to_numpy()
-        self._known, self.of_events = np.unique(values, return_inverse=True)
-        self.ticks = len(self._known) + 1
-
-    def after(self, time: Ints) -> Ints:
-        """The first tick that is later than `time`."""
-        return np.searchsorted(self._known, time, side="right").astype(np.int64)
-
-
-def _place(key: Ints, query: Ints) -> Ints:
-    return np.searchsorted(key, query, side="left").astype(np.int64)
-
-
-def _chunks(pairs: Ints, budget: int) -> list[tuple[int, int]]:
-    """Cut rows into runs of at most `budget` pairs, at least one row each.
-
-    Examples:
-        >>> _chunks(np.array([3, 3, 9, 1]), budget=6)
-        [(0, 2), (2, 3), (3, 4)]
-    """
-    total = np.concatenate([[0], np.cumsum(pairs)])
-    runs, start = [], 0
-    while start < len(pairs):
-        stop = max(start + 1, int(np.searchsorted(total, total[start] + budget, "right")) - 1)
-        runs.append((start, stop))
-        start = stop
-    return runs
-
-
-def _to_csr(
-    counts: Ints, row: Ints, item: npt.NDArray[np.int32], shape: tuple[int, int]
+def _count_block(
+    events: pl.DataFrame, subject: Ints, at: Ints, things: Things, config: CountsConfig
 ) -> sparse.csr_matrix:
-    pair, window = np.nonzero(counts)
-    column = 1 + item[pair].astype(np.int64) * counts.shape[1] + window
-    values = counts[pair, window].astype(np.float32)
-    return sparse.csr_matrix((values, (row[pair], column)), shape=shape)
+    """[R, columns] of the rows of some subjects, numbered from 0."""
+    values = values_of(events, things, config)
+    blocks = [_ages(events, subject, at), *_counts(events, values, subject, at, things, config)]
+    if config.trends and things.measures.names:
+        blocks.append(_trends(events, values, subject, at, things, config))
+    return sparse.hstack(blocks, format="csr")
 
 
-def _ages(events: pl.DataFrame, rows: pl.DataFrame, width: int) -> sparse.csr_matrix:
-    """Column 0: years since birth; nothing where no birth is recorded by the prediction time."""
+def _counts(
+    events: pl.DataFrame,
+    values: Values,
+    subject: Ints,
+    at: Ints,
+    things: Things,
+    config: CountsConfig,
+) -> list[sparse.csr_matrix]:
+    """[R, things * windows], and where it is asked for [R, things] how recently each was there."""
+    found, n = occurrences(events["code"], values, things), len(things.names)
+    past = Past(*_when(events, found.event), found.item, items=n)
+    time = past.time if config.recency else None
+    counts, recent = [], []
+    for pairs in past.pairs(subject, at, config.windows_days):
+        number = np.stack([pairs.upto - since for since in pairs.since], axis=1)
+        counts.append(_to_csr(number, pairs, n))
+        if time is not None:
+            recent.append(_to_csr(_recency(pairs, time, at)[:, None], pairs, n))
+    return [sparse.vstack(each, format="csr") for each in (counts, recent) if each]
+
+
+def _trends(
+    events: pl.DataFrame,
+    values: Values,
+    subject: Ints,
+    at: Ints,
+    things: Things,
+    config: CountsConfig,
+) -> sparse.csr_matrix:
+    """[R, measures * trends]; a value without a time belongs to none."""
+    who, time = _when(events, values.event)
+    dated, n = time != STATIC, len(things.measures.names)
+    measure = values.measure[dated]
+    scaled = in_units(values.value[dated], measure, things.measures)
+    past = Past(who[dated], time[dated], measure, items=n, value=scaled)
+    trends = Trends(past, config)
+    parts = [_to_csr(trends.of(p), p, n) for p in past.pairs(subject, at, config.windows_days)]
+    return sparse.vstack(parts, format="csr")
+
+
+def _when(events: pl.DataFrame, event: Ints) -> tuple[Ints, Ints]:
+    """Subject and time of some of the events."""
+    time = events["time"].dt.epoch("us").fill_null(STATIC).to_numpy()
+    return events["subject"].to_numpy()[event], time[event]
+
+
+def _recency(pairs: Pairs, time: Ints, at: Ints) -> npt.NDArray[np.float32]:
+    """[P] 1 at once, 0 for never or a hundred years ago, and equal steps for each factor of the time since."""
+    there = pairs.upto > pairs.since[-1]
+    last = time[np.maximum(pairs.upto - 1, 0)] if len(time) else np.zeros(len(there), np.int64)
+    there &= last != STATIC
+    hours = np.where(there, at[pairs.row] - last, 0) / _HOUR_US
+    share = 1 - np.log1p(hours) / np.log1p(_LONGEST_HOURS)
+    return np.where(there, np.maximum(share, 0), 0).astype(np.float32)
+
+
+def _to_csr(values: npt.NDArray[np.generic], pairs: Pairs, items: int) -> sparse.csr_matrix:
+    """[stop - start, items * C] of values [P, C], by row and item."""
+    width = values.shape[1]
+    pair, place = np.nonzero(values)
+    stored = np.bincount(pairs.row[pair] - pairs.start, minlength=pairs.stop - pairs.start)
+    return sparse.csr_matrix(
+        (
+            values[pair, place].astype(np.float32),
+            (pairs.item[pair] * width + place).astype(np.int32),
+            np.concatenate([[0], np.cumsum(stored)]),
+        ),
+        shape=(pairs.stop - pairs.start, items * width),
+    )
+
+
+def _ages(events: pl.DataFrame, subject: Ints, at: Ints) -> sparse.csr_matrix:
+    """[R, 1] years since birth; nothing where no birth is recorded by the prediction time."""
     born = (
         events.filter(pl.col("code").str.contains(BIRTH))
-        .group_by("subject_id")
+        .group_by("subject")
         .agg(born=pl.col("time").min())
     )
-    elapsed = pl.col("prediction_time") - pl.col("born")
-    age = rows.join(born, on="subject_id", how="left", maintain_order="left").select(
-        (elapsed.dt.total_microseconds() / DAY_US / YEAR_DAYS).clip(0).fill_null(0.0)
+    rows = pl.DataFrame({"subject": subject, "at": pl.Series(at).cast(pl.Datetime("us"))})
+    age = rows.join(born, on="subject", how="left", maintain_order="left").select(
+        ((pl.col("at") - pl.col("born")).dt.total_microseconds() / DAY_US / YEAR_DAYS)
+        .clip(0)
+        .fill_null(0.0)
     )
-    values = age.to_series().to_numpy().astype(np.float32)
-    index = np.flatnonzero(values)
-    return sparse.csr_matrix(
-        (values[index], (index, np.zeros(len(index), np.int64))), shape=(rows.height, width)
-    )
+    return sparse.csr_matrix(age.to_numpy().astype(np.float32))

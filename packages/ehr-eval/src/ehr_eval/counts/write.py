@@ -2,22 +2,25 @@
 
 For each (subject, prediction time) the events up to and including that time are counted, per code,
 per ancestor of the code and per value bin, over several windows; with age and the static codes.
-This is the strong form of the baseline: ontology expansion and value bins each add to it.
+This is the strong form of the baseline: ontology expansion, value bins, how recently each thing was there
+and how values go each add to it.
 """
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy import sparse
-from tqdm import tqdm
 
 from ehr_eval.counts.config import CountsConfig
-from ehr_eval.counts.count import column_names, count_rows
+from ehr_eval.counts.count import column_names
+from ehr_eval.counts.parts import Part, count_parts, events_of, frequent, together
 from ehr_eval.counts.things import Things, fit_things
-from ehr_eval.frames import PRODUCER, labelled_rows, read_events, read_subjects, tell_tasks
+from ehr_eval.frames import PRODUCER, labelled_rows, read_subjects, tell_tasks
+from ehr_eval.workers import run_key
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.features import write_features
@@ -35,6 +38,9 @@ from ehr_tracking.manifest import (
     source,
 )
 
+_WORK = ".work"
+"""In the unfinished artifact: the counts of the files that are done."""
+
 
 @dataclass(frozen=True, slots=True)
 class CountsSummary:
@@ -44,6 +50,8 @@ class CountsSummary:
     rows: int
     columns: int
     nonzero: int
+    blind: int
+    """Rows of which nothing is known: all zeros."""
 
 
 def count_features(
@@ -53,13 +61,15 @@ def count_features(
     config: CountsConfig | None = None,
     *,
     tokens: PathLike | None = None,
+    workers: int = 1,
     overwrite: bool = False,
 ) -> CountsSummary:
     """Count the past of each labelled (subject, prediction time) and write `features/1` as CSR.
 
-    Column `age` is in years; every other one is a count and is named `<thing>|<window>`, with
-    `any` for the whole record. Bins and columns are chosen on train rows alone. What is delayed
-    counts from when it became known, in every window.
+    Column `age` is in years; counts are named `<thing>|<window>`, with `any` for the whole record,
+    and others as `CountsConfig` says: `<thing>|recency`, `<code>|last`, `<code>|mean|30d`... Bins,
+    scales and columns are chosen on train rows alone. What is delayed counts from when it became
+    known, in every window. A run that is killed goes on with the files that are left.
 
     Args:
         meds: Data set; one file of it is in memory at a time.
@@ -67,12 +77,14 @@ def count_features(
         out: The artifact.
         config: What is counted.
         tokens: `tokens/1` that the delays are taken from.
+        workers: Processes; files are shared among them. The features do not depend on it.
         overwrite: Replace an artifact that is there.
 
     Raises:
         ContractError: If an input is not what it should be, labels name unknown subjects, no
             labelled subject is in train, or no column is left.
         ConfigError: If config and tokens have different delays.
+        UnfinishedError: If a file fails; those that are done are kept.
     """
     meds, labels, out = Path(meds), Path(labels), Path(out)
     tokens = None if tokens is None else Path(tokens)
@@ -92,34 +104,39 @@ def count_features(
     if not is_train.any():
         raise ContractError(f"{labels}: no labelled subject is in the train split of {meds}")
     tell_tasks(labels, config.labels)
-    train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
-    codes = read_codes(meds)
-    parents = dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))
-    things = fit_things((read_events(f) for f in files), train, parents, config)
-    matrix = _count_files(files, rows, things, config, delays)
-    names = column_names(things.names, config)
-    kept = np.flatnonzero(matrix[is_train].getnnz(axis=0) >= config.min_rows)
-    if not len(kept):
-        raise ContractError(
-            f"{labels}: no column has a count in {config.min_rows:,} or more of the {is_train.sum():,} "
-            "train rows (`min_rows`): label more rows, or lower it"
-        )
-    matrix = matrix[:, kept]
-    matrix.sort_indices()
-    index = rows.select("subject_id", "prediction_time", "split").to_arrow()
-    with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read) as partial:
-        written = write_features(partial, matrix, index)
-        _write_columns(partial / "columns.json", [names[i] for i in kept], things)
+    with new_artifact(
+        out, FEATURES, overwrite=overwrite, inputs=read, key=run_key(to_dict(config), inputs)
+    ) as unfinished:
+        for left in unfinished.iterdir():  # by a run that was killed while it wrote
+            if left.name != _WORK:
+                left.unlink()
+        train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
+        things = fit_things((events_of(f, config) for f in files), train, _parents(meds), config)
+        parts = _parts(files, rows, unfinished / _WORK)
+        count_parts(parts, things, config, delays, workers=workers)
+        names = column_names(things, config)
+        kept = frequent(parts, len(names), is_train, config.min_rows)
+        if not len(kept):
+            raise ContractError(
+                f"{labels}: no column has a count in {config.min_rows:,} or more of the "
+                f"{is_train.sum():,} train rows (`min_rows`): label more rows, or lower it"
+            )
+        matrix = together(parts, len(names), kept, rows.height)
+        blind = int((np.diff(matrix.indptr) == 0).sum())
+        index = rows.select("subject_id", "prediction_time", "split").to_arrow()
+        written = write_features(unfinished, matrix, index)
+        _write_columns(unfinished / "columns.json", [names[i] for i in kept], things)
+        shutil.rmtree(unfinished / _WORK)
         seal(
-            partial,
+            unfinished,
             FEATURES,
             producer=PRODUCER,
-            config=to_dict(config),
+            config={**to_dict(config), "rows_without_events": blind},
             seed=config.seed,
             inputs=inputs,
             rows=written,
         )
-    return CountsSummary(out, rows.height, len(kept), matrix.nnz)
+    return CountsSummary(out, rows.height, len(kept), matrix.nnz, blind)
 
 
 def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
@@ -132,24 +149,19 @@ def _delays(config: CountsConfig, tokens: Path | None) -> Delays:
     return agreed(found)
 
 
-def _count_files(
-    files: list[Path],
-    rows: pl.DataFrame,
-    things: Things,
-    config: CountsConfig,
-    delays: Delays,
-) -> sparse.csr_matrix:
-    """[R, columns] in the order of `rows`."""
+def _parents(meds: Path) -> dict[str, list[str | None] | None]:
+    codes = read_codes(meds)
+    return dict(zip(*(codes[c].to_pylist() for c in ("code", "parent_codes")), strict=True))
+
+
+def _parts(files: Sequence[Path], rows: pl.DataFrame, work: Path) -> list[Part]:
+    """The files that have rows, and where their counts are kept until all are there."""
+    work.mkdir(exist_ok=True)
     numbered = rows.with_row_index("row")
-    parts, order = [], []
-    for i, path in enumerate(tqdm(files, desc="counts", unit="file", disable=None)):
-        here = numbered.filter(pl.col("file") == i)
-        if here.height:
-            parts.append(count_rows(read_events(path, delays), here, things, config))
-            order.append(here["row"].to_numpy())
-    return sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
+    mine = [(i, numbered.filter(pl.col("file") == i)) for i in range(len(files))]
+    return [Part(files[i], work / f"{i}.safetensors", here) for i, here in mine if here.height]
 
 
 def _write_columns(path: Path, names: list[str], things: Things) -> None:
-    about = {"columns": names, "bin_edges": things.edges}
+    about = {"columns": names, "bin_edges": things.measures.edges}
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
