@@ -46,8 +46,9 @@ def patient_draws(subject_id: npt.NDArray[np.int64], draws: int) -> npt.NDArray[
     patients, row_patient = np.unique(subject_id, return_inverse=True)
     n = len(patients)
     counts = np.empty((n, draws), np.uint16)
+    legacy = np.random.RandomState()
     for draw in range(draws):
-        legacy = np.random.RandomState(draw)
+        legacy.seed(draw)  # the very state of a new one, which would take four times as long
         counts[:, draw] = np.bincount(legacy.randint(0, n, size=n), minlength=n)
     weights: npt.NDArray[np.uint16] = counts[row_patient]
     return weights

@@ -53,12 +53,18 @@ class Ranked:
     @cached_property
     def true_GB(self) -> Floats:
         """Positive rows of each group, by weight."""
-        return np.add.reduceat(self.weight_NB * self.label_N[:, None], self.first_G, axis=0)
+        return self._grouped(self.weight_NB * self.label_N[:, None])
 
     @cached_property
     def all_GB(self) -> Floats:
         """Rows of each group, by weight."""
-        return np.add.reduceat(self.weight_NB, self.first_G, axis=0)
+        return self._grouped(self.weight_NB)
+
+    def _grouped(self, value_NB: Floats) -> Floats:
+        """[G, B] sums over the rows of each group."""
+        if len(self.first_G) == len(value_NB):
+            return value_NB  # nothing is tied
+        return np.add.reduceat(value_NB, self.first_G, axis=0)
 
     @cached_property
     def above_GB(self) -> Floats:
