@@ -19,7 +19,7 @@ from ehr_eval.protocol.command import ehrshot
 from ehr_eval.query.command import query
 from ehr_eval.strata.command import strata
 from ehr_eval.survival.command import survival
-from ehr_eval.tasks.command import labels
+from ehr_eval.tasks.command import labels, tasks
 from ehr_tracking.errors import Group
 
 
@@ -34,6 +34,7 @@ def main() -> None:
 
 for command in (
     *(aces, audit, counts, curve, ehrshot, features, generate, join),
-    *(judge, labels, outcomes, perplexity, predict, query, strata, survival, zeroshot),
+    *(judge, labels, outcomes, perplexity, predict, query, strata, survival, tasks),
+    zeroshot,
 ):
     main.add_command(command)

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ehr_eval.audit.inputs import Inputs
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.files import EventPattern, TaskFile
+from ehr_eval.tasks.files import TaskFile
+from ehr_eval.tasks.patterns import NEVER, EventPattern
 
 T = TypeVar("T")
 
@@ -74,22 +75,26 @@ def validated(kind: type[T], config: Mapping[str, Any]) -> T | None:
 
 def _built_in(task: str, config: LabelsConfig) -> Definition:
     names, once, in_stay = _BUILT_IN[task]
-    above = {"above": config.lab_above} if names == ("lab",) else {}
+    above = config.lab_above if names == ("lab",) else None
     return Definition(
-        outcome=tuple(EventPattern(code=getattr(config, name), **above) for name in names),
+        outcome=tuple(EventPattern(code=getattr(config, name), above=above) for name in names),
         once=once,
         in_stay=config if in_stay else None,
     )
 
 
 def _by_file(task: TaskFile, config: LabelsConfig) -> Definition:
-    excluded = {pattern.code for pattern in task.exclude}
+    excluded = {pattern.said() for pattern in task.exclude}
+    outcome = task.outcome or ()
+    if any({"units", "text", "min_age", "during"} & p.for_labels_alone() for p in outcome):
+        outcome = ()  # told by more than codes and values
     stays = None
     if task.start.until is not None and task.start.at == "begin":
-        stays = replace(config, admission=task.start.code, discharge=task.start.until)
+        stays = replace(config, admission=task.start.code or NEVER, discharge=task.start.until)
     return Definition(
-        outcome=task.outcome,
-        once=all(p.code in excluded or "MEDS_DEATH" in p.code for p in task.outcome),
+        outcome=outcome,
+        once=task.onset == "new"
+        or all(p.said() in excluded or "MEDS_DEATH" in p.said() for p in outcome),
         in_stay=stays,
         horizon_days=task.horizon_days if task.window == "after" else None,
         absent=task.absent,

@@ -10,6 +10,7 @@ import polars as pl
 from ehr_eval.tasks.aces import AcesTask, read_aces_tasks
 from ehr_eval.tasks.asked import ALREADY
 from ehr_eval.tasks.by_file import label_by_file, lacking_codes, require_codes
+from ehr_eval.tasks.chexpert import FINDINGS, label_reports, read_reports, task_name
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.course import Course
 from ehr_eval.tasks.files import TaskFile, read_task_file, read_task_files
@@ -39,10 +40,12 @@ class Asked:
     """Tasks of ACES."""
     predicates: PathLike | None = None
     """Of ACES, in the place of their own."""
+    chexpert: PathLike | None = None
+    """A table of reports, for the chest X-ray tasks of EHRSHOT."""
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self.task_files or self.collections or self.aces)
+        return bool(self.task_files or self.collections or self.aces or self.chexpert)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,28 @@ def choose_all(
     for task in read_task_files([*asked.task_files, *library]).values():
         require_codes(book, task)
         _add(chosen, task.name, _by_file(task, config, book))
-    for collection in asked.collections:
+    skipped |= _add_collections(chosen, asked.collections, config, book)
+    tasks, faults = read_aces_tasks(asked.aces, asked.predicates)
+    skipped |= faults
+    for name, aces in tasks.items():
+        if odd := aces.unmatched(book.codes):
+            skipped[name] = f"{aces.path}: no code of the data set is predicate {', '.join(odd)}"
+        else:
+            _add(chosen, name, _by_aces(name, aces))
+    if asked.chexpert:
+        _add(chosen, "chexpert", _by_reports(asked.chexpert))
+    if not chosen:
+        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no task can be labelled: {why}")
+    return chosen, skipped
+
+
+def _add_collections(
+    chosen: dict[str, Chosen], names: Sequence[str], config: LabelsConfig, book: Codebook
+) -> dict[str, str]:
+    """Add what fits of some collections; returns why the others do not."""
+    skipped = {}
+    for collection in names:
         for name, path in of_collection(collection).items():
             if name in chosen:
                 continue
@@ -88,17 +112,7 @@ def choose_all(
                 skipped[name] = task_or_why
             else:
                 chosen[name] = _by_file(task_or_why, config, book)
-    tasks, faults = read_aces_tasks(asked.aces, asked.predicates)
-    skipped |= faults
-    for name, aces in tasks.items():
-        if odd := aces.unmatched(book.codes):
-            skipped[name] = f"{aces.path}: no code of the data set is predicate {', '.join(odd)}"
-        else:
-            _add(chosen, name, _by_aces(name, aces))
-    if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise UserError(f"no task can be labelled: {why}")
-    return chosen, skipped
+    return skipped
 
 
 def _named(config: LabelsConfig) -> tuple[list[str], list[str]]:
@@ -161,6 +175,19 @@ def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook) -> Chosen:
         definitions[more] = f"{task.doc} Of those who have had it already."
     about = {"task_files": {task.name: to_dict(task)}}
     return Chosen(label=label, definitions=definitions, columns=columns_of(task), about=about)
+
+
+def _by_reports(path: PathLike) -> Chosen:
+    reports = read_reports(path)
+
+    def label(events: Events, _: Course | None) -> Rows:
+        return label_reports(reports, events.spans.select("subject_id", "begins"))
+
+    told = {
+        task_name(f): f"Does a chest X-ray show: {f}? Asked 24 hours before the report."
+        for f in FINDINGS
+    }
+    return Chosen(label=label, definitions=told, about={"chexpert": {"reports": Path(path).name}})
 
 
 def _by_aces(name: str, task: AcesTask) -> Chosen:

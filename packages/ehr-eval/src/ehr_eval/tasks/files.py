@@ -179,8 +179,8 @@ class TaskFile:
             return "window: moment"
         for name in ("outcome", "stop", "given"):
             for pattern in getattr(self, name) or ():
-                if setting := pattern.for_labels_alone():
-                    return f"{name}.{setting}"
+                if settings := pattern.for_labels_alone():
+                    return f"{name}.{min(settings)}"
         return None
 
 

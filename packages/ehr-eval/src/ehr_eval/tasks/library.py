@@ -1,5 +1,6 @@
 """The tasks that are installed with the package, by name and collection."""
 
+import shutil
 from pathlib import Path
 
 from ehr_tracking.errors import UserError
@@ -47,3 +48,26 @@ def of_collection(name: str) -> dict[str, Path]:
     if name not in there:
         raise UserError(f"no collection {name} in the library; there are {', '.join(there)}")
     return there[name]
+
+
+def copy_task(name: str, folder: Path) -> list[Path]:
+    """Copy the file of a task, and the tables of codes that it names, to be changed.
+
+    Args:
+        name: Of the library.
+        folder: Made where it is not there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: If there is no such task, or a file of that name is there already.
+    """
+    path = find(name)
+    text = path.read_text(encoding="utf-8")
+    files = [path, *(p for p in sorted(path.parent.glob("*.csv")) if p.name in text)]
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = [folder / p.name for p in files if (folder / p.name).exists()]
+    if taken:
+        raise UserError(f"{taken[0]} exists already; nothing was copied")
+    return [Path(shutil.copyfile(p, folder / p.name)) for p in files]

@@ -123,10 +123,10 @@ class EventPattern(CodePattern):
         told = (f"{name.replace('_', ' ')} {x:g}" for name, x in bounds if x is not None)
         return " ".join([super().said(), *told])
 
-    def for_labels_alone(self) -> str | None:
-        """The setting, if any, that only real records can tell."""
+    def for_labels_alone(self) -> set[str]:
+        """Those of its settings that only real records can tell."""
         names = ("children", "without", "units", "text", "min_age", "during")
-        return next((name for name in names if getattr(self, name) not in (None, False, ())), None)
+        return {name for name in names if getattr(self, name) not in (None, False, ())}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -26,6 +26,8 @@ class Task:
     """A paragraph, with fields of the config in braces."""
     needs_one: tuple[str, ...] = ()
     """Such fields, of which one must match."""
+    version: int = 1
+    """Raised with each change that can change a label."""
     timed: bool = False
     """Its rows hold the time to an event; labelled only where it is named."""
 

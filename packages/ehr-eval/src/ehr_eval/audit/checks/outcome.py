@@ -7,7 +7,8 @@ import polars as pl
 from ehr_eval.audit.definitions import Definition, definitions
 from ehr_eval.audit.found import Finding, Skipped, ids
 from ehr_eval.audit.inputs import LABEL, Inputs
-from ehr_eval.tasks.files import EventPattern
+from ehr_eval.tasks.make import read_codebook
+from ehr_tracking.arrow.meds import data_files
 
 _MOST, _FEW, _LEAST = 0.5, 0.1, 10
 """Suspicious: this share of the positives or more has the outcome at the very time, this share of the negatives or
@@ -28,22 +29,14 @@ def outcome_is_visible(inputs: Inputs) -> Iterator[Finding]:
 
 def _outcomes(inputs: Inputs, known: dict[str, Definition]) -> dict[str, pl.DataFrame]:
     """Task -> subject_id, time of its outcomes, in order."""
+    book = read_codebook(inputs.meds, data_files(inputs.meds))
     parts: dict[str, list[pl.DataFrame]] = {task: [] for task in known}
     for events in inputs.events():
         timed = events.filter(pl.col("time").is_not_null())
         for task, definition in known.items():
-            any_of = pl.any_horizontal(*map(_matches, definition.outcome))
+            any_of = pl.any_horizontal(*map(book.events, definition.outcome))
             parts[task].append(timed.filter(any_of).select("subject_id", "time").unique())
     return {task: pl.concat(found).sort("time") for task, found in parts.items()}
-
-
-def _matches(pattern: EventPattern) -> pl.Expr:
-    found, value = pl.col("code").str.contains(pattern.code), pl.col("numeric_value")
-    if pattern.above is not None:
-        found &= (value > pattern.above).fill_null(False) & value.is_not_nan()
-    if pattern.below is not None:
-        found &= (value < pattern.below).fill_null(False) & value.is_not_nan()
-    return found
 
 
 def _placed(rows: pl.DataFrame, happened: pl.DataFrame, definition: Definition) -> pl.DataFrame:
