@@ -179,6 +179,12 @@ def test_a_group_is_beside_all_other_rows_in_the_same_draws(world):
         assert apart["difference"] == pytest.approx(gap(np.ones(len(p))), abs=1e-9)
         bounds = tuple(loop(subject, gap))
         assert (apart["lower"], apart["upper"]) == pytest.approx(bounds, abs=1e-9)
+    family = pl.read_parquet(world.out / "differences.parquet").filter(kind="group", metric="auroc")
+    p = np.sort(family["p"].drop_nulls().to_numpy())
+    least = min(1.0, p[0] * len(p))
+    assert len(p) > 8
+    assert family["p_holm"].min() == pytest.approx(least)
+    assert (family["p_holm"] >= family["p"]).all()
 
 
 def test_a_model_is_compared_with_the_first_in_the_same_draws(world):

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from meds_evaluation.evaluate import _get_binary_classification_metrics
 from sklearn.metrics import (
@@ -96,6 +96,23 @@ def test_bootstrap_in_blocks_equals_one_block(monkeypatch):
     monkeypatch.setattr("ehr_eval.judge.bootstrap._WEIGHTS", 97 * 7)
     for name, value in scores(label, probability, weight).items():
         np.testing.assert_allclose(value, whole[name], rtol=0, atol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=9)
+)
+def test_few_rows_with_ties_and_weights_equal_scikit_learn_or_say_why_not(drawn):
+    label, probability, weight = (np.array(column) for column in zip(*drawn, strict=True))
+    probability, weight = probability / 4, weight.astype(np.uint16)
+    decided, there = probability >= THRESHOLD, weight > 0
+    found = scores(label, probability, weight[:, None], decided=decided)
+    reasons = undefined(label[there])
+    for name, value in found.items():
+        if name in reasons or (name == "calibration_error" and len(set(label[there])) == 1):
+            continue  # meds-evaluation's own fails where AUROC does
+        expected = ORACLES[name](label, probability, sample_weight=weight)
+        assert value[0] == pytest.approx(expected, abs=1e-9), name
 
 
 @given(st.permutations(range(9)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from ehr_eval.judge.bootstrap import ranked_blocks
 from ehr_eval.judge.metrics.ranked import Floats, Ranked
@@ -124,10 +124,8 @@ def calibration_isotonic(rows: Ranked) -> Points:
     for b in np.flatnonzero(rows.total_B > 0):
         weight_G, true_G = rows.all_GB[::-1, b], rows.true_GB[::-1, b]
         there = weight_G > 0
-        came = isotonic_regression(
-            true_G[there] / weight_G[there], sample_weight=weight_G[there], y_min=0, y_max=1
-        )
-        y_PB[:, b] = np.interp(x_P, p_G[there], came)
+        came = isotonic_regression(true_G[there] / weight_G[there], weights=weight_G[there])
+        y_PB[:, b] = np.interp(x_P, p_G[there], came.x)
     return x_P, y_PB
 
 
@@ -167,21 +165,19 @@ def curves(
         (['calibration_binned', 'calibration_isotonic', 'decision'], [0.495, 0.0])
     """
     both = bool(label.any()) and not label.all()
-    parts: dict[str, list[Floats]] = {
-        name: []
-        for name in (CURVES if names is None else names)
-        if both or not CURVES[name].needs_both
-    }
-    xs, done = {}, 0
-    for block in ranked_blocks(label, probability, weight):
-        for name, ys in parts.items():
-            most = CURVES[name].draws
-            if most is None or done < 1 + most:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    xs[name], y = CURVES[name].points(block)
-                ys.append(y)
-        done += block.weight_NB.shape[1]
-    return {name: _with_band(xs[name], np.concatenate(ys, axis=1)) for name, ys in parts.items()}
+    chosen = CURVES if names is None else names
+    found = [CURVES[name] for name in chosen if both or not CURVES[name].needs_both]
+    xs: dict[str, Floats] = {}
+    ys: dict[str, list[Floats]] = {kind.name: [] for kind in found}
+    for most in {kind.draws: None for kind in found}:
+        few = weight if most is None else weight[:, : 1 + most]
+        for block in ranked_blocks(label, probability, few):
+            for kind in found:
+                if kind.draws == most:
+                    with np.errstate(invalid="ignore", divide="ignore"):
+                        xs[kind.name], y = kind.points(block)
+                    ys[kind.name].append(y)
+    return {name: _with_band(xs[name], np.concatenate(parts, axis=1)) for name, parts in ys.items()}
 
 
 def _with_band(x: Floats, y_PB: Floats) -> Curve:

@@ -129,7 +129,7 @@ def _column(name: str, events: pl.DataFrame, rows: pl.DataFrame, config: GroupsC
         return level.replace("", None).fill_null(UNKNOWN)
     age = (known["prediction_time"] - known["time"]).dt.total_microseconds() / _YEAR_US
     bands = config.age_bands
-    between = [f"{low:g} to {high:g}" for low, high in pairwise(bands)]
+    between = [f"{low:g} to below {high:g}" for low, high in pairwise(bands)]
     names = np.array([f"below {bands[0]:g}", *between, f"{bands[-1]:g} and more", UNKNOWN])
     number = np.searchsorted(bands, age.fill_null(0).to_numpy(), side="right")
     return pl.Series(

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_eval.judge.bootstrap import rows_and_draws, scores
-from ehr_eval.judge.compare import Difference, Score, difference
+from ehr_eval.judge.compare import Score, difference
 from ehr_eval.judge.conformal import METHODS, measures
 from ehr_eval.judge.curves import Curve, curves
 from ehr_eval.judge.groups import levels
 from ehr_eval.judge.metrics import ALL_METRICS, undefined
 from ehr_eval.judge.metrics.f1 import best_threshold
 from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.judge.multiple import bootstrap_p
 from ehr_eval.judge.recalibrate import NONE, RECALIBRATIONS
 from ehr_eval.judgement.config import JudgeConfig
 from ehr_eval.judgement.inputs import TaskInput, Told
@@ -40,6 +41,16 @@ class Scored:
     """Metric -> why it is not."""
 
 
+class Compared(NamedTuple):
+    """One value minus another, both of the same draws."""
+
+    difference: float
+    lower: float | None
+    upper: float | None
+    p: float | None
+    """Of no difference, by the draws; None where there is none."""
+
+
 class Group(NamedTuple):
     """One group of rows beside all others."""
 
@@ -47,7 +58,7 @@ class Group(NamedTuple):
     level: str
     scored: Scored | None
     """None where too few patients are in it."""
-    against: Mapping[str, Difference]
+    against: Mapping[str, Compared]
     """Metric -> its value minus that of all other rows, where both are defined."""
 
 
@@ -65,7 +76,7 @@ class Judged:
     untuned: str | None = None
     """Why nothing could be fitted on tuning rows."""
 
-    def against(self, way: str) -> dict[str, Difference]:
+    def against(self, way: str) -> dict[str, Compared]:
         """Metric -> how a recalibration moved it."""
         return differences(self.ways[way], self.ways[NONE])
 
@@ -98,12 +109,12 @@ def judge(task: TaskInput, config: JudgeConfig) -> TaskJudged:
     )
 
 
-def differences(ours: Scored, theirs: Scored) -> dict[str, Difference]:
+def differences(ours: Scored, theirs: Scored) -> dict[str, Compared]:
     """Metric -> ours minus theirs in the same draws, where both are defined."""
     return {
-        metric: difference(score, theirs.scores[metric])
-        for metric, score in ours.scores.items()
-        if metric in theirs.scores
+        metric: Compared(*difference(one, other), bootstrap_p(one.draws - other.draws))
+        for metric, one in ours.scores.items()
+        if (other := theirs.scores.get(metric)) is not None
     }
 
 

@@ -1,7 +1,8 @@
 """The page that a person reads, and the same tables as Markdown."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -9,14 +10,17 @@ from typing import NamedTuple
 from ehr_eval.judge.metrics import ALL_METRICS
 from ehr_eval.judge.recalibrate import NONE
 from ehr_eval.judgement.config import JudgeConfig
-from ehr_eval.judgement.judge import Judged, Scored, TaskJudged
+from ehr_eval.judgement.judge import Compared, Judged, Scored, TaskJudged
 from ehr_eval.judgement.plots import draw
-from ehr_eval.judgement.tables import baseline_of, compared, means
+from ehr_eval.judgement.tables import Row, baseline_of, compared, means
 from ehr_eval.protocol.shown import lineage, shown_interval, shown_mean, shown_score
 from ehr_tracking.config import to_dict
 from ehr_tracking.manifest import Source
 from ehr_tracking.report import html_page, markdown_table, table
 
+AUROC = "auroc"
+Key = tuple[str, str, str, str | None, str | None]
+"""Kind of difference, task, model, group, level."""
 MAIN = ("auroc", "auprc", "brier", "ece", "calibration_slope", "net_benefit")
 """Of tables that have a column a metric."""
 MOVED = ("brier", "log_loss", "ece", "ece_mass", "calibration_slope", "calibration_intercept")
@@ -38,7 +42,7 @@ class Piece(NamedTuple):
     """A table with what is said above it."""
 
     text: str
-    rows: list[dict[str, object]]
+    rows: Sequence[Mapping[str, object]]
 
 
 def write_page(
@@ -46,6 +50,7 @@ def write_page(
     tasks: Sequence[TaskJudged],
     config: JudgeConfig,
     inputs: Mapping[str, Source],
+    moved: Sequence[Row],
 ) -> None:
     """Write report.html, one file that needs no other, tables.md and plots/.
 
@@ -54,9 +59,15 @@ def write_page(
         tasks: What came out of each.
         config: As it was run.
         inputs: What was read.
+        moved: Differences, from `difference_rows`.
     """
+    holm = {
+        (row["kind"], row["task"], row["model"], row["group"], row["level"]): row["p_holm"]
+        for row in moved
+        if row["metric"] == AUROC
+    }
     body, text = ["<h2>All tasks</h2>"], ["# Judgement", ""]
-    for piece in _overview(tasks, config):
+    for piece in _overview(tasks, config, holm):
         body += _html(piece)
         text += _markdown(piece)
     body += _warnings(tasks, config)
@@ -73,7 +84,7 @@ def write_page(
             text += [f"{model} was not judged: {problem}.", ""]
         if task.models:
             body += draw(directory / "plots", task)
-        for piece in _of_task(task, config):
+        for piece in _of_task(task, config, holm):
             body += _html(piece)
             text += _markdown(piece)
     body += [
@@ -93,7 +104,9 @@ def _markdown(piece: Piece) -> list[str]:
     return [piece.text, "", markdown_table(piece.rows), ""]
 
 
-def _overview(tasks: Sequence[TaskJudged], config: JudgeConfig) -> Iterator[Piece]:
+def _overview(
+    tasks: Sequence[TaskJudged], config: JudgeConfig, holm: Mapping[Key, float | None]
+) -> Iterator[Piece]:
     rows: list[dict[str, object]] = [
         {"task": task.name, "model": model, **_main(judged.ways[NONE])}
         for task in tasks
@@ -117,11 +130,12 @@ def _overview(tasks: Sequence[TaskJudged], config: JudgeConfig) -> Iterator[Piec
     found = list(compared(tasks, config))
     if found:
         yield Piece(
-            f"Minus {baseline_of(tasks, config)}, both judged on the same patients in each resample. No "
-            "correction is made for the number of comparisons.",
+            f"Minus {baseline_of(tasks, config)}, both judged on the same patients in each resample; p of no "
+            "difference in AUROC is corrected for all tasks and models (Holm).",
             [
                 {"task": task.name, "model": model}
-                | {ALL_METRICS[m].title: shown_interval(*of[m]) if m in of else None for m in MAIN}
+                | {ALL_METRICS[m].title: _shown(of.get(m)) for m in MAIN}
+                | {"p of AUROC": _p(holm.get(("model", task.name, model, None, None)))}
                 for task, model, _, of in found
             ],
         )
@@ -137,7 +151,9 @@ def _warnings(tasks: Sequence[TaskJudged], config: JudgeConfig) -> Iterator[str]
         )
 
 
-def _of_task(task: TaskJudged, config: JudgeConfig) -> Iterator[Piece]:
+def _of_task(
+    task: TaskJudged, config: JudgeConfig, holm: Mapping[Key, float | None]
+) -> Iterator[Piece]:
     if not task.models:
         return
     yield Piece("Every metric.", _every_metric(task))
@@ -164,9 +180,10 @@ def _of_task(task: TaskJudged, config: JudgeConfig) -> Iterator[Piece]:
         if judged.groups:
             yield Piece(
                 f"{model}: groups, as known at the prediction time, and AUROC and mean calibration error "
-                "(ECE) minus those of all other rows. Groups of fewer than "
+                "(ECE) minus those of all other rows, with p of no difference in AUROC, corrected for all "
+                "groups, tasks and models (Holm). Groups of fewer than "
                 f"{config.groups.least} patients are not told, nor one that they could be told from.",
-                _groups(judged),
+                _groups(judged, partial(_group_p, holm, task.name, model)),
             )
 
 
@@ -197,7 +214,7 @@ def _recalibrated(model: str, judged: Judged) -> Iterator[dict[str, object]]:
         if way != NONE:
             found = judged.against(way)
             yield {"model": "", "recalibration": f"{way} - none"} | {
-                _title(m): shown_interval(*found[m]) if m in found else None for m in MOVED
+                _title(m): _shown(found.get(m)) for m in MOVED
             }
 
 
@@ -210,7 +227,13 @@ def _sets(model: str, judged: Judged) -> Iterator[dict[str, object]]:
         yield {"model": model, "sets": _METHODS[method], "promised": f"{1 - miss:g}", **shown}
 
 
-def _groups(judged: Judged) -> list[dict[str, object]]:
+def _group_p(
+    holm: Mapping[Key, float | None], task: str, model: str, group: str, level: str
+) -> float | None:
+    return holm.get(("group", task, model, group, level))
+
+
+def _groups(judged: Judged, p_of: Callable[[str, str], float | None]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for group, level, scored, against in judged.groups:
         row: dict[str, object] = {"group": group, "level": level}
@@ -220,13 +243,21 @@ def _groups(judged: Judged) -> list[dict[str, object]]:
         row |= {"patients": scored.patients, "rows": scored.n, "positives": scored.positives}
         row |= _main(scored)
         for m, title in (("auroc", "AUROC - rest"), ("ece", "ECE - rest")):
-            row[title] = shown_interval(*against[m]) if m in against else None
-        rows.append(row)
+            row[title] = _shown(against.get(m))
+        rows.append(row | {"p of AUROC": _p(p_of(group, level))})
     return sorted(rows, key=lambda row: "rows" not in row)  # a whole row first: it has the header
 
 
 def _main(scored: Scored) -> dict[str, object]:
     return {_title(m): shown_score(scored.scores.get(m)) for m in MAIN}
+
+
+def _shown(found: Compared | None) -> str | None:
+    return None if found is None else shown_interval(found.difference, found.lower, found.upper)
+
+
+def _p(p: float | None) -> str | None:
+    return None if p is None else f"{p:.3f}"
 
 
 def _title(metric: str) -> str:

@@ -60,7 +60,8 @@ def _plot(
 
 
 def _calibration(path: Path, ways: Mapping[str, Mapping[str, Curve]], title: str) -> None:
-    series: dict[str, Points] = {"perfect": [(0.0, 0.0), (1.0, 1.0)]}
+    most = max(float(curves["calibration_isotonic"].x[-1]) for curves in ways.values())
+    series: dict[str, Points] = {"perfect": [(0.0, 0.0), (most, most)]}
     styles, bands = {"perfect": (_REFERENCE, ":")}, {}
     for i, (way, curves) in enumerate(ways.items()):
         line, bins = curves["calibration_isotonic"], curves["calibration_binned"]

@@ -9,7 +9,7 @@ from ehr_eval.judgement.config import JudgeConfig
 from ehr_eval.judgement.inputs import open_tasks
 from ehr_eval.judgement.judge import TaskJudged, judge
 from ehr_eval.judgement.page import write_page
-from ehr_eval.judgement.tables import write_tables
+from ehr_eval.judgement.tables import difference_rows, write_tables
 from ehr_eval.predictions import predictions_source
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import to_dict
@@ -66,8 +66,9 @@ def run_judge(
     inputs = {"labels": label_source(labels), "meds": raw_source(meds, contract=MEDS)}
     inputs |= {f"predictions.{name}": predictions_source(path) for name, path in named.items()}
     with new_artifact(out, JUDGEMENT, overwrite=overwrite, inputs=read) as partial:
-        rows = write_tables(partial, tasks, config)
-        write_page(partial, tasks, config, inputs)
+        moved = difference_rows(tasks, config)
+        rows = write_tables(partial, tasks, config, moved)
+        write_page(partial, tasks, config, inputs, moved)
         seal(
             partial,
             JUDGEMENT,

@@ -1,6 +1,6 @@
 """What was judged as rows of `judgement/1`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from ehr_eval.judge.bootstrap import interval
-from ehr_eval.judge.compare import Difference, GroupMean, Score, group_mean
+from ehr_eval.judge.compare import GroupMean, Score, group_mean
 from ehr_eval.judge.metrics import ALL_METRICS
+from ehr_eval.judge.multiple import holm
 from ehr_eval.judge.recalibrate import NONE
 from ehr_eval.judgement.config import JudgeConfig
-from ehr_eval.judgement.judge import Judged, Scored, TaskJudged, differences
+from ehr_eval.judgement.judge import Compared, Judged, Scored, TaskJudged, differences
 from ehr_eval.protocol.tables import write_rows
 from ehr_tracking.contracts import JUDGEMENT
 
@@ -21,17 +22,23 @@ _NOBODY = {"n": None, "patients": None, "positives": None}
 
 
 def write_tables(
-    directory: Path, tasks: Sequence[TaskJudged], config: JudgeConfig
+    directory: Path, tasks: Sequence[TaskJudged], config: JudgeConfig, moved: Sequence[Row]
 ) -> dict[str, int]:
     """Write every table of the contract as Parquet and as CSV.
+
+    Args:
+        directory: Of the artifact.
+        tasks: What came out of each.
+        config: As it was run.
+        moved: From `difference_rows`.
 
     Returns:
         Path of a Parquet file -> its rows, for the manifest.
     """
-    rows: dict[str, Iterator[Row]] = {
+    rows: dict[str, Iterable[Row]] = {
         "results.parquet": results(tasks, config),
         "means.parquet": mean_rows(tasks),
-        "differences.parquet": difference_rows(tasks, config),
+        "differences.parquet": moved,
         "curves.parquet": _curves(tasks),
         "conformal.parquet": _conformal(tasks),
     }
@@ -126,7 +133,7 @@ def baseline_of(tasks: Sequence[TaskJudged], config: JudgeConfig) -> str | None:
 
 def compared(
     tasks: Sequence[TaskJudged], config: JudgeConfig
-) -> Iterator[tuple[TaskJudged, str, str, Mapping[str, Difference]]]:
+) -> Iterator[tuple[TaskJudged, str, str, Mapping[str, Compared]]]:
     """Task, model, baseline and metric -> difference; of every model beside the baseline."""
     baseline = baseline_of(tasks, config)
     for task in tasks:
@@ -137,8 +144,23 @@ def compared(
                 yield task, model, baseline, found
 
 
-def difference_rows(tasks: Sequence[TaskJudged], config: JudgeConfig) -> Iterator[Row]:
-    """To another model, to the probabilities as they were, to all other rows."""
+def difference_rows(tasks: Sequence[TaskJudged], config: JudgeConfig) -> list[Row]:
+    """To another model, to the probabilities as they were, to all other rows.
+
+    `p_holm` is corrected for all differences of one kind and metric, over tasks, models and groups.
+    """
+    rows = list(_all_differences(tasks, config))
+    families: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["p"] is not None:
+            families.setdefault((row["kind"], row["metric"]), []).append(row)
+    for family in families.values():
+        for row, corrected in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = corrected
+    return rows
+
+
+def _all_differences(tasks: Sequence[TaskJudged], config: JudgeConfig) -> Iterator[Row]:
     everyone = {"group": None, "level": None}
     for task, model, baseline, found in compared(tasks, config):
         at = {"task": task.name, "kind": "model", "model": model, "recalibration": NONE}
@@ -161,14 +183,14 @@ def _moved(at: Row, judged: Judged) -> Iterator[Row]:
             yield from _differences(here, judged.against(way))
 
 
-def _differences(at: Row, found: Mapping[str, Difference]) -> Iterator[Row]:
+def _differences(at: Row, found: Mapping[str, Compared]) -> Iterator[Row]:
     for metric in ALL_METRICS:
         known = found.get(metric)
         yield {
             **at,
             "metric": metric,
-            **(known or Difference(np.nan, None, None))._asdict(),
-            "difference": known.difference if known else None,
+            **(known._asdict() if known else dict.fromkeys(Compared._fields)),
+            "p_holm": None,
             "reason": None if known else "undefined on one of the two sides",
         }
 

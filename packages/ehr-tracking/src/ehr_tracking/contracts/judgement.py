@@ -43,6 +43,8 @@ DIFFERENCE_COLUMNS = (
     _METRIC,
     Column("difference", "double", "Of the two, both judged on the same draws of patients.", optional=True),
     *_BOUNDS,
+    Column("p", "double", "Of no difference, by the bootstrap; null without draws.", optional=True),
+    Column("p_holm", "double", "Corrected for all of this kind and metric (Holm 1979).", optional=True),
     _REASON,
 )  # fmt: skip
 """Columns of `differences.parquet`."""
