@@ -72,13 +72,41 @@ TOKEN_SCHEMA = pa.schema(
 )
 
 
+WORDS = pa.schema(
+    [
+        *(
+            ("id", pa.int32()),
+            ("token", pa.string()),
+            ("kind", pa.string()),
+            ("code", pa.string()),
+            ("bin", pa.int32()),
+        ),
+        *(
+            ("lower", pa.float32()),
+            ("upper", pa.float32()),
+            ("count", pa.int64()),
+            ("subjects", pa.int64()),
+        ),
+        *(("description", pa.string()), ("parents", pa.list_(pa.string()))),
+    ]
+)
+
+
 def write_tokens(out, records, *, vocabulary="code", config=None):
     with new_artifact(out, TOKENS, overwrite=True) as partial:
         names = SPECIALS + [f"{vocabulary}{i}" for i in range(len(SPECIALS), VOCAB)]
-        pq.write_table(
-            pa.table({"id": pa.array(range(VOCAB), pa.int32()), "token": names}),
-            partial / "vocab.parquet",
-        )
+        words = [
+            {
+                "id": i,
+                "token": name,
+                "kind": "code" if i >= len(SPECIALS) else "special",
+                "count": 1,
+                "subjects": 1,
+            }
+            | ({"code": name} if i >= len(SPECIALS) else {})
+            for i, name in enumerate(names)
+        ]
+        pq.write_table(pa.Table.from_pylist(words, WORDS), partial / "vocab.parquet")
         (partial / "tokenizer.json").write_text("{}\n")
         for split in sorted({r.split for r in records}):
             rows = [r.columns() for r in records if r.split == split]

@@ -8,6 +8,7 @@ import click
 import ehr_eval
 from ehr_eval.audit.command import audit
 from ehr_eval.counts.command import counts
+from ehr_eval.explain.command import explain
 from ehr_eval.features.command import features, join
 from ehr_eval.generate.command import generate
 from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 for command in (
-    *(aces, audit, counts, curve, ehrshot, features, generate, join),
+    *(aces, audit, counts, curve, ehrshot, explain, features, generate, join),
     *(judge, labels, outcomes, perplexity, predict, query, strata, survival, tasks),
     zeroshot,
 ):

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from ehr_eval.audit.definitions import validated
 from ehr_eval.audit.found import Skipped
 from ehr_eval.audit.inputs import Inputs, unrolled
-from ehr_eval.audit.names import feature_names
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.features.config import FeaturesConfig
+from ehr_eval.features.names import feature_names
 from ehr_eval.features.read import FeatureSet, read_features
 from ehr_eval.frames import KEY
 from ehr_tracking.arrow.meds import data_files

@@ -1,33 +1,42 @@
 """What the outcome of a task is: by its file, the labels' manifest, or the table of built-in tasks."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from ehr_eval.audit.inputs import Inputs
+from ehr_eval.frames import read_events
+from ehr_eval.tasks.choice import RECURRENCE
 from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.course import read_course
 from ehr_eval.tasks.files import TaskFile
-from ehr_eval.tasks.patterns import NEVER, EventPattern
+from ehr_eval.tasks.make import read_codebook
+from ehr_eval.tasks.patterns import Codebook
+from ehr_eval.tasks.record import Events, Record, columns_of
+from ehr_tracking.arrow.meds import data_files
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """What the audit needs to know of a task."""
 
-    outcome: tuple[EventPattern, ...]
-    """What answers it; none where a length of time does."""
+    outcomes: Callable[[Events], pl.DataFrame] | None
+    """subject_id, time of what answers it; None where a length of time does."""
     once: bool
     """It cannot have happened before: a death, or a first diagnosis."""
-    in_stay: LabelsConfig | None = None
-    """How stays are told, where it is asked within one."""
+    stays: Callable[[Events], pl.DataFrame] | None = None
+    """subject_id, start, end of the stays within which it is asked, if it is."""
     horizon_days: float | None = None
     absent: bool = False
     """Yes where no outcome comes."""
+    columns: tuple[str, ...] = ()
+    """Of events, beside those that are always read."""
 
 
 _BUILT_IN = {
@@ -47,20 +56,23 @@ _BUILT_IN = {
 def definitions(inputs: Inputs) -> dict[str, Definition]:
     """Task -> what it is, of the tasks of the labels that are known."""
     config = validated(LabelsConfig, inputs.label_config) or LabelsConfig()
-    told = inputs.label_config.get("task_files")
-    files: dict[str, TaskFile] = {}
-    for name, about in told.items() if isinstance(told, dict) else ():
-        file = validated(TaskFile, about)
-        if file is not None:
-            files[name] = file
-    files |= inputs.task_files
-    found = {}
+    files, found = _files(inputs), {}
+    book = read_codebook(inputs.meds, data_files(inputs.meds)) if files else None
     for task in inputs.raw_labels:
-        if task in files:
-            found[task] = _by_file(files[task], config)
+        file = files.get(task.removesuffix(RECURRENCE))
+        if file is not None and book is not None:
+            found[task] = _by_file(file, config, book, again=task.endswith(RECURRENCE))
         elif task in _BUILT_IN:
             found[task] = _built_in(task, config)
     return found
+
+
+def events_of(inputs: Inputs, known: Mapping[str, Definition]) -> Iterator[Events]:
+    """The events of each file of the data set, with all that some tasks look at."""
+    columns = dict.fromkeys(c for definition in known.values() for c in definition.columns)
+    more = (*LabelsConfig().visit_ids, *columns)
+    for path in data_files(inputs.meds):
+        yield Events(read_events(path, more=tuple(dict.fromkeys(more))))
 
 
 def validated(kind: type[T], config: Mapping[str, Any]) -> T | None:
@@ -73,29 +85,58 @@ def validated(kind: type[T], config: Mapping[str, Any]) -> T | None:
         return None
 
 
+def _files(inputs: Inputs) -> dict[str, TaskFile]:
+    """Task -> its file: of the labels' manifest, and those that were given."""
+    told, found = inputs.label_config.get("task_files"), {}
+    for name, about in told.items() if isinstance(told, dict) else ():
+        if (file := validated(TaskFile, about)) is not None:
+            found[name] = file
+    return found | inputs.task_files
+
+
 def _built_in(task: str, config: LabelsConfig) -> Definition:
     names, once, in_stay = _BUILT_IN[task]
-    above = config.lab_above if names == ("lab",) else None
+
+    def outcomes(events: Events) -> pl.DataFrame:
+        code = pl.any_horizontal(
+            pl.col("code").str.contains(getattr(config, name)) for name in names
+        )
+        value = pl.col("numeric_value")
+        high = (value > config.lab_above).fill_null(False) & value.is_not_nan()
+        return events.timed.filter(code & (high if names == ("lab",) else True)).select(
+            "subject_id", "time"
+        )
+
+    def stays(events: Events) -> pl.DataFrame:
+        return read_course(events.all, config).stays.select("subject_id", "start", "end")
+
     return Definition(
-        outcome=tuple(EventPattern(code=getattr(config, name), above=above) for name in names),
+        outcomes=outcomes if names else None,
         once=once,
-        in_stay=config if in_stay else None,
+        stays=stays if in_stay else None,
+        columns=config.visit_ids,
     )
 
 
-def _by_file(task: TaskFile, config: LabelsConfig) -> Definition:
-    excluded = {pattern.said() for pattern in task.exclude}
+def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook, *, again: bool) -> Definition:
+    """By its file; `again` for the rows of those who have had the outcome."""
+    ever = {
+        p.regex for p in task.exclude if p.days is None and p.since == "record" and p.times == 1
+    }
     outcome = task.outcome or ()
-    if any({"units", "text", "min_age", "during"} & p.for_labels_alone() for p in outcome):
-        outcome = ()  # told by more than codes and values
-    stays = None
-    if task.start.until is not None and task.start.at == "begin":
-        stays = replace(config, admission=task.start.code or NEVER, discharge=task.start.until)
+    first = task.onset != "any" or all(p.regex in ever or "MEDS_DEATH" in p.regex for p in outcome)
+
+    def outcomes(events: Events) -> pl.DataFrame:
+        return Record(events, task, config, book).outcomes().select("subject_id", "time")
+
+    def stays(events: Events) -> pl.DataFrame:
+        return Record(events, task, config, book).course.stays.select("subject_id", "start", "end")
+
     return Definition(
-        outcome=outcome,
-        once=task.onset == "new"
-        or all(p.said() in excluded or "MEDS_DEATH" in p.said() for p in outcome),
-        in_stay=stays,
+        outcomes=None if task.stay_days is not None else outcomes,
+        once=first and bool(outcome) and not again,
+        stays=stays if task.start.until is not None and task.start.at != "end" else None,
         horizon_days=task.horizon_days if task.window == "after" else None,
         absent=task.absent,
+        columns=(*config.visit_ids, *columns_of(task)),
     )

@@ -12,7 +12,6 @@ _STYLE = """<style>
 .finding{border-left:4px solid #c92a2a;background:#fff5f5;padding:.6em 1em;margin:1em 0;overflow-wrap:anywhere}
 .finding.warning{border-color:#e0a800;background:#fff7e0}.finding h3{margin:.1em 0;font-size:1em}
 .finding p{margin:.3em 0}.clean{border-left:4px solid #2b8a3e;background:#ebfbee;padding:.6em 1em}
-.wide{overflow-x:auto}
 </style>"""
 _WORDS = {
     "clean": "clean",
@@ -50,16 +49,16 @@ def write_page(
         for e in checked
         if e.state != "skipped"
     ]
-    body.append(_wide(rows))
+    body.append(table(rows))
     skipped = [
         {"check": e.check.name, "it asks": e.check.asks, "why not": e.reason}
         for e in checked
         if e.state == "skipped"
     ]
     if skipped:
-        body += ["<h2>What was not checked</h2>", _wide(skipped)]
+        body += ["<h2>What was not checked</h2>", table(skipped)]
     body.append("<h2>What was given</h2>")
-    body.append(_wide([{"option": name, "what": path.name} for name, path in given.items()]))
+    body.append(table([{"option": name, "what": path.name} for name, path in given.items()]))
     path.write_text(html_page("Audit", body), encoding="utf-8")
 
 
@@ -73,7 +72,3 @@ def _finding(each: Checked, number: int, show_ids: bool) -> str:
         f'<div class="finding{kind}"><h3>{escape(each.check.name + where)}</h3><p>{escape(found.what)}.</p>'
         f"{named}<p><b>What to do:</b> {escape(each.check.do)}</p></div>"
     )
-
-
-def _wide(rows: Sequence[Mapping[str, object]]) -> str:
-    return f'<div class="wide">{table(rows)}</div>'

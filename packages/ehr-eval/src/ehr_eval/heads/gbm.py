@@ -6,6 +6,7 @@ n rows, d features.
 import itertools
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import lightgbm
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from scipy import sparse
 
 from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.grid import SEED, Fit, HeadConfig, Labels, dense
@@ -64,7 +66,16 @@ def boosted_trees(config: LightGBMConfig, x: Matrix, y: Labels) -> Iterator[Fit]
                 return np.asarray(model.predict(new[:, used], num_threads=1), np.float64)
 
             point = {"learning_rate": rate, "max_depth": limit.depth, "num_leaves": limit.leaves}
-            yield Fit(point, predict)
+            yield Fit(point, predict, shap=partial(_shap, model, used, x.shape[1]))
+
+
+def _shap(model: Any, used: npt.NDArray[np.int64], width: int, new: Matrix) -> Floats:  # noqa: ANN401
+    """[m, d + 1] by TreeSHAP over the trees' own paths (Lundberg et al., 2020); 0 where no tree looks."""
+    found = model.predict(new[:, used], num_threads=1, pred_contrib=True)
+    told = found.toarray() if sparse.issparse(found) else np.asarray(found)
+    whole = np.zeros((len(told), width + 1))
+    whole[:, np.append(used, width)] = told
+    return whole
 
 
 class Limits(NamedTuple):

@@ -44,6 +44,9 @@ class Fit(NamedTuple):
     """[m, d] of new rows -> [m] probabilities of the positive class."""
     converged: bool = True
     """Whether it is what was asked for; False where a limit of steps ended it before."""
+    shap: Callable[[Matrix], Floats] | None = None
+    """[m, d] of new rows -> [m, d + 1] what each feature adds to the log-odds, exactly, and last where they start
+    from, the mean over training rows; None where the head cannot tell."""
 
 
 def dense(row: Any) -> Floats:  # noqa: ANN401 -- what scipy makes of one row

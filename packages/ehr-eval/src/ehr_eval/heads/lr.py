@@ -48,7 +48,7 @@ def logistic_regressions(config: LogisticRegressionConfig, x: Matrix, y: Labels)
     Every fit is at the minimum of its loss, to the last few digits: none depends on the fit of the
     strength before, from which it starts.
     """
-    scale = _max_abs(x)
+    scale, mean = _max_abs(x), dense(x.mean(axis=0))
     rows, back = _own_coordinates(_scaled(x, scale))
     start = np.zeros(rows.shape[1] + 1)
     for c in config.c:
@@ -59,7 +59,13 @@ def logistic_regressions(config: LogisticRegressionConfig, x: Matrix, y: Labels)
         def predict(new: Matrix, weight: Floats = weight, bias: float = bias) -> Floats:
             return np.asarray(expit(new @ weight + bias), np.float64)
 
-        yield Fit({"c": c}, predict, found.converged)
+        def shap(new: Matrix, weight: Floats = weight, bias: float = bias) -> Floats:
+            # Lundberg and Lee (2017), corollary 1: exact where features are taken as independent
+            beyond = _in_full(new) - mean
+            start = np.full((len(beyond), 1), mean @ weight + bias)
+            return np.concatenate([beyond * weight, start], axis=1)
+
+        yield Fit({"c": c}, predict, found.converged, shap)
 
 
 def _own_coordinates(x: Matrix) -> tuple[Matrix, Callable[[Floats], Floats]]:
@@ -94,3 +100,7 @@ def _scaled(x: Matrix, scale: Floats) -> Matrix:
     if sparse.issparse(x):
         return sparse.csr_matrix(x.astype(np.float64) @ sparse.diags(1 / scale))
     return x.astype(np.float64) / scale
+
+
+def _in_full(x: Any) -> Floats:  # noqa: ANN401 -- dense or CSR
+    return np.asarray(x.toarray() if sparse.issparse(x) else x, np.float64)

@@ -8,6 +8,9 @@ against the contract named here. Adding a column is no new version; changing a m
 from ehr_tracking.contracts.analyses import PERPLEXITY as PERPLEXITY
 from ehr_tracking.contracts.analyses import STRATA as STRATA
 from ehr_tracking.contracts.audit import AUDIT as AUDIT
+from ehr_tracking.contracts.explain import ATTRIBUTIONS as ATTRIBUTIONS
+from ehr_tracking.contracts.explain import PRIVACY as PRIVACY
+from ehr_tracking.contracts.explain import SHAP as SHAP
 from ehr_tracking.contracts.judgement import JUDGEMENT as JUDGEMENT
 from ehr_tracking.contracts.results import COMPARISON_COLUMNS as COMPARISON_COLUMNS
 from ehr_tracking.contracts.results import GROUP_COLUMNS as GROUP_COLUMNS
@@ -324,6 +327,7 @@ CONTRACTS = {
     for c in (
         TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
         TRAJECTORIES, CURVE, RESULTS, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
+        ATTRIBUTIONS, SHAP, PRIVACY,
     )
 }  # fmt: skip
 """Every contract that this version knows, by name."""

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ehr_eval.audit.definitions import Definition, definitions
+from ehr_eval.audit.definitions import Definition, definitions, events_of
 from ehr_eval.audit.found import Finding, Skipped, ids
 from ehr_eval.audit.inputs import LABEL, Inputs
-from ehr_eval.tasks.make import read_codebook
-from ehr_tracking.arrow.meds import data_files
 
 _MOST, _FEW, _LEAST = 0.5, 0.1, 10
 """Suspicious: this share of the positives or more has the outcome at the very time, this share of the negatives or
@@ -18,7 +16,7 @@ less, and there are so many positives."""
 def outcome_is_visible(inputs: Inputs) -> Iterator[Finding]:
     """Outcomes up to the prediction time that there cannot be, or that are what made the row positive."""
     inputs.require("meds", "labels")
-    known = {task: d for task, d in definitions(inputs).items() if d.outcome}
+    known = {task: d for task, d in definitions(inputs).items() if d.outcomes}
     if not known:
         raise Skipped("no task of the labels has a known definition: give it with --task-file")
     happened = _outcomes(inputs, known)
@@ -29,13 +27,11 @@ def outcome_is_visible(inputs: Inputs) -> Iterator[Finding]:
 
 def _outcomes(inputs: Inputs, known: dict[str, Definition]) -> dict[str, pl.DataFrame]:
     """Task -> subject_id, time of its outcomes, in order."""
-    book = read_codebook(inputs.meds, data_files(inputs.meds))
     parts: dict[str, list[pl.DataFrame]] = {task: [] for task in known}
-    for events in inputs.events():
-        timed = events.filter(pl.col("time").is_not_null())
+    for events in events_of(inputs, known):
         for task, definition in known.items():
-            any_of = pl.any_horizontal(*map(book.events, definition.outcome))
-            parts[task].append(timed.filter(any_of).select("subject_id", "time").unique())
+            assert definition.outcomes is not None
+            parts[task].append(definition.outcomes(events).drop_nulls().unique())
     return {task: pl.concat(found).sort("time") for task, found in parts.items()}
 
 
@@ -62,7 +58,8 @@ def _placed(rows: pl.DataFrame, happened: pl.DataFrame, definition: Definition) 
     )
     after = pl.col("at").is_not_null()
     if definition.horizon_days is not None:
-        until = pl.col("prediction_time") + pl.duration(days=definition.horizon_days)
+        # a minute more, since tasks at the end of a day know of its last minute
+        until = pl.col("prediction_time") + pl.duration(days=definition.horizon_days, minutes=1)
         after &= (pl.col("at") <= until).fill_null(False)
     return found.with_columns(
         by=pl.col("past").is_not_null(),

@@ -4,23 +4,18 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ehr_eval.audit.definitions import definitions
+from ehr_eval.audit.definitions import Definition, definitions, events_of, validated
 from ehr_eval.audit.found import Finding, ids
 from ehr_eval.audit.inputs import Inputs
-from ehr_eval.frames import read_events
 from ehr_eval.tasks.config import LabelsConfig
-from ehr_eval.tasks.course import read_course
-from ehr_tracking.arrow.meds import data_files
-
-_BIRTH = "^MEDS_BIRTH"
+from ehr_eval.tasks.record import BIRTH
 
 
 def times_without_a_chance(inputs: Inputs) -> Iterator[Finding]:
     """Rows outside the record, after death, or outside the stay that they ask about."""
     inputs.require("meds", "labels")
-    in_stay = {task: d.in_stay for task, d in definitions(inputs).items() if d.in_stay is not None}
-    config = next(iter(in_stay.values()), LabelsConfig())
-    spans, stays = _read(inputs, config, in_stay)
+    in_stay = {task: d for task, d in definitions(inputs).items() if d.stays is not None}
+    spans, stays = _read(inputs, in_stay)
     for task, rows in inputs.labels.items():
         placed = rows.join(spans, on="subject_id", how="left")
         at = pl.col("prediction_time")
@@ -53,22 +48,24 @@ def _told(task: str, rows: pl.DataFrame, wrong: pl.DataFrame, what: str) -> Iter
 
 
 def _read(
-    inputs: Inputs, config: LabelsConfig, in_stay: dict[str, LabelsConfig]
+    inputs: Inputs, in_stay: dict[str, Definition]
 ) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
     """subject_id, first, last, death of each subject; and task -> subject_id, start, end of stays."""
-    spans, stays = [], {task: [] for task in in_stay}  # type: ignore[var-annotated]
-    for path in data_files(inputs.meds):
-        events = read_events(path, more=config.visit_ids)
-        code, time = pl.col("code"), pl.col("time")
+    config = validated(LabelsConfig, inputs.label_config) or LabelsConfig()
+    spans: list[pl.DataFrame] = []
+    stays: dict[str, list[pl.DataFrame]] = {task: [] for task in in_stay}
+    code, time = pl.col("code"), pl.col("time")
+    for events in events_of(inputs, in_stay):
         spans.append(
-            events.group_by("subject_id").agg(
-                first=time.filter(~code.str.contains(_BIRTH)).min(),
+            events.all.group_by("subject_id").agg(
+                first=time.filter(~code.str.contains(BIRTH)).min(),
                 last=time.max(),
                 death=time.filter(code.str.contains(config.death)).min(),
             )
         )
-        for task, of in in_stay.items():
-            stays[task].append(read_course(events, of).stays.select("subject_id", "start", "end"))
+        for task, definition in in_stay.items():
+            assert definition.stays is not None
+            stays[task].append(definition.stays(events))
     return pl.concat(spans), {task: pl.concat(found) for task, found in stays.items()}
 
 
