@@ -110,11 +110,13 @@ from ehr_eval.frames import read_labels
 from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
+from ehr_eval.tasks.files import read_task_file
 from ehr_eval.tasks.make import make_labels
 from ehr_tracking.manifest import verify
 
 make_labels("meds", "labels")
 assert read_labels("labels")
+assert read_task_file("guo_icu").outcome[0].codes  # with the tables of the library
 extract_features("runs/behrt", "tokens", "labels", "features/behrt")
 count_features("meds", "labels", "features/counts")
 config = EhrshotConfig(

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -87,3 +88,88 @@ def test_a_risk_is_the_share_of_futures_that_aces_labels_positive(tmp_path):
     done = CliRunner().invoke(main, [*line, f"--out={tmp_path / 'other'}"])
     assert done.exit_code == 2
     assert "task.yaml is no ACES task" in done.output
+
+
+OURS = """
+name: ours
+doc: The same.
+start: {code: ^OUT$}
+outcome: [{code: ^IN$}]
+horizon_days: 30
+censored: negative
+"""
+PREDICATES = """
+predicates:
+  out: {code: {regex: ^OUT}}
+  "in": {code: {any: [IN, ARRIVES]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def meds(tmp_path_factory):
+    """Subjects who come and go at random; some in a second file, where a code is another."""
+    folder, rng = tmp_path_factory.mktemp("aces") / "meds", np.random.default_rng(3)
+    (folder / "data").mkdir(parents=True)
+    for file, code in enumerate(("IN", "ARRIVES")):
+        rows = []
+        for subject in range(40):
+            day = 0.0
+            for _ in range(rng.integers(1, 6)):
+                rows.append((100 * file + subject, at(day), code, None))
+                rows.append((100 * file + subject, at(day + 2), "OUT", None))
+                day += float(rng.choice([2, 20, 31.5, 32, 80]))
+        schema = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String}
+        frame = pl.DataFrame(rows, {**schema, "numeric_value": pl.Float32}, orient="row")
+        frame.unique().sort("subject_id", "time").write_parquet(folder / f"data/{file}.parquet")
+    return folder
+
+
+def labels(meds, out, *words, code=0):
+    line = ["labels", "--meds", meds, "--out", out, *words]
+    done = CliRunner().invoke(main, [str(word) for word in line])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def read(path):
+    return pl.read_parquet(path / "labels.parquet").sort("subject_id", "prediction_time")
+
+
+def test_labels_of_an_aces_file_are_those_of_our_own_file_of_the_same_task(tmp_path, meds):
+    (tmp_path / "again.yaml").write_text(TASK)
+    (tmp_path / "ours.yaml").write_text(OURS)
+    out = tmp_path / "labels"
+    said = labels(
+        meds, out, "--aces", tmp_path / "again.yaml", "--task-file", tmp_path / "ours.yaml"
+    )
+    theirs, ours = read(out / "again"), read(out / "ours")
+    assert theirs.equals(ours)
+    assert 0 < ours["boolean_value"].sum() < ours.height
+    assert verify(out) == []
+    assert "again" in said
+    (tmp_path / "predicates.yaml").write_text(PREDICATES)
+    (tmp_path / "bare.yaml").write_text(TASK.partition("trigger")[1] + TASK.partition("trigger")[2])
+    words = ("--aces", tmp_path / "bare.yaml", "--predicates", tmp_path / "predicates.yaml")
+    labels(meds, tmp_path / "wide", *words)
+    wide = read(tmp_path / "wide/bare").filter(pl.col("subject_id") >= 100)
+    assert wide["boolean_value"].any()  # who arrives by the other code
+
+
+def test_an_unknown_predicate_is_one_line_and_other_tasks_go_on(tmp_path, meds):
+    (tmp_path / "good.yaml").write_text(TASK)
+    (tmp_path / "unknown.yaml").write_text(TASK.replace('label: "in"', "label: dies"))
+    (tmp_path / "absent.yaml").write_text(TASK.replace("code: IN", "code: NEVER"))
+    words = [
+        word for n in ("good", "unknown", "absent") for word in ("--aces", tmp_path / f"{n}.yaml")
+    ]
+    said = labels(meds, tmp_path / "labels", *words).splitlines()
+    skipped = [line for line in said if line.startswith("skipped ")]
+    assert [line.split(":")[0] for line in skipped] == ["skipped unknown", "skipped absent"]
+    assert "dies" in skipped[0]
+    assert "no code of the data set is predicate in" in skipped[1]
+    assert read(tmp_path / "labels/good").height > 0
+    said = labels(meds, tmp_path / "none", *words[2:], code=2)
+    assert said.startswith("Error: no task can be labelled: unknown: ")
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+    assert "give --aces FILE" in labels(meds, tmp_path / "none", "--predicates", "x", code=2)

@@ -46,7 +46,7 @@ def listed(meds: PathLike | None = None) -> list[dict[str, object]]:
                 "task": name,
                 "version": built_in.version,
                 "collection": "built in",
-                "asked": "at discharge",
+                "asked": "when a stay ends",
             }
             rows.append(row | _lacks_built_in(name, book))
     return rows

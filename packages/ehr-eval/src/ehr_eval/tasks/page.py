@@ -1,8 +1,8 @@
 """A task file in words: its question, when it is asked and of whom, what answers it, which codes it needs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from ehr_eval.tasks.files import StartConfig, TaskFile
+from ehr_eval.tasks.files import TaskFile
 from ehr_eval.tasks.patterns import CodePattern, EventPattern, History
 
 
@@ -52,25 +52,22 @@ _CENSORED = {
 def asked(task: TaskFile) -> str:
     """When, in a few words."""
     start = task.start
-    of = "stay" if start.until else "record"
+    of = "record" if start.until is None else "stay"
     if start.at == "random":
-        words = f"at {start.count} moment{'s' * (start.count > 1)} of each {of.replace('stay', 'subject in a stay')}, by hash"
-    elif start.at == "every":
-        words = f"every {start.every_hours:g} hours of a {of}"
-    elif start.until is None:
-        words = "at each of its codes"
-    else:
-        words = "at admission" if start.at == "begin" else "at discharge"
-    return " ".join([words, *_shift(start)])
-
-
-def _shift(start: StartConfig) -> Iterator[str]:
-    if start.hours:
-        yield f"+ {start.hours:g} h"
-    if start.minutes_before:
-        yield f"- {start.minutes_before:g} min"
+        times = "a moment" if start.count == 1 else f"{start.count} moments"
+        return f"{times} of each subject{'' if of == 'record' else ' in a stay'}, by hash"
+    if start.at == "every":
+        every = "hour" if start.every_hours == 1 else f"{start.every_hours:g} hours"
+        return f"every {every} of a {of}" + (f", from {start.hours:g} h on" if start.hours else "")
+    if start.until is None:
+        before = f"{start.minutes_before:g} min before" if start.minutes_before else "at"
+        return f"{before} each of its codes"
+    side = "begins" if start.at == "begin" else "ends"
     if start.end_of_day:
-        yield "at 23:59 of the day"
+        return f"at 23:59 of the day a stay {side}"
+    if start.hours:
+        return f"{start.hours:g} h after a stay {side}"
+    return f"when a stay {side}"
 
 
 def _whom(task: TaskFile) -> str:
