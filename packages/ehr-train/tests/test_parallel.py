@@ -58,18 +58,6 @@ def test_two_processes_learn_what_one_learns(tokens, tmp_path, config, two):
     assert verify(two) == []
 
 
-def test_two_processes_learn_of_every_chunk_what_one_learns(tokens, tmp_path, config):
-    """By an exact number of windows a step, of which the last of an epoch has fewer than processes."""
-    data = DataConfig(context=8, window="all", loader="exact", batch_records=3, micro_tokens=16)
-    config = replace(config, data=data, objective=CLM(), model=tiny_config("clm").model)
-    config = replace(config, optim=OptimConfig(lr=3e-3, steps=4))
-    one, two = (train(tokens, tmp_path / f"{n}", config, nproc=n) for n in (1, 2))
-    logs = (read_log(run / "metrics.jsonl") for run in (one, two))
-    for x, y in zip(*logs, strict=True):
-        assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
-        assert (x["targets"], x["tokens"]) == (y["targets"], y["tokens"])
-
-
 def test_two_processes_move_experts_as_one_does(tokens, tmp_path, config):
     """By shares over both, also where one has no window in a pass."""
     model = Gpt2MoeModelConfig(**TINY, every=1, balance=0.0, bias_rate=0.01)

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import ehr_train
 from ehr_tracking.errors import Group
 from ehr_tracking.options import PATH, config_options, overwrite_option
+from ehr_train.slurm.command import slurm
+
+if TYPE_CHECKING:
+    from ehr_train.config import TrainConfig
 
 
 @click.group(
@@ -26,6 +31,21 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     show_default=True,
     help="Processes on this machine.",
 )
+@click.option(
+    "--nodes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Machines that train together, each with --nproc processes; the command is given on each.",
+)
+@click.option(
+    "--node",
+    type=click.IntRange(0),
+    default=0,
+    envvar="SLURM_NODEID",
+    help="Which of them this is, from 0; srun says so.",
+)
+@click.option("--rendezvous", metavar="HOST:PORT", help="Of the first of them: where they meet.")
 @click.option(
     "--window",
     type=click.Choice(["random", "newest", "visits", "all"]),
@@ -59,12 +79,17 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.option(
     "--interactive", is_flag=True, help="Ask for data, codes, model and training, step by step."
 )
+@click.pass_context
 def main(
+    context: click.Context,
     tokens: Path | None,
     out: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     nproc: int,
+    nodes: int,
+    node: int,
+    rendezvous: str | None,
     window: str | None,
     init: Path | None,
     labels: Path | None,
@@ -83,6 +108,12 @@ def main(
     Labels of a CSV file: ehr-train --tokens T --init M --out R --labels file.csv -s labels.subject=patient
     -s labels.time=date -s labels.value=readmitted -s objective.kind=classification
     """
+    if context.invoked_subcommand:
+        if tokens or out:
+            raise click.UsageError(
+                f"options of a run stand behind {context.invoked_subcommand}, in its --run"
+            )
+        return
     if interactive:
         if any((tokens, window, init, labels, device, resume, overwrite, dry_run, track, folds)):
             raise click.UsageError("--interactive asks for all but --out, --nproc, -c and -s")
@@ -92,49 +123,84 @@ def main(
         return
     if tokens is None or out is None:
         raise click.UsageError("--tokens and --out are needed, or --interactive")
+    alone = not (folds or overwrite or dry_run)
+    meeting = _meeting(nodes, node, rendezvous, resumed=resume and alone)
     from ehr_tracking.backends import check_trackers
     from ehr_tracking.config import load_config
-    from ehr_train.config import FoldConfig, TrainConfig
+    from ehr_train.config import TrainConfig
 
     check_trackers(track)
     if window is not None:
         overrides = (*overrides, f"data.window={window}")
     config = load_config(TrainConfig, config_file, _with_objective(overrides, config_file, init))
+    common: dict[str, Any] = {
+        **{"nproc": nproc, "init": init, "labels": labels, "device": device},
+        **{"resume": resume, "overwrite": overwrite},
+    }
     if dry_run:
-        import yaml
+        _plan(tokens, out, config, folds, common)
+    elif folds:
+        _train_folds(tokens, out, config, folds, common | {"track": track})
+    else:
+        _train(tokens, out, config, meeting, common | {"track": track})
 
-        from ehr_tracking.config import to_dict
-        from ehr_train.plan import plan
 
-        if folds:
-            config, out = replace(config, fold=FoldConfig(of=folds, number=1)), out / "fold-1"
-        figures = plan(
-            tokens, config, nproc=nproc, init=init, labels=labels, device=device,
-            out=out, resume=resume, overwrite=overwrite,
-        )  # fmt: skip
-        click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
-        click.echo(_lines(figures))
-        return
+def _meeting(
+    nodes: int, node: int, rendezvous: str | None, *, resumed: bool
+) -> tuple[int, int, str] | None:
+    """How many machines, which of them, and where they meet; None for one."""
+    if nodes == 1:
+        return None
+    if not rendezvous or not resumed:
+        raise click.UsageError(
+            "--nodes needs --rendezvous HOST:PORT and --resume, and neither --folds, --overwrite nor --dry-run"
+        )
+    if node >= nodes:
+        raise click.UsageError(f"--node {node}: the last of {nodes} machines is {nodes - 1}")
+    return nodes, node, rendezvous
+
+
+def _plan(
+    tokens: Path, out: Path, config: "TrainConfig", folds: int | None, common: dict[str, Any]
+) -> None:
+    import yaml
+
+    from ehr_tracking.config import to_dict
+    from ehr_train.config import FoldConfig
+    from ehr_train.plan import plan
+
     if folds:
-        from ehr_tracking.report import text_table
-        from ehr_train.folds import train_folds
+        config, out = replace(config, fold=FoldConfig(of=folds, number=1)), out / "fold-1"
+    figures = plan(tokens, config, out=out, **common)
+    click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
+    click.echo(_lines(figures))
 
-        rows = train_folds(
-            tokens, out, config, folds=folds,
-            nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
-            track=track,
-        )  # fmt: skip
-        click.echo(text_table(rows))
-        click.echo(f"wrote {out}; see {out / 'report.html'}")
-        return
+
+def _train_folds(
+    tokens: Path, out: Path, config: "TrainConfig", folds: int, common: dict[str, Any]
+) -> None:
+    from ehr_tracking.report import text_table
+    from ehr_train.folds import train_folds
+
+    click.echo(text_table(train_folds(tokens, out, config, folds=folds, **common)))
+    click.echo(f"wrote {out}; see {out / 'report.html'}")
+
+
+def _train(
+    tokens: Path,
+    out: Path,
+    config: "TrainConfig",
+    meeting: tuple[int, int, str] | None,
+    common: dict[str, Any],
+) -> None:
     from ehr_train.run import train
+    from ehr_train.scale.launch import ALONE, Nodes
 
-    finished = resume and (out / "manifest.json").is_file()
-    train(
-        tokens, out, config,
-        nproc=nproc, init=init, labels=labels, resume=resume, overwrite=overwrite, device=device,
-        track=track,
-    )  # fmt: skip
+    finished = common["resume"] and (out / "manifest.json").is_file()
+    nodes = ALONE if meeting is None else Nodes(*meeting)
+    train(tokens, out, config, nodes=nodes, **common)
+    if nodes.number:
+        return
     if finished:
         click.echo(f"{out} is complete; nothing to resume")
     else:
@@ -166,3 +232,6 @@ def _lines(figures: dict[str, object]) -> str:
         f"{name:<16} {value:,}" if isinstance(value, int | float) else f"{name:<16} {value}"
         for name, value in figures.items()
     )
+
+
+main.add_command(slurm)

@@ -43,6 +43,8 @@ from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.scale.stop import Stop
 
+_WORKER = "ehr_train.worker"
+
 
 def train(  # noqa: PLR0913 -- what the command's options say
     tokens: PathLike,
@@ -56,6 +58,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
     overwrite: bool = False,
     device: str | None = None,
     track: Sequence[str] = (),
+    nodes: launch.Nodes = launch.ALONE,
 ) -> Path:  # fmt: skip
     """Train a model and write a sealed `run/1` directory.
 
@@ -71,6 +74,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
         overwrite: Replace a run in `out`.
         device: cpu or cuda; the GPU where there is one.
         track: Trackers that show the run, `NAME` or `NAME:WHERE` each; they change nothing of it.
+        nodes: This machine among several, on each of which `train` is called alike.
 
     Returns:
         `out`.
@@ -87,6 +91,11 @@ def train(  # noqa: PLR0913 -- what the command's options say
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
     job.check(config, nproc)
     stop = Stop()
+    if nodes.number:
+        if not (out / MANIFEST).is_file():
+            with stop.listening():
+                launch.launch(_WORKER, {"device": device}, nproc, device, stop, nodes)
+        return out
     with stop.listening(), held(out):
         job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
         if begun:
@@ -97,26 +106,26 @@ def train(  # noqa: PLR0913 -- what the command's options say
                 click.echo(passed_over, err=True)
             adapted = job.init if config.adapter is not None else None
             with _directory(out, begun=True), reading(adapted) if adapted else nullcontext():
-                _run(job, nproc, stop, track)
+                _run(job, nproc, stop, track, nodes)
             return out
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
             with _directory(out, begun=False):
                 resolved = replace(config, precision=resolve_precision(config.precision, device))
                 write_start(out, resolved, inputs)
-                _run(job, nproc, stop, track)
+                _run(job, nproc, stop, track, nodes)
     return out
 
 
-def _run(job: Job, nproc: int, stop: Stop, track: Sequence[str]) -> None:
+def _run(job: Job, nproc: int, stop: Stop, track: Sequence[str], nodes: launch.Nodes) -> None:
     job = _prepare(job)
     with following(job.out, track, _card(job)):
-        if nproc == 1:
+        if nproc == nodes.count == 1:
             from ehr_train.worker import work
 
             work(job, stop)
         else:
-            launch.launch("ehr_train.worker", job.spec(), nproc, job.device, stop)
+            launch.launch(_WORKER, job.spec(), nproc, job.device, stop, nodes)
         _report(job)
     _seal(job)
 

@@ -1,4 +1,4 @@
-"""Several processes on this machine: how they start, and how they end."""
+"""Several processes, on this machine or as part of several: how they start, and how they end."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,9 +32,48 @@ _GRACE = 10 * _POLL
 before it prints what would hide the cause."""
 _WORD = 1.0
 """Seconds within which a signal that the launcher got as well is followed by its word."""
+_PATIENCE = 1800
+"""Seconds for which machines wait for the first one, which prepares the data before it starts."""
 
 
-def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str, stop: Stop) -> None:
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Machines that train one run together; they see the same files at the same paths."""
+
+    count: int = 1
+    number: int = 0
+    """Which one this is; 0 prepares the run, writes its report and seals it."""
+    rendezvous: str = "localhost:0"
+    """HOST:PORT of the first, where there are several."""
+
+    def where(self) -> dict[str, Any]:
+        """As torch's agent is told where they meet: at a place of the agent's own if there is but one."""
+        if self.count == 1:
+            return {
+                "rdzv_backend": "c10d",
+                "rdzv_endpoint": "localhost:0",
+                "local_addr": "localhost",
+                "run_id": f"ehr-train-{os.getpid()}",
+            }
+        return {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": self.rendezvous,
+            "rdzv_configs": {"rank": self.number, "timeout": _PATIENCE},
+            "run_id": "ehr-train",
+        }
+
+
+ALONE = Nodes()
+
+
+def launch(
+    module: str,
+    spec: Mapping[str, Any],
+    nproc: int,
+    device: str,
+    stop: Stop,
+    nodes: Nodes = ALONE,
+) -> None:
     """Run `python -m module spec` as `nproc` processes under torchrun's agent and wait for them.
 
     Args:
@@ -42,6 +82,7 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str, stop: 
         nproc: Processes on this machine; the cores are shared out among them.
         device: cpu or cuda.
         stop: Listening; the processes are told, and end by themselves.
+        nodes: Machines on each of which as many are run.
 
     Raises:
         UserError: What a process raised as such; or that a process was killed, or all were stopped.
@@ -65,19 +106,16 @@ def launch(module: str, spec: Mapping[str, Any], nproc: int, device: str, stop: 
             _LAUNCHER: str(os.getpid()),
             "OMP_NUM_THREADS": str(threads_each(nproc)),
         }
-        if device == "cpu" and sys.platform == "linux":
+        if nodes.count == 1 and device == "cpu" and sys.platform == "linux":
             environment["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks what the host's name means
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
             nproc_per_node=nproc,
-            run_id=f"ehr-train-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
             max_restarts=0,
             monitor_interval=_POLL,
             signals_to_handle="SIGQUIT",  # the others are ours
+            **nodes.where(),
         )
         with _environment(environment), stop.heeded(lambda by: write_whole(stop_file, by)):
             try:

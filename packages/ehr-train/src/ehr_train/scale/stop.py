@@ -52,7 +52,8 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """In which the first signal asks, and a second one acts as it would have without us.
 
-        A signal that is ignored, as under nohup, stays so. Python hears signals in its main thread
+        But for SIGUSR1: schedulers send it ahead of what ends a job, and job scripts pass it on to who
+        may have heard already, so a second one says nothing new. A signal that is ignored, as under nohup, stays so. Python hears signals in its main thread
         alone, so elsewhere nothing changes.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -67,6 +68,8 @@ class Stop:
 
         def handle(number: int, _: FrameType | None) -> None:
             restore()
+            if hasattr(signal, "SIGUSR1"):
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             self.ask(signal.Signals(number).name)
 
         for number in before:
