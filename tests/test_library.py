@@ -181,7 +181,7 @@ def test_new_diagnoses_apart_from_those_that_come_again(made: LabelsSummary) -> 
             "2020-03-05 23:59:00",
         ): True,  # the next day comes too soon, but ten months later counts
     }
-    assert rows(made, "new_hypertension.recurrence") == {
+    assert rows(made, "recurrence.new_hypertension") == {
         (2, "2020-03-07 23:59:00"): True,
         (2, "2022-09-08 23:59:00"): False,
         (3, "2018-12-09 23:59:00"): False,

@@ -114,3 +114,26 @@ def test_every_hour_of_intensive_care(made: LabelsSummary, units: pl.DataFrame) 
     assert found.height == survived["n"].sum()
     last = labels.filter("boolean_value")["prediction_time"].count()
     assert 0 < last < labels.height
+
+
+def test_outcomes_of_emergency_visits(
+    made: LabelsSummary, admissions: pl.DataFrame, units: pl.DataFrame
+) -> None:
+    visits = (
+        admissions.filter(pl.col("edregtime").is_not_null())
+        .select("subject_id", "edregtime", "edouttime")
+        .unique()
+    )  # two admissions may come of one visit
+
+    def any_in(times: pl.DataFrame, until: pl.Expr) -> pl.Expr:
+        pairs = visits.with_row_index("row").join(times, on="subject_id")
+        after = (pl.col("at") > pl.col("edregtime")) & (pl.col("at") <= until)
+        return pl.int_range(pl.len()).is_in(pairs.filter(after)["row"].unique().to_list())
+
+    admitted = admissions.select("subject_id", at="admittime")
+    hospital = any_in(admitted, pl.col("edouttime"))
+    assert size(made, "ed_hospitalization") == counts(visits, hospital)
+    taken = units.select("subject_id", at="intime")
+    died = admissions.filter("died").select("subject_id", at="dischtime")
+    critical = any_in(pl.concat([taken, died]), pl.col("edregtime") + timedelta(hours=12))
+    assert size(made, "ed_critical_12h") == counts(visits, critical)

@@ -130,7 +130,7 @@ def test_those_who_have_had_it_are_a_task_of_their_own(meds, tmp_path):
     words = ("--task-file", file, "-s", "recurrence=true", "-s", "censored=negative")
     run("labels", "--meds", meds, "--out", tmp_path / "labels", *words)
     found = read_labels(tmp_path / "labels")
-    new, again = found["new_diagnosis_1y"], found["new_diagnosis_1y.recurrence"]
+    new, again = found["new_diagnosis_1y"], found["recurrence.new_diagnosis_1y"]
     assert new.join(again, on=["subject_id", "prediction_time"]).height == 0
     assert new.height + again.height == 6 * 4
     assert set(again["subject_id"]) == {1, 3, 5}

@@ -1,12 +1,14 @@
 """Labels by a task file, under the rules of the built-in tasks: stays, censoring, what is left out."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from ehr_eval.tasks.asked import asked
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.files import TaskFile
 from ehr_eval.tasks.labelers import LEFT_OUT, ROW, SEVERITY, asof, reasons
-from ehr_eval.tasks.patterns import Codebook
+from ehr_eval.tasks.patterns import Codebook, CodePattern
 from ehr_eval.tasks.record import Events, Record
 from ehr_tracking.errors import UserError
 
@@ -52,10 +54,17 @@ def require_codes(book: Codebook, task: TaskFile) -> None:
 def lacking_codes(book: Codebook, task: TaskFile) -> dict[str, str]:
     """What a task needs and a data set lacks: a group of patterns -> the patterns, for people."""
     return {
-        name: f"{patterns[0].said():.60}{f' or {len(patterns) - 1} more' if len(patterns) > 1 else ''}"
+        name: _said(patterns)
         for name, patterns in task.groups().items()
         if name.partition(".")[0] in _NEEDED and not any(map(book.of, patterns))
     }
+
+
+def _said(patterns: Sequence[CodePattern]) -> str:
+    """The first of some patterns, as much of it as a line has room for."""
+    first = patterns[0].said()
+    short = first if len(first) <= 80 else f"{first[:79]}…"
+    return short if len(patterns) == 1 else f"{short} or {len(patterns) - 1} more"
 
 
 def _windows(rows: pl.DataFrame, task: TaskFile, record: Record) -> pl.DataFrame:

@@ -23,8 +23,8 @@ from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
 
-RECURRENCE = ".recurrence"
-"""Behind the name of a task: the rows of those who have had the outcome."""
+RECURRENCE = "recurrence."
+"""Before the name of a task: the rows of those who have had the outcome."""
 Rows = dict[str, pl.DataFrame]
 
 
@@ -61,6 +61,8 @@ class Chosen:
     by_course: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     """For the manifest."""
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    """What it reads beside events."""
 
 
 def choose_all(
@@ -136,7 +138,11 @@ def _fitting(path: Path, book: Codebook) -> TaskFile | str:
     except ConfigError as e:  # a table of codes that is to be filled
         return str(e)
     lacking = lacking_codes(book, task)
-    return ", ".join(f"no code matches {n} = {told}" for n, told in lacking.items()) or task
+    if not lacking:
+        return task
+    (first, told), *others = lacking.items()
+    nor = f", nor {', '.join(name for name, _ in others)}" if others else ""
+    return f"no code matches {first} = {told}{nor}"
 
 
 def _add(chosen: dict[str, Chosen], name: str, task: Chosen) -> None:
@@ -155,7 +161,7 @@ def _built_in(name: str, config: LabelsConfig) -> Chosen:
 
 
 def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook) -> Chosen:
-    more = f"{task.name}{RECURRENCE}"
+    more = f"{RECURRENCE}{task.name}"
     if config.recurrence and task.onset == "new" and not task.together:
         task = replace(task, onset="both")
 
@@ -187,7 +193,7 @@ def _by_reports(path: PathLike) -> Chosen:
         task_name(f): f"Does a chest X-ray show: {f}? Asked 24 hours before the report."
         for f in FINDINGS
     }
-    return Chosen(label=label, definitions=told, about={"chexpert": {"reports": Path(path).name}})
+    return Chosen(label=label, definitions=told, inputs={"chexpert": Path(path)})
 
 
 def _by_aces(name: str, task: AcesTask) -> Chosen:

@@ -133,7 +133,7 @@ def write_cohort(
         ]
         lines += [f"## {task}", "", definitions[task], "", *_markdown(rows), ""]
         told = f"<h2>{escape(task)}</h2><p>{escape(definitions[task])}</p>"
-        body.append(f'{told}<div style="overflow-x:auto">{table(rows)}</div>')
+        body.append(told + table(rows))
     (directory / COHORT / "cohort.md").write_text("\n".join(lines), encoding="utf-8")
     page = html_page(
         "Cohorts", ["<p>Below the positives: rows that are none, by reason.</p>", *body]

@@ -124,7 +124,7 @@ class TaskFile:
     """Asked only of subjects with one of these up to the prediction time."""
     onset: Literal["any", "new", "both"] = "any"
     """Which outcomes: `new`, not asked of subjects who have had it by the prediction time; `both`: those
-    are a task of their own, `<name>.recurrence`."""
+    are a task of their own, `recurrence.<name>`."""
     grades: tuple[EventPattern, ...] = ()
     """Of the events of `outcome`, ever more severe ones: labels have a column `severity`, 1 where the answer
     is yes, one more for each of these that comes. Labels alone."""

@@ -24,7 +24,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import LABELS, MEDS
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import new_artifact, raw_source, refuse_existing, seal
+from ehr_tracking.manifest import Source, new_artifact, raw_source, refuse_existing, seal
 
 SCHEMA = pa.schema(
     [
@@ -112,7 +112,7 @@ def make_labels(
             producer=PRODUCER,
             config=to_dict(config) | _about(chosen),
             seed=config.seed,
-            inputs={"meds": raw_source(meds, contract=MEDS)},
+            inputs={"meds": raw_source(meds, contract=MEDS), **_inputs(chosen)},
             rows=rows,
         )
     counts = sizes(counted).filter(pl.col("task").is_in(list(tables)))
@@ -153,6 +153,12 @@ def _about(chosen: Mapping[str, Chosen]) -> dict[str, Any]:
         for kind, by_name in task.about.items():
             found[kind] = found.get(kind, {}) | by_name
     return found
+
+
+def _inputs(chosen: Mapping[str, Chosen]) -> dict[str, Source]:
+    """Tables that tasks read beside events."""
+    given = {name: path for task in chosen.values() for name, path in task.inputs.items()}
+    return {name: raw_source(path, contract="csv") for name, path in given.items()}
 
 
 def _told(left_out: pl.DataFrame, task: str) -> str:

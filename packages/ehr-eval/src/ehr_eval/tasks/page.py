@@ -86,7 +86,7 @@ def _whom(task: TaskFile) -> str:
     if task.onset == "new":
         found.append("no outcome so far")
     elif task.onset == "both":
-        found.append(f"no outcome so far; with one, in {task.name}.recurrence")
+        found.append(f"no outcome so far; with one, in recurrence.{task.name}")
     return "; ".join(found)
 
 
