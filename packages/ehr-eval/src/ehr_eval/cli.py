@@ -10,6 +10,7 @@ from ehr_eval.audit.command import audit
 from ehr_eval.counts.command import counts
 from ehr_eval.explain.command import explain
 from ehr_eval.features.command import features, join
+from ehr_eval.foreign.command import adopt
 from ehr_eval.generate.command import generate
 from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
 from ehr_eval.judgement.command import judge
@@ -34,7 +35,7 @@ def main() -> None:
 
 
 for command in (
-    *(aces, audit, counts, curve, ehrshot, explain, features, generate, join),
+    *(aces, adopt, audit, counts, curve, ehrshot, explain, features, generate, join),
     *(judge, labels, outcomes, perplexity, predict, query, strata, survival, tasks),
     zeroshot,
 ):

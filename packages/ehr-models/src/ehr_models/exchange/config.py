@@ -1,16 +1,22 @@
 """What only a person can say of a model: the free text of its card; and what exports are called. Without torch."""
 
+from fnmatch import fnmatch
 from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT
+from ehr_tracking.manifest import MANIFEST
 
 SCHEMA = "ehr-models-export/1"
 """Of `metadata.json`; docs/exchange.md tells its keys."""
 CARD, METADATA = "README.md", "metadata.json"
 """Files of an export, beside those of a checkpoint."""
+_FILES = (
+    CARD, METADATA, MANIFEST, "config.json", "generation_config.json", "adapter_config.json", "metrics.json",
+    "tokenizer.json", "vocab.parquet", "*.safetensors", "*.safetensors.index.json", "*.py",
+)  # fmt: skip
 Version = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
 """Of an export, e.g. `1.0.0`."""
 
@@ -43,3 +49,15 @@ class CardConfig:
     """What is new, by version."""
     citation: str | None = None
     """BibTeX or plain text."""
+
+
+def is_of_export(name: str) -> bool:
+    """Whether a file may be part of one: none below a folder, and no other table than the vocabulary.
+
+    Examples:
+        >>> is_of_export("model.safetensors"), is_of_export("training_state/optimizer.safetensors")
+        (True, False)
+        >>> is_of_export("train.parquet")
+        False
+    """
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in _FILES)

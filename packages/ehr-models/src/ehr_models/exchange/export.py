@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ehr_models import __version__
-from ehr_models.checkpoint import TRAINING_STATE, load_checkpoint
+from ehr_models.checkpoint import load_checkpoint
 from ehr_models.exchange.card import metadata, readme
-from ehr_models.exchange.config import CARD, METADATA, CardConfig
+from ehr_models.exchange.config import CARD, METADATA, CardConfig, is_of_export
 from ehr_models.exchange.facts import Facts, gather, read_scores
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.config import ConfigError, to_dict
@@ -60,8 +60,7 @@ def export(
             loaded = load_checkpoint(directory, base=base)
             facts = gather(directory, loaded, scores)
             for name in loaded.manifest.files:
-                if not name.startswith(f"{TRAINING_STATE}/") and name not in (CARD, METADATA):
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                if is_of_export(name) and name not in (CARD, METADATA):
                     shutil.copyfile(directory / name, partial / name)
             (partial / CARD).write_text(readme(facts, card), encoding="utf-8")
             described = metadata(facts, card, {name: version(name) for name in _PACKAGES})

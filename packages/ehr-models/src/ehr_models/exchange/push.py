@@ -4,23 +4,16 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ehr_models import __version__
-from ehr_models.exchange.config import CARD, METADATA, SCHEMA
+from ehr_models.exchange.config import CARD, METADATA, SCHEMA, is_of_export
 from ehr_tracking.contracts import ADAPTER, CHECKPOINT, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, load_manifest, verify
-
-OF_EXPORTS = (
-    CARD, METADATA, MANIFEST, "config.json", "generation_config.json", "adapter_config.json", "metrics.json",
-    "tokenizer.json", "vocab.parquet", "*.safetensors", "*.safetensors.index.json", "*.py",
-)  # fmt: skip
-"""What may leave: no file below a folder, and no other table than the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +43,7 @@ def pack_up(directory: Path) -> Parcel:
     if wrong:
         raise ContractError(f"{wrong[0]}; only what the export holds may leave")
     for name in sorted(names):
-        if "/" in name or not any(fnmatch(name, pattern) for pattern in OF_EXPORTS):
+        if not is_of_export(name):
             raise UserError(f"{directory / name} is no file of an export; nothing was sent")
         if name.endswith(".parquet"):
             columns = pq.read_schema(directory / name).names

@@ -1,0 +1,142 @@
+"""`ehr-eval adopt`: files of another system to `predictions/1`, joined with the labels they are judged on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ehr_eval.foreign.config import ForeignConfig
+from ehr_eval.foreign.read import DECIDED, PROBABILITY, TASK, read_file, refuse_twice
+from ehr_eval.frames import KEY, PRODUCER, read_labels
+from ehr_tracking.arrow.label_files import label_source
+from ehr_tracking.arrow.splits import read_splits
+from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, SPLITS, ContractError
+from ehr_tracking.errors import UserError
+from ehr_tracking.manifest import new_artifact, raw_source, seal
+
+_THEIRS = "foreign-predictions"
+"""What the files are in a lineage."""
+_SCHEMA = pa.schema(
+    {"subject_id": pa.int64(), "prediction_time": pa.timestamp("us"), "boolean_value": pa.bool_(),
+     DECIDED: pa.bool_(), PROBABILITY: pa.float32()}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adopted:
+    """What became of a task."""
+
+    task: str
+    rows: int
+    """Written."""
+    labelled: int
+    """Labels that they could be of: all, or those of held-out subjects."""
+    elsewhere: int
+    """Predicted rows of subjects that are not held out, left away."""
+
+
+def adopt(
+    files: Sequence[Path],
+    labels: Path,
+    out: Path,
+    config: ForeignConfig,
+    *,
+    task: str | None = None,
+    meds: Path | None = None,
+    overwrite: bool = False,
+) -> list[Adopted]:
+    """Write predictions of another system as `predictions/1`, with the outcomes of the labels.
+
+    Args:
+        files: Of one task each, or with a column that names it.
+        labels: Of one or more tasks.
+        out: Where the artifact shall be.
+        config: What the files call their columns.
+        task: Of files without such a column; None where labels have one task, or files are named like tasks.
+        meds: Data set whose held-out subjects alone are kept; None keeps all.
+        overwrite: Replace predictions that are there.
+
+    Raises:
+        ContractError: If a file or the labels cannot be read, or a row is there twice or has no label.
+        UserError: If it cannot be told which task a file is of, or `out` may not be written.
+    """
+    tables = read_labels(labels, config.labels)
+    read = [*files, labels, *([meds] if meds else [])]
+    with new_artifact(out, PREDICTIONS, overwrite=overwrite, inputs=read) as partial:
+        told: dict[str, list[pl.DataFrame]] = {}
+        for path in files:
+            for name, rows in _by_task(path, read_file(path, config), task, list(tables)).items():
+                told.setdefault(name, []).append(rows)
+        done, written = [], {}
+        for name in sorted(told):
+            if name not in tables:
+                raise ContractError(
+                    f"{labels} has no labels of task {name}; it has {', '.join(tables)}"
+                )
+            rows = pl.concat(told[name])
+            refuse_twice(rows, files[0], name)
+            found, adopted = _judged(rows, tables[name], name, labels, meds)
+            path = partial / name / f"{HELD_OUT}.parquet"
+            path.parent.mkdir(parents=True)
+            pq.write_table(found.to_arrow().cast(_SCHEMA), path)
+            written[path.relative_to(partial).as_posix()] = found.height
+            done.append(adopted)
+        inputs = {f"file.{i}": raw_source(path, contract=_THEIRS) for i, path in enumerate(files)}
+        inputs["labels"] = label_source(labels)
+        if meds:
+            inputs["splits"] = raw_source(meds / "metadata", contract=MEDS)
+        seal(
+            partial,
+            PREDICTIONS,
+            producer=PRODUCER,
+            config=to_dict(config),
+            inputs=inputs,
+            rows=written,
+        )
+    return done
+
+
+def _by_task(
+    path: Path, rows: pl.DataFrame, task: str | None, known: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    if TASK in rows.columns:
+        return {
+            str(name): part.drop(TASK) for (name,), part in rows.group_by(TASK, maintain_order=True)
+        }
+    name = task or (known[0] if len(known) == 1 else path.stem)
+    if name not in known:
+        raise UserError(
+            f"{path}: of which task is it? The labels have {', '.join(known)}; name it with --task, or the "
+            "column that does with -s task="
+        )
+    return {name: rows}
+
+
+def _judged(
+    rows: pl.DataFrame, labels: pl.DataFrame, task: str, where: Path, meds: Path | None
+) -> tuple[pl.DataFrame, Adopted]:
+    """In the order of the labels, with their outcomes."""
+    elsewhere = 0
+    if meds is not None:
+        splits = read_splits(meds, seed=0)
+        before = rows.height
+        rows, labels = (
+            t.filter(pl.Series(splits.of_everyone(t["subject_id"].to_numpy()) == SPLITS.index(HELD_OUT)))
+            for t in (rows, labels)
+        )  # fmt: skip
+        elsewhere = before - rows.height
+    alien = rows.join(labels, on=KEY, how="anti", maintain_order="left")
+    if alien.height:
+        subject, time = alien.select(KEY).row(0)
+        raise ContractError(
+            f"{where} has no label of task {task} of subject {subject} at {time}, which is predicted "
+            f"({alien.height:,} such rows)"
+        )
+    found = labels.join(rows, on=KEY, how="inner", maintain_order="left").select(_SCHEMA.names)
+    if not found.height:
+        raise ContractError(f"{where}: no label of task {task} is predicted")
+    return found, Adopted(task=task, rows=found.height, labelled=labels.height, elsewhere=elsewhere)
