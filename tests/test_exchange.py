@@ -4,6 +4,7 @@
 import json
 import re
 from datetime import datetime
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.contracts import CHECKPOINT, SPECIALS
 from ehr_tracking.manifest import new_artifact, source
 
+ROOT = Path(__file__).parents[1]
 MAX = 1.7976931348623157e308
 ENTRIES = [
     ("Gender/F", "code", {}),
@@ -141,6 +143,19 @@ def test_events_get_the_logits_that_the_original_gives_them(taken):
     torch.testing.assert_close(logits, original[..., rows])
     representation = logits[:, -1, :]
     torch.testing.assert_close(representation, original[:, -1, rows])
+
+
+def test_what_the_documentation_shows_of_a_model_of_hf_ehr_runs_as_it_stands(
+    taken, tmp_path, monkeypatch
+):
+    [shown] = re.findall(r"```py\n(.*?)```", (ROOT / "docs/exchange.md").read_text(), re.DOTALL)
+    taken[1].rename(tmp_path / "gpt-base-512")
+    (tmp_path / "checkpoints").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(shown, names)
+    assert names["batch"]["token"].tolist()[0][:2] == [2, 5]
+    assert names["representation"].shape == (1, taken[0].config.vocab_size - 1)
 
 
 def test_a_data_set_is_tokenised_with_an_imported_vocabulary(taken, tmp_path):

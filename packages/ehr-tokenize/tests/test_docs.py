@@ -65,6 +65,9 @@ def inputs(tmp_path_factory):
     entry = {"type": "code", "code_string": "GENDER//F"}
     clmbr = root / "clmbr_v8_original_dictionary.json"
     clmbr.write_text(json.dumps({"regular": [entry]}))
+    theirs = root / "gpt-base-512-clmbr" / "tokenizer_config.json"
+    theirs.parent.mkdir()
+    theirs.write_text(json.dumps({"tokens": [{"type": "code", "code": "GENDER//F"}]}))
     for name, rows in {
         "labs.csv": [
             ["patient", "when", "kind", "code", "result", "units", "note", "encounter", "title"],
