@@ -155,6 +155,18 @@ def test_labels_of_an_aces_file_are_those_of_our_own_file_of_the_same_task(tmp_p
     assert wide["boolean_value"].any()  # who arrives by the other code
 
 
+def test_one_of_several_codes_may_be_missing(tmp_path, meds):
+    either = TASK.replace(
+        '"in": {code: IN}',
+        'come: {code: IN}\n  moved: {code: NEVER}\n  "in": {expr: "or(come, moved)"}',
+    )
+    (tmp_path / "either.yaml").write_text(either)
+    (tmp_path / "plain.yaml").write_text(TASK)
+    words = ("--aces", tmp_path / "either.yaml", "--aces", tmp_path / "plain.yaml")
+    labels(meds, tmp_path / "labels", *words)
+    assert read(tmp_path / "labels/either").equals(read(tmp_path / "labels/plain"))
+
+
 def test_an_unknown_predicate_is_one_line_and_other_tasks_go_on(tmp_path, meds):
     (tmp_path / "good.yaml").write_text(TASK)
     (tmp_path / "unknown.yaml").write_text(TASK.replace('label: "in"', "label: dies"))

@@ -14,7 +14,12 @@ _NAMES = ("mc", "scope", "reach", "direct")
 @click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
 @click.option("--labels", type=PATH, required=True, help="Labels of the tasks: whom to ask, when.")
 @click.option(
-    "--task", "tasks", type=PATH, multiple=True, required=True, help="A task as YAML; repeatable."
+    "--task",
+    "tasks",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="A task: its name in the library, or a file.",
 )
 @click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
 @click.option("--estimator", type=click.Choice(_NAMES), help="How.  [default: scope]")
@@ -72,7 +77,12 @@ def zeroshot(
 @click.option("--checkpoint", type=PATH, required=True, help="A run or checkpoint directory.")
 @click.option("--tokens", type=PATH, required=True, help="Tokens of the same vocabulary.")
 @click.option(
-    "--task", "tasks", type=PATH, multiple=True, required=True, help="A task as YAML; repeatable."
+    "--task",
+    "tasks",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="A task: its name in the library, or a file.",
 )
 @click.option("--subject", type=int, required=True, help="Whose record.")
 @click.option(

@@ -20,7 +20,7 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
     "tasks",
     type=PATH,
     multiple=True,
-    help="YAML of a task, its outcome and horizon asked.",
+    help="A task, its name in the library or a file: its outcome and horizon are asked.",
 )
 @click.option(
     "--code",

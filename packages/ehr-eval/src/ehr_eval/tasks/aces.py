@@ -60,15 +60,29 @@ class AcesTask:
         more = (p.other_cols or {} for p in self.config.plain_predicates.values())
         return tuple(dict.fromkeys(name for of in more for name in of if name not in COLUMNS))
 
-    def unmatched(self, codes: pl.Series) -> list[str]:
-        """Its plain predicates that no code of a data set can be."""
-        table = pl.DataFrame({"code": codes, "numeric_value": pl.Series([None] * len(codes), dtype=pl.Float32)})  # fmt: skip
-        found = []
-        for name, predicate in self.config.plain_predicates.items():
-            bare = type(predicate)(code=predicate.code)
-            if not table.filter(bare.MEDS_eval_expr()).height:
-                found.append(name)
-        return found
+    def lacking(self, codes: pl.Series) -> tuple[list[str], list[str]]:
+        """Predicates that no code of a data set can be.
+
+        Args:
+            codes: The distinct codes.
+
+        Returns:
+            Those without which there is no row or no positive, the trigger and the label; and all plain ones.
+        """
+        table = pl.DataFrame({"code": codes})
+        absent = {
+            name
+            for name, predicate in self.config.plain_predicates.items()
+            if not table.filter(type(predicate)(code=predicate.code).MEDS_eval_expr()).height
+        }
+        plain = sorted(absent)
+        for name, derived in self.config.derived_predicates.items():
+            gone = [part in absent for part in derived.input_predicates]
+            if any(gone) if derived.is_and else all(gone):
+                absent.add(name)
+        label = self.config.windows[self.config.label_window].label
+        needed = [self.config.trigger.predicate, label]
+        return [name for name in needed if name in absent], plain
 
     def label(self, events: pl.DataFrame) -> pl.DataFrame:
         """What ACES says of some records.

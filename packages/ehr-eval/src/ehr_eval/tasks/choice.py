@@ -22,6 +22,7 @@ from ehr_eval.tasks.registry import TASKS, choose
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
+from ehr_tracking.tree import note
 
 RECURRENCE = "recurrence."
 """Before the name of a task: the rows of those who have had the outcome."""
@@ -88,10 +89,15 @@ def choose_all(
     tasks, faults = read_aces_tasks(asked.aces, asked.predicates)
     skipped |= faults
     for name, aces in tasks.items():
-        if odd := aces.unmatched(book.codes):
-            skipped[name] = f"{aces.path}: no code of the data set is predicate {', '.join(odd)}"
-        else:
-            _add(chosen, name, _by_aces(name, aces))
+        needed, absent = aces.lacking(book.codes)
+        if needed:
+            skipped[name] = f"{aces.path}: no code of the data set is predicate {', '.join(needed)}"
+            continue
+        if absent:
+            note(
+                f"{aces.path}: no code of the data set is predicate {', '.join(absent)}; asked without"
+            )
+        _add(chosen, name, _by_aces(name, aces))
     if asked.chexpert:
         _add(chosen, "chexpert", _by_reports(asked.chexpert))
     if not chosen:
