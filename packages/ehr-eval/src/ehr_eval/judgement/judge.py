@@ -207,14 +207,20 @@ def _groups(
     decided: npt.NDArray[np.bool_] | None,
     config: JudgeConfig,
 ) -> Iterator[Group]:
-    def of(rows: npt.NDArray[np.bool_], where: str) -> Scored:
-        called = None if decided is None else decided[rows]
-        subject = task.subject_id[rows]
-        return score(label[rows], probability[rows], weight[rows], subject, called, config, where)
-
     label = task.label
+    known: dict[bytes, Scored] = {}  # of two groups, each is all other rows of the other
+
+    def of(rows: npt.NDArray[np.bool_]) -> Scored:
+        key = rows.tobytes()
+        if key not in known:
+            called = None if decided is None else decided[rows]
+            subject = task.subject_id[rows]
+            part = label[rows], probability[rows], weight[rows], subject, called
+            known[key] = score(*part, config, "the group")
+        return known[key]
+
     for group, level, inside, told in levels(task.groups, task.subject_id, config.groups.least):
-        ours = of(inside, "the group") if told else None
+        ours = of(inside) if told else None
         # both sides are of one draw of all patients: right where one patient is on both sides as well
-        rest = of(~inside, "all other rows") if ours and not inside.all() else None
+        rest = of(~inside) if ours and not inside.all() else None
         yield Group(group, level, ours, differences(ours, rest) if ours and rest else {})
