@@ -9,6 +9,7 @@ import ehr_eval
 from ehr_eval.audit.command import audit
 from ehr_eval.counts.command import counts
 from ehr_eval.explain.command import explain
+from ehr_eval.explain.privacy_command import privacy
 from ehr_eval.features.command import features, join
 from ehr_eval.foreign.command import adopt
 from ehr_eval.generate.command import generate
@@ -36,7 +37,7 @@ def main() -> None:
 
 for command in (
     *(aces, adopt, audit, counts, curve, ehrshot, explain, features, generate, join),
-    *(judge, labels, outcomes, perplexity, predict, query, strata, survival, tasks),
+    *(judge, labels, outcomes, perplexity, predict, privacy, query, strata, survival, tasks),
     zeroshot,
 ):
     main.add_command(command)

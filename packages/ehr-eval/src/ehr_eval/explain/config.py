@@ -62,7 +62,7 @@ class PrivacyConfig:
     bootstraps: int = Field(default=1000, ge=1)
     """Resamples of subjects, for intervals."""
     context: int | None = Field(default=None, ge=2)
-    """Most tokens of a subject that the model is shown, its oldest; null: as in its training."""
+    """Most tokens of a subject that the model is shown, its newest; null: as in its training."""
     batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens in one pass."""
     gram: int = Field(default=4, ge=2)

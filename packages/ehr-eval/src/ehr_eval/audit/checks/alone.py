@@ -15,10 +15,10 @@ from scipy.stats import hypergeom
 
 from ehr_eval.audit.found import Finding, Skipped
 from ehr_eval.audit.inputs import LABEL, Inputs
-from ehr_eval.audit.ranks import auroc, chance
 from ehr_eval.features.names import feature_names
 from ehr_eval.features.read import FeatureSet, align
 from ehr_eval.frames import KEY
+from ehr_eval.judge.ranks import auroc, chance
 from ehr_tracking.contracts import TRAIN
 
 _SURE, _SHARE, _ODDS = 0.95, 0.3, 20.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from ehr_eval.audit.found import Finding, Skipped
 from ehr_eval.audit.inputs import LABEL, PROBABILITY, Inputs
-from ehr_eval.audit.ranks import auroc
+from ehr_eval.judge.ranks import auroc
 
 _LEAST = 5
 """Rows of each class below which a perfect score is no wonder."""
