@@ -23,7 +23,7 @@ from ehr_eval.judge.metrics import ALL_METRICS
 from ehr_eval.judge.recalibrate import isotonic, platt
 from ehr_eval.judgement.config import JudgeConfig
 from ehr_eval.judgement.run import run_judge
-from ehr_tracking.contracts import JUDGEMENT, RESULTS
+from ehr_tracking.contracts import JUDGEMENT, PREDICTIONS, RESULTS
 from ehr_tracking.manifest import load_manifest, new_artifact, seal, verify
 from ehr_tracking.tree import note
 
@@ -104,6 +104,7 @@ def world(tmp_path_factory, toys):
                     put(partial / "tuning" / task / "m" / "lr.parquet", predicted(mine, p**2))
         pq.write_table(pa.table({"task": ["died"]}), partial / "results.parquet")
         seal(partial, RESULTS, producer="test 0", config={})
+    seal(root / "a", PREDICTIONS, producer="test 0", config={})
     given = {"a": root / "a", "b": root / "b", "r": root / "results"}
     run_judge(root / "labels", given, root / "meds", root / "out", CONFIG)
     held_out = pl.read_parquet(root / "a" / "died" / "held_out.parquet").sort("subject_id", "prediction_time")  # fmt: skip
