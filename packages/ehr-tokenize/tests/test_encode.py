@@ -11,8 +11,10 @@ import pytest
 from ehr_tokenize.build.build import tokenize
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.buckets import SCHEMA
+from ehr_tokenize.tokenizer.encode import Event
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.config import validate
+from ehr_tracking.contracts import EOS_ID, UNK_ID
 from ehr_tracking.errors import UserError
 
 DAY = datetime.fromisoformat("2020-01-01")
@@ -73,6 +75,13 @@ def odd(cohort):
     return pl.DataFrame(made, SCHEMA, orient="row")
 
 
+def event(row):
+    """The same as an `Event`, which has one value: the text where there is no number."""
+    number, text = row["numeric_value"], row["text_value"]
+    none = number is None or math.isnan(number)
+    return Event(row["code"], text if none and text else number, row["unit"], row["time"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_subject_as_in_the_batch_route(write_meds, cohort, tmp_path, kind):
     frame = odd(cohort(60))
@@ -86,7 +95,7 @@ def test_every_subject_as_in_the_batch_route(write_meds, cohort, tmp_path, kind)
     for (subject,), own in frame.group_by("subject_id", maintain_order=True):
         events = own.drop("subject_id")
         tuples = list(events.select("time", "code", "numeric_value", "text_value").iter_rows())
-        forms = [events, list(events.iter_rows(named=True))]
+        forms = [events, dicts := list(events.iter_rows(named=True)), [event(d) for d in dicts]]
         for form in forms if kind == "cookbook" else [*forms, tuples]:  # which hold no unit
             assert tokenizer(form).ids == [expected[subject]["token"].tolist()]
 
@@ -105,6 +114,19 @@ def test_every_subject_of_real_data(mimic_demo, tmp_path, kind):
 @pytest.fixture
 def tokenizer(write_meds, cohort, tmp_path):
     return tokenised(write_meds(*cohort(20)), tmp_path / "out", "visits")[0]
+
+
+def test_padded_with_an_end_and_without_what_is_unknown(tokenizer):
+    told = next(t.code for t in tokenizer.tokens if t.kind == "code" and "GENDER" not in t.code)
+    many = [[(None, "GENDER//F"), (None, "NEW"), (DAY, told)], [(None, "NEW")]]
+    encoded = tokenizer(many)
+    known = [[i for i in ids if i != UNK_ID] for ids in encoded.ids]
+    assert list(map(len, known)) == [3, 1]
+    arrays = encoded.padded(end=True, unknown=False)
+    assert arrays["token"].tolist() == [[*known[0], EOS_ID], [*known[1], EOS_ID, 0, 0]]
+    assert arrays["attention_mask"].sum(1).tolist() == [4, 2]
+    assert arrays["time"][0, 3] == arrays["time"][0, 2]
+    assert arrays["age"][:, -1].tolist() == [arrays["age"][0, 2], 0]
 
 
 def test_several_subjects_padded(tokenizer):
