@@ -113,9 +113,14 @@ def table(columns: list[str], rows: list[tuple[object, ...]]) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> LabelsSummary:
-    root = tmp_path_factory.mktemp("omop")
-    from_omop(write_cdm(root / "cdm"), root / "meds", OmopConfig())
+def cdm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cdm(tmp_path_factory.mktemp("omop") / "cdm")
+
+
+@pytest.fixture(scope="module")
+def made(cdm: Path) -> LabelsSummary:
+    root = cdm.parent
+    from_omop(cdm, root / "meds", OmopConfig())
     asked = Asked(collections=["ehrshot", "fomoh"])
     return make_labels(root / "meds", root / "labels", LabelsConfig(recurrence=True), asked=asked)
 
@@ -169,6 +174,16 @@ def test_results_of_the_laboratory_in_their_units_one_minute_before(made: Labels
     assert list(rows(made, "lab_hyponatremia", of="severity").values()) == [1, 0]
     assert list(rows(made, "lab_anemia", of="severity").values()) == [0, 3]
     assert list(rows(made, "lab_thrombocytopenia", of="severity").values()) == [2]
+
+
+def test_units_as_a_part_of_codes_make_the_same_labels(made: LabelsSummary, cdm: Path) -> None:
+    from_omop(cdm, cdm.parent / "coded", OmopConfig(unit="code"))
+    tasks = [path.name for path in made.path.glob("lab_*")]
+    config = LabelsConfig(tasks=tuple(tasks))
+    coded = make_labels(cdm.parent / "coded", cdm.parent / "again", config)
+    assert len(tasks) == 5
+    for task in tasks:
+        assert rows(coded, task, of="severity") == rows(made, task, of="severity")
 
 
 def test_new_diagnoses_apart_from_those_that_come_again(made: LabelsSummary) -> None:

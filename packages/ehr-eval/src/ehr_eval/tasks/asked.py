@@ -102,7 +102,7 @@ def _shifted(rows: pl.DataFrame, start: StartConfig) -> pl.DataFrame:
 
 
 def _of_stays(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFrame:
-    """Left out: what is over, too short, dead, or has begun anew by then."""
+    """Left out: stays that are over or too short, and the dead."""
     start, known = task.start, pl.col("known")
     rows = rows.join(record.course.deaths, on="subject_id", how="left", maintain_order="left")
     given = [(pl.col(LEFT_OUT).is_not_null(), pl.col(LEFT_OUT))]
@@ -110,7 +110,7 @@ def _of_stays(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFram
         given.append((pl.col("end") <= known, pl.lit("over by the prediction time")))
     if start.longer_than_hours is not None:
         lasts = pl.col("end") - pl.col("start")
-        short = lasts <= pl.duration(microseconds=round(start.longer_than_hours * 3_600_000_000))
+        short = lasts <= pl.duration(microseconds=round(start.longer_than_hours * _HOUR))
         given.append((short, pl.lit("too short a stay")))
     if task.window != "next" and start.alive:
         given.append((pl.col("death") <= known, pl.lit("dead by the prediction time")))

@@ -7,7 +7,7 @@ from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.files import TaskFile, read_task_file
 from ehr_eval.tasks.library import LIBRARY, collections, find
 from ehr_eval.tasks.make import read_codebook
-from ehr_eval.tasks.page import asked, page_of
+from ehr_eval.tasks.page import answered, asked, page_of
 from ehr_eval.tasks.patterns import Codebook, matching
 from ehr_eval.tasks.registry import TASKS
 from ehr_tracking.arrow.meds import data_files
@@ -38,6 +38,7 @@ def listed(meds: PathLike | None = None) -> list[dict[str, object]]:
                 "version": task.version,
                 "collection": collection,
                 "asked": asked(task),
+                "yes": answered(task),
             }
             rows.append(row | _lacks(task, book))
     for name, built_in in TASKS.items():

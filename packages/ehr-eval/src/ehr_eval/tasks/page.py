@@ -70,6 +70,15 @@ def asked(task: TaskFile) -> str:
     return f"when a stay {side}"
 
 
+def answered(task: TaskFile) -> str:
+    """What answers yes, in a few words."""
+    if task.stay_days is not None:
+        return f"a stay of {task.stay_days:g} days or longer"
+    first = (task.outcome or task.together[0])[0].said()
+    short = first if len(first) <= 40 else f"{first[:39]}…"
+    return f"none of {short}" if task.absent else short
+
+
 def _whom(task: TaskFile) -> str:
     start, found = task.start, []
     if start.history_days is not None:

@@ -60,7 +60,7 @@ class CodePattern:
         if self.code is not None:
             return self.code
         more = f" and {len(self.codes) - 3} more" if len(self.codes) > 3 else ""
-        return ", ".join(self.codes[:3]) + more + (" and below" if self.children else "")
+        return ", ".join(self.codes[:3]) + more + (" and children" if self.children else "")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -207,6 +207,7 @@ class Codebook:
         if pattern.bounded or pattern.units:
             found &= _within(pattern)
         if pattern.text is not None:
+            matching([], pattern.text)  # said in one line, not while events are read
             found &= pl.col("text_value").str.contains(pattern.text).fill_null(False)
         if pattern.min_age is not None:
             found &= (pl.col("age") >= pattern.min_age).fill_null(False)

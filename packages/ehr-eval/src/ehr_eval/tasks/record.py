@@ -147,6 +147,8 @@ class Record:
         if span is None:
             return events
         if span not in self._visits:
+            for code in (span.code, span.until):  # beyond polars: said in one line
+                self.book.of(CodePattern(code=code))
             kind = replace(self.config, visit_start=span.code, visit_end=span.until)
             visits = read_course(self.events, kind).visits.filter(pl.col("fault").is_null())
             ends = visits.group_by("subject_id", "start").agg(pl.col("end").max()).sort("start")
