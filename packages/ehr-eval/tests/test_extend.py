@@ -55,7 +55,7 @@ def extended(tmp_path_factory, toys):
     shutil.copytree(Path(ehr_eval.__file__).parent, package)
     text = GUIDE.read_text()
     extend(package, text[text.index("## A head") :])
-    head = {"close": {"kind": "knn", "neighbours": [3, 9]}}
+    head = {"close": {"kind": "bayes", "smoothing": [1e-6, 1e-2]}}
     settings = {
         "ks": [8, -1],
         "replicates": 1,

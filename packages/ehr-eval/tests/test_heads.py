@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -5,13 +6,18 @@ import pytest
 from lightgbm import LGBMClassifier
 from scipy import sparse, special
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import MaxAbsScaler
 from xgboost import XGBClassifier
 
 from ehr_eval.heads.gbm import LightGBMConfig, boosted_trees
+from ehr_eval.heads.knn import NeighboursConfig
 from ehr_eval.heads.lr import LogisticRegressionConfig, logistic_regressions
+from ehr_eval.heads.probe import LinearProbeConfig
+from ehr_eval.heads.prototype import PrototypeConfig
 from ehr_eval.heads.rf import RandomForestConfig
 from ehr_eval.heads.search import tried
 from ehr_eval.heads.select import fit_predict
@@ -290,3 +296,86 @@ def test_two_fits_agree_exactly(head):
     first = fit_predict(head, (x, y), (xt, yt), xn)
     second = fit_predict(head, (x, y), (xt, yt), xn)
     np.testing.assert_array_equal(first.probability, second.probability)
+
+
+def few(kind=np.asarray, rows=24):
+    rng = np.random.default_rng(rows)
+    x = rng.poisson(0.8, (3 * rows, 9)).astype(np.float32)
+    x *= 1 + rng.random(x.shape, np.float32)  # no two rows equally near
+    y = (x[:, 0] + rng.normal(size=len(x))) > 0.8
+    y[:2] = y[rows : rows + 2] = [True, False]
+    parts = [slice(i * rows, (i + 1) * rows) for i in range(3)]
+    return [(kind(x[part]), y[part]) for part in parts]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_prototypes_are_the_softmax_of_distances_to_the_means(kind):
+    (x, y), tuning, (new, _) = few(kind)
+    found = fit_predict(PrototypeConfig(), (x, y), tuning, new).probability
+    scaler = MaxAbsScaler().fit(x)
+    rows, ahead = (scaler.transform(m) for m in (x, new))
+    rows, ahead = (m.toarray() if sparse.issparse(m) else m for m in (rows, ahead))
+    means = np.stack([rows[~y].mean(axis=0), rows[y].mean(axis=0)]).astype(np.float64)
+    unit = np.mean(np.sum((rows - means[y.astype(int)]) ** 2, axis=1))
+    logits = -np.sum((ahead[:, None] - means) ** 2, axis=2) / unit
+    np.testing.assert_allclose(found, special.softmax(logits, axis=1)[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_neighbours_and_probes_are_scikit_learns_own_on_scaled_features(kind):
+    (x, y), tuning, (new, _) = few(kind)
+    scaler = MaxAbsScaler().fit(x)
+    rows, ahead = (scaler.transform(m.astype(np.float64)) for m in (x, new))
+    found = fit_predict(NeighboursConfig(neighbours=(5,)), (x, y), tuning, new).probability
+    model = KNeighborsClassifier(5, weights="distance").fit(rows, y)
+    np.testing.assert_allclose(found, model.predict_proba(ahead)[:, 1], atol=1e-6)
+    found = fit_predict(LinearProbeConfig(weight_decay=(1e-3,)), (x, y), tuning, new).probability
+    probe = SGDClassifier(
+        "log_loss", alpha=1e-3, max_iter=50, tol=None, average=True, random_state=0
+    )
+    np.testing.assert_allclose(found, probe.fit(rows, y).predict_proba(ahead)[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [PrototypeConfig(), NeighboursConfig(), LinearProbeConfig()])
+def test_one_row_of_each_class_is_enough(config):
+    x, y = np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([False, True])
+    found = fit_predict(config, (x, y), (x, y), x).probability
+    assert found[0] < 0.5 < found[1]
+
+
+def test_the_refit_of_the_original_is_a_plain_loops():
+    """Grid search on one split, then the class anew with C alone, as EHRSHOT's code is written."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(400, 60)) * np.geomspace(1, 30, 60)
+    y = x @ rng.normal(size=60) + 40 * rng.normal(size=400) > 0
+    (xa, ya), (xb, yb), (xc, _) = ((x[i : i + 130], y[i : i + 130]) for i in (0, 130, 260))
+    scaler = MaxAbsScaler().fit(xa)
+    a, b, c = (scaler.transform(part) for part in (xa, xb, xc))
+    tolerance, best = 1e-4 / len(ya), None  # of a mean, as 1e-4 was of a sum
+    for strength in LogisticRegressionConfig().c:
+        model = LogisticRegression(C=strength, tol=tolerance, max_iter=1000, random_state=0).fit(
+            a, ya
+        )
+        score = roc_auc_score(yb, model.predict_proba(b)[:, 1])
+        if best is None or score > best[0]:
+            best = score, strength
+    with pytest.warns(ConvergenceWarning) if best[1] > 100 else nullcontext():
+        refitted = LogisticRegression(C=best[1], tol=tolerance).fit(a, ya)
+    found = fit_predict(LogisticRegressionConfig(), (xa, ya), (xb, yb), xc, original=0)
+    assert found.selected == {"c": best[1]}
+    np.testing.assert_allclose(found.probability, refitted.predict_proba(c)[:, 1], atol=1e-6)
+
+
+def test_the_refit_of_the_original_ends_after_100_steps_and_forests_draw_by_replicate():
+    (x, y), tuning, (new, _) = few()
+    hard = LogisticRegressionConfig(c=(1e6,))
+    ours, theirs = (
+        fit_predict(hard, (x * 30, y), tuning, new, original=o).probability for o in (None, 0)
+    )
+    assert np.abs(ours - theirs).max() > 0
+    forest = RandomForestConfig(n_estimators=(10,), max_depth=(3,))
+    first, again, other = (
+        fit_predict(forest, (x, y), tuning, new, original=o).probability for o in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0

@@ -3,6 +3,7 @@
 n rows, d features.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -11,10 +12,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import sparse
 from scipy.special import expit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
 from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.grid import Fit, HeadConfig, Labels, dense
 from ehr_eval.heads.logistic import Logistic, fit
+from ehr_eval.heads.scaling import max_abs, scaled
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_tracking.config import STRICT
 
@@ -48,8 +52,8 @@ def logistic_regressions(config: LogisticRegressionConfig, x: Matrix, y: Labels)
     Every fit is at the minimum of its loss, to the last few digits: none depends on the fit of the
     strength before, from which it starts.
     """
-    scale, mean = _max_abs(x), dense(x.mean(axis=0))
-    rows, back = _own_coordinates(_scaled(x, scale))
+    scale, mean = max_abs(x), dense(x.mean(axis=0))
+    rows, back = _own_coordinates(scaled(x, scale))
     start = np.zeros(rows.shape[1] + 1)
     for c in config.c:
         found = fit(Logistic(rows, y, c), start, max_iter=config.max_iter)
@@ -89,18 +93,22 @@ def _own_coordinates(x: Matrix) -> tuple[Matrix, Callable[[Floats], Floats]]:
     return vectors[:, kept] * length, lambda weight: x.T @ (vectors[:, kept] @ (weight / length))
 
 
-def _max_abs(x: Matrix) -> Floats:
-    """[d] largest magnitude of each feature, 1 where it is always 0."""
-    scale = dense(abs(x).max(axis=0))
-    return np.where(scale == 0, 1.0, scale)
-
-
-def _scaled(x: Matrix, scale: Floats) -> Matrix:
-    """Divide each feature by its scale, in float64: in float32 no fit gets to its minimum."""
-    if sparse.issparse(x):
-        return sparse.csr_matrix(x.astype(np.float64) @ sparse.diags(1 / scale))
-    return x.astype(np.float64) / scale
-
-
 def _in_full(x: Any) -> Floats:  # noqa: ANN401 -- dense or CSR
     return np.asarray(x.toarray() if sparse.issparse(x) else x, np.float64)
+
+
+def refit_of_the_original(
+    config: LogisticRegressionConfig, point: dict[str, float], x: Matrix, y: Labels, seed: int
+) -> Fit:
+    """EHRSHOT's own refit: its class anew with C alone, so L-BFGS ends after 100 steps, where ever it is.
+
+    Its scikit-learn added up the loss over rows; a current one averages it, so the tolerance is per row.
+    """
+    del config, seed
+    scale = max_abs(x)
+    model = LogisticRegression(C=point["c"], tol=1e-4 / len(y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaled(x, scale), y)
+    weight, bias = model.coef_[0] / scale, float(model.intercept_[0])
+    return Fit(point, lambda new: np.asarray(expit(new @ weight + bias), np.float64))

@@ -5,7 +5,7 @@ n rows, d features.
 
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -14,7 +14,6 @@ from sklearn.ensemble import RandomForestClassifier
 
 from ehr_eval.features.mapped import Matrix
 from ehr_eval.heads.grid import SEED, Fit, HeadConfig, Labels
-from ehr_eval.judge.metrics.ranked import Floats
 from ehr_tracking.config import STRICT
 
 
@@ -31,10 +30,17 @@ class RandomForestConfig(HeadConfig):
 def random_forests(config: RandomForestConfig, x: Matrix, y: Labels) -> Iterator[Fit]:
     """One fit for each depth and number of trees."""
     for trees, depth in itertools.product(config.n_estimators, config.max_depth):
-        model = RandomForestClassifier(trees, max_depth=depth, random_state=SEED, n_jobs=1)
-        model.fit(x, y)
+        yield _forest({"n_estimators": trees, "max_depth": depth}, x, y, SEED)
 
-        def predict(new: Matrix, model: RandomForestClassifier = model) -> Floats:
-            return np.asarray(model.predict_proba(new)[:, 1], np.float64)
 
-        yield Fit({"n_estimators": trees, "max_depth": depth}, predict)
+def refit_of_the_original(
+    config: RandomForestConfig, point: dict[str, float], x: Matrix, y: Labels, seed: int
+) -> Fit:
+    """EHRSHOT's own refit has no seed, so draws anew on each run; here the seed is the replicate and one."""
+    del config
+    return _forest(point, x, y, seed + 1)
+
+
+def _forest(point: dict[str, Any], x: Matrix, y: Labels, seed: int) -> Fit:
+    model = RandomForestClassifier(**point, random_state=seed, n_jobs=1).fit(x, y)
+    return Fit(point, lambda new: np.asarray(model.predict_proba(new)[:, 1], np.float64))

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from ehr_eval.features.mapped import Matrix
+from ehr_eval.heads import HEADS
 from ehr_eval.heads.grid import Fit, HeadConfig, Labels
 from ehr_eval.heads.search import fit_at, tried
 from ehr_eval.judge.bootstrap import scores
@@ -38,6 +39,7 @@ def fit_predict(
     train: tuple[Matrix, Labels],
     tuning: tuple[Matrix, Labels],
     new: Matrix,
+    original: int | None = None,
 ) -> Fitted:
     """Fit a head at every point of its grid, keep the best on the tuning rows, predict.
 
@@ -46,6 +48,7 @@ def fit_predict(
         train: Features and labels to fit on; both classes present.
         tuning: Features and labels to choose on; both classes present.
         new: Features to predict for.
+        original: Of a replicate: refit as EHRSHOT's own code does.
     """
     x_tuning, y_tuning = tuning
 
@@ -64,6 +67,9 @@ def fit_predict(
         chosen = fit_at(config, chosen.point, *_together(train, tuning))
         if not chosen.converged:
             unconverged.append(chosen.point)
+    refit = HEADS[config.kind].original
+    if original is not None and refit is not None:
+        chosen = refit(config, chosen.point, *train, original)
     return Fitted(chosen.predict(new), chosen.point, threshold, told, tuple(unconverged))
 
 

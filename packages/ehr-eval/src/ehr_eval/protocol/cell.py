@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ehr_eval.features.mapped import MappedMatrix, map_matrix
+from ehr_eval.heads import HEADS
 from ehr_eval.heads.select import Fitted, fit_predict
 from ehr_eval.judge.bootstrap import scores
 from ehr_eval.judge.metrics.ranked import Floats
@@ -92,8 +93,15 @@ class Plan:
         """Where the rows of a task are."""
         return self.directory / "tasks" / f"{name}.safetensors"
 
+    def fitted(self, cell: Cell) -> Cell:
+        """The cell that is fitted for it: all rows in another order are the same rows to most heads."""
+        head = self.config.heads.get(cell.head)
+        same = cell.k == -1 and head is not None and not HEADS[head.kind].draws
+        return cell._replace(replicate=0) if same else cell
+
     def outcome(self, cell: Cell) -> Path:
         """Where the outcome of a cell is, once it is done."""
+        cell = self.fitted(cell)
         name = f"k={cell.k},replicate={cell.replicate}.safetensors"
         return self.directory / "cells" / cell.task / cell.model / cell.head / name
 
@@ -165,6 +173,7 @@ def _fit(cell: Cell, task: TaskRows, plan: Plan) -> Fitted:
         (matrix.take(train.row[model][drawn.train]), train.label[drawn.train]),
         (matrix.take(tuning.row[model][drawn.tuning]), tuning.label[drawn.tuning]),
         matrix.take(held_out.row[model]),
+        original=None if plan.config.compat is None else cell.replicate,
     )
 
 

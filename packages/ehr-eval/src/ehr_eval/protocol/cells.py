@@ -20,6 +20,7 @@ def run_cells(cells: Sequence[Cell], plan: Plan, *, workers: int) -> None:
     Raises:
         UnfinishedError: If a cell fails, with its name; outcomes that are there stay.
     """
+    cells = list(dict.fromkeys(plan.fitted(cell) for cell in cells))
     left = [cell for cell in cells if read_outcome(plan.outcome(cell)) is None]
     left.sort(key=lambda cell: -cell.k if cell.k > 0 else float("-inf"))
     done = each_once(

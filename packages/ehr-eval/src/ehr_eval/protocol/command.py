@@ -29,6 +29,11 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
     metavar="A B",
     help="A further pair, each MODEL or MODEL/HEAD; every two models are compared at the same head as it is.",
 )
+@click.option(
+    "--compat",
+    type=click.Choice(["original"]),
+    help="Refit as EHRSHOT's own code does: without its seed, solver and max_iter.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
 @overwrite_option("results")
 def ehrshot(
@@ -41,6 +46,7 @@ def ehrshot(
     config_file: Path | None,
     overrides: tuple[str, ...],
     compare: tuple[tuple[str, str], ...],
+    compat: str | None,
     workers: int | None,
     overwrite: bool,
 ) -> None:
@@ -56,8 +62,9 @@ def ehrshot(
     from ehr_eval.protocol.config import EhrshotConfig
     from ehr_tracking.config import load_config
 
-    pairs = () if not compare else (f"compare={json.dumps(compare)}",)
-    config = load_config(EhrshotConfig, config_file, (*overrides, *pairs))
+    named = [f"compare={json.dumps(compare)}"] if compare else []
+    named += [f"compat={compat}"] if compat else []
+    config = load_config(EhrshotConfig, config_file, (*overrides, *named))
     from ehr_eval.protocol.ehrshot import run_ehrshot
     from ehr_eval.protocol.results import group_summary, summary
     from ehr_tracking.report import text_table

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Self, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias, Union
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -70,10 +70,21 @@ class EhrshotConfig:
     """Group of tasks -> patterns of their names; those without a task are left out."""
     reference: str | None = None
     """Published numbers to show beside one's own, where groups are called the same: `ehrshot`, or a YAML file."""
+    compat: Literal["original"] | None = None
+    """`original`: refit what was chosen as EHRSHOT's own code does, which forgets most of its settings."""
     tasks: tuple[str, ...] | None = None
     """Null: every task of the labels."""
     few_positives: int = Field(default=10, ge=0)
     """The report warns of tasks with fewer held-out positives (or negatives) than this."""
+
+    @model_validator(mode="after")
+    def _one_refit(self) -> Self:
+        both = [name for name, head in self.heads.items() if self.compat and head.refit]
+        if both:
+            raise ValueError(
+                f"heads.{both[0]}.refit and compat: a head is refitted one way or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _draws(self) -> Self:

@@ -96,7 +96,8 @@ def gather(task: TaskRows, plan: Plan, best: Floats | None = None) -> Evaluation
             for metric, mean in means.items()
         ]
         result.means[setting] = {m: None if m in reasons else mean for m, mean in means.items()}
-        result.seconds[setting] = sum(outcome.seconds for _, outcome in done)
+        once = {plan.fitted(cell): outcome.seconds for cell, outcome in done}
+        result.seconds[setting] = sum(once.values())
     return result
 
 
