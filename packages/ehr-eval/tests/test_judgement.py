@@ -333,6 +333,7 @@ def test_what_is_wrong_with_one_task_is_one_line_and_the_others_go_on(world, tmp
     of = table.filter(task="none", model="a", recalibration="none", metric="auroc")
     assert of.filter(pl.col("group").is_null())["reason"].to_list() == ["no positive in held_out"]
     assert table.filter(task="none", model="b")["reason"].str.contains("nan").all()
+    # by one thread a core here, by one in the fixture
     same = (tmp_path / "again" / "manifest.json").read_text()
     assert same == (world.out / "manifest.json").read_text()
 

@@ -19,6 +19,9 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
 )
 @click.option("--out", type=PATH, required=True, help="Where the judgement shall be.")
 @config_options("JudgeConfig", 'groups.codes={diabetes: "^DIAGNOSIS//ICD10CM//E11"}')
+@click.option(
+    "--workers", type=click.IntRange(1), help="Threads, a task each.  [default: one a core]"
+)
 @overwrite_option("a judgement")
 def judge(
     labels: Path,
@@ -27,6 +30,7 @@ def judge(
     out: Path,
     config_file: Path | None,
     overrides: tuple[str, ...],
+    workers: int | None,
     overwrite: bool,
 ) -> None:
     """Judge predictions by every metric, with curves, groups, recalibration and conformal sets.
@@ -36,6 +40,8 @@ def judge(
 
     Example: ehr-eval judge --labels demo/labels --predictions demo=demo/results --meds demo/meds --out demo/judgement
     """
+    import os
+
     from ehr_eval.judgement.config import JudgeConfig
     from ehr_tracking.config import load_config
 
@@ -43,6 +49,7 @@ def judge(
     from ehr_eval.judgement.run import run_judge, summary
     from ehr_tracking.report import text_table
 
-    found = run_judge(labels, predictions, meds, out, config, overwrite=overwrite)
+    workers = workers or os.cpu_count() or 1
+    found = run_judge(labels, predictions, meds, out, config, workers=workers, overwrite=overwrite)
     click.echo(text_table(summary(found)))
     click.echo(f"report: {out / 'report.html'}")

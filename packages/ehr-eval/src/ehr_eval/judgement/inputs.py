@@ -24,6 +24,7 @@ from ehr_tracking.contracts import HELD_OUT, RESULTS, TUNING, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, check_file, load_manifest
 from ehr_tracking.names import require_name
+from ehr_tracking.tree import note
 
 _PREDICTED = "predictions"
 """Folder of `results/1`."""
@@ -119,6 +120,9 @@ def open_tasks(
     chosen = [t for t in wanted if any(t in of_task for of_task in models.values())]
     if not chosen:
         raise UserError(f"no model predicts a task of {labels} ({', '.join(wanted)})")
+    for task in wanted:
+        if task not in chosen:
+            note(f"{task}: no model predicts it")
     split = subjects.select("subject_id", "split")
     rows = {t: tables[t].join(split, on="subject_id", how="left").sort(KEY) for t in chosen}
     groups = _groups(files, rows, config)

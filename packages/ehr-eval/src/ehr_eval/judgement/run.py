@@ -1,7 +1,11 @@
 """Judge predictions: `judgement/1` with a report."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ehr_eval.frames import PRODUCER
 from ehr_eval.judge.recalibrate import NONE
@@ -27,6 +31,7 @@ def run_judge(
     out: PathLike,
     config: JudgeConfig | None = None,
     *,
+    workers: int = 1,
     overwrite: bool = False,
 ) -> list[TaskJudged]:
     """Judge what models say of labels, and write `judgement/1`.
@@ -39,6 +44,7 @@ def run_judge(
         meds: The data set that was labelled: who is held out, and groups.
         out: Where the artifact shall be.
         config: Bootstraps, groups, recalibration, conformal sets.
+        workers: Threads, of which each judges a task; the artifact does not depend on it.
         overwrite: Replace an artifact that is there.
 
     Returns:
@@ -54,7 +60,10 @@ def run_judge(
     named = {name: Path(path) for name, path in predictions.items()}
     read = [labels, meds, *named.values()]
     refuse_existing(out, JUDGEMENT, overwrite=overwrite, inputs=read)
-    tasks = [judge(task, config) for task in open_tasks(labels, named, meds, config)]
+    opened = open_tasks(labels, named, meds, config)
+    # NumPy lets other threads go on; products of matrices on several would be other last digits
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        tasks = list(pool.map(judge, opened, repeat(config)))
     for task in tasks:
         for model, problem in task.problems.items():
             note(f"{task.name}: {model} was not judged: {problem}")
