@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,9 +20,12 @@ LINE = re.compile(r"^ {4}((?:[A-Z]+=\S+ )?(?:ehr-\w+|configs/recipes/\S+\.sh) .*
 FEW = ["optim.epochs=null", "optim.steps=4", "validation.every=2", "validation.max_tokens=3000",
        "data.context=64", "data.batch_tokens=1024", "data.micro_tokens=512"]  # fmt: skip
 BRIEF = {
-    "ehr-train": FEW,
+    "ehr-train --tokens": FEW,
     "ehr-eval ehrshot": ["bootstraps=20", "ks=[-1]"],
     "ehr-eval survival": ["bootstraps=20"],
+    "ehr-eval perplexity": ["stride=60", "subjects=6", "least_subjects=2"],
+    "ehr-eval strata": ["bootstraps=20"],
+    "ehr-eval judge": ["bootstraps=20"],
     "ehr-eval generate": ["budget=24", "samples=3"],
     "ehr-eval zeroshot": ["draw.budget=24", "draw.samples=3"],
     "ehr-eval curve": ["draw.budget=24", "draw.samples=3"],
@@ -123,6 +127,26 @@ def test_the_ehr_fm_guide(here):
     later = events.filter(pl.col("code") != "MEDS_BIRTH", pl.col("time").is_not_null())
     points = pl.read_parquet(here / "fm/curve/curve.parquet")["prediction_time"]
     assert points.min() == later["time"].min()
+
+
+def test_the_hf_ehr_guide(here):
+    for words in commands("hf-ehr.md"):
+        run(words)
+    for page in ("results", "perplexity", "strata", "judgement"):
+        assert (here / "hf" / page / "report.html").stat().st_size > 10_000
+    measured = pl.read_parquet(here / "hf/perplexity/perplexity.parquet")
+    assert {"gpt2", "llama", "mamba2"} == set(measured["checkpoint"])
+    ranked = pl.read_parquet(here / "hf/strata/strata.parquet")
+    assert "ehrshot counts lr" in set(ranked["model"])
+    job = (here / "hf/job.sh").read_text()
+    assert re.findall(r"--out (hf/runs/\w)", job) == ["hf/runs/a", "hf/runs/b"]
+    page = (ROOT / "docs/guides/hf-ehr.md").read_text()
+    found: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], found)
+    words = found["encoded"].strings[0]
+    assert len({words[-1], words[-2]}) == 2  # 0 is a value, in another bin than 144
+    assert found["logits"].shape == (1, len(words) + 1, found["model"].config.vocab_size)
+    assert found["representation"].shape == (1, found["model"].config.hidden_size)
 
 
 def test_the_exmed_bert_guide(here):

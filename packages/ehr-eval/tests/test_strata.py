@@ -22,6 +22,7 @@ from ehr_eval.strata.config import StrataConfig
 from ehr_eval.strata.measures import measure_rows, quartiles
 from ehr_eval.strata.run import run_strata
 from ehr_tracking.contracts import ContractError
+from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 
 GRAMS = (1, 2, 3, 4)
@@ -215,7 +216,7 @@ def test_the_command_reads_results_and_predictions_and_measures_tokens(world, to
     done = CliRunner().invoke(main, [str(c) for c in command])
     assert done.exit_code == 0, done.output
     table = pl.read_parquet(tmp_path / "out" / "strata.parquet")
-    assert set(table["model"]) == {"r/x/lr", "good"}
+    assert set(table["model"]) == {"r x lr", "good"}
     assert "tokens" in set(table["measure"])
     lengths = pl.read_parquet(tmp_path / "out" / "rows.parquet").pivot("measure", values="value")
     # [BOS] and a static token for the static event
@@ -228,7 +229,7 @@ def test_what_cannot_be_judged_is_told_in_one_line(world, toys, tmp_path):
     root, _, labels = world
     out = tmp_path / "out"
     others = toys.labels(tmp_path / "l", {"c": [(2, toys.day(10), True)]})
-    with pytest.raises(ContractError, match="predicts task a; the labels have c"):
+    with pytest.raises(UserError, match=r"good predicts no task that is asked for \(c\)"):
         run_strata(root / "meds", others, {"m": root / "good"}, out)
     (tmp_path / "short" / "a").mkdir(parents=True)
     whole = pq.read_table(root / "good" / "a" / "p.parquet")

@@ -69,6 +69,8 @@ def line_plot(
             axes.fill_between(xs, low, high, color=colour, alpha=0.09, linewidth=0)
     if log_x:
         axes.set_xscale("log")
+    elif all(float(p[0]).is_integer() for points in series.values() for p in points):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(visible=True, alpha=0.25)
     if series:

@@ -108,7 +108,7 @@ def open_tasks(
     models: dict[str, dict[str, Files]] = {}
     for name, path in predictions.items():
         require_name(name, "model")
-        for model, of_task in _models(name, path, tables.keys()).items():
+        for model, of_task in models_of(name, path, tables.keys()).items():
             if model in models:
                 raise UserError(f"two models are called {model}; give one another name")
             models[model] = of_task
@@ -164,8 +164,17 @@ def _told(name: str, files: Files, task: TaskInput) -> Told:
     return Told(held_out, beside.probability)
 
 
-def _models(name: str, path: Path, known: Collection[str]) -> dict[str, dict[str, Files]]:
-    """Model -> task -> its files: the one, or those of `results/1`."""
+def models_of(name: str, path: Path, known: Collection[str]) -> dict[str, dict[str, Files]]:
+    """Model -> task -> its files: the one, or those of `results/1`.
+
+    Args:
+        name: What the user calls it.
+        path: `predictions/1` or a folder like it, or `results/1`.
+        known: Tasks of the labels.
+
+    Raises:
+        ContractError: If there are none, or one was changed.
+    """
     for root in (path, path.parent):
         here = root == path or path.name == _PREDICTED
         if here and (root / MANIFEST).is_file() and load_manifest(root).contract == RESULTS.tag:

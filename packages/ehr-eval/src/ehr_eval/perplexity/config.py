@@ -19,8 +19,8 @@ class PerplexityConfig:
     stride: PositiveInt = 32
     """Tokens that each window behind the first asks for: each of them has at least `context - stride`
     others in view (less where the record's prefix takes half of the context)."""
-    smooth: PositiveInt = 250
-    """Positions over which the drawn curve is a running mean, centred."""
+    smooth: PositiveInt | None = None
+    """Positions over which the drawn curve is a running mean, centred; null: a tenth of them, at most 250."""
     least_subjects: PositiveInt = 5
     """Positions that fewer subjects have are left out: a median of one is that one's record."""
     subjects: PositiveInt | None = None

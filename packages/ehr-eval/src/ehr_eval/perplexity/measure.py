@@ -22,6 +22,7 @@ from ehr_tracking.contracts import PAD_ID, UNK_ID
 
 _LOGITS = 2**25
 """Most logits held at once: 128 MB in fp32."""
+_SMOOTH = 250
 Floats = npt.NDArray[np.float64]
 
 
@@ -122,13 +123,14 @@ class Curve(NamedTuple):
     """[P] running mean of that."""
 
 
-def by_position(found: Losses, *, least: int, smooth: int) -> Curve:
+def by_position(found: Losses, *, least: int, smooth: int | None) -> Curve:
     """The median perplexity of each position, and a running mean of it.
 
     Args:
         found: Each position of a subject once.
         least: Subjects that a position needs.
-        smooth: Positions of the running mean, centred; at the ends of those that are there.
+        smooth: Positions of the running mean, centred; at the ends of those that are there. None: a tenth
+            of them, at most 250.
 
     Examples:
         >>> row, place = np.array([0, 0, 1, 1, 2]), np.array([1, 2, 1, 2, 1])
@@ -143,6 +145,7 @@ def by_position(found: Losses, *, least: int, smooth: int) -> Curve:
     median = (each[low] + each[high]) / 2 if len(each) else np.zeros(0)
     kept = count >= least
     position, count, median = position[kept], count[kept], median[kept]
+    smooth = smooth or min(max(len(position) // 10, 1), _SMOOTH)
     first = np.searchsorted(position, position - (smooth - 1) // 2)
     last = np.searchsorted(position, position + smooth // 2, side="right")
     total = np.concatenate([[0.0], np.cumsum(median)])

@@ -211,7 +211,7 @@ def _report(
         f"<p>The next token of records of split {config.split}, asked for in windows as long as in "
         f"training that slide on by {config.stride} tokens; [PAD], [UNK] and static tokens are not asked "
         f"for. The curve is the median over subjects at each position, then a running mean over "
-        f"{config.smooth} positions; positions that fewer than {config.least_subjects} subjects have are "
+        f"{config.smooth or 'a tenth of the'} positions; positions that fewer than {config.least_subjects} subjects have are "
         "left out. The table is over all tokens: perplexity is the exponential of the mean loss.</p>",
         table([m.overall() for m in found]),
         figure(plot, "Perplexity by position, median over subjects, smoothed")

@@ -1,6 +1,6 @@
 """Labels, data set, tokens and predictions, brought to the held-out rows of each task."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,18 +10,17 @@ from tqdm import tqdm
 
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows, read_events, read_labels, read_subjects
 from ehr_eval.judge.metrics.ranked import Floats
-from ehr_eval.predictions import Draw, read_predictions
+from ehr_eval.judgement.inputs import models_of
+from ehr_eval.predictions import read_aligned
 from ehr_eval.strata.config import StrataConfig
 from ehr_eval.strata.measures import MEASURES, measure_rows
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import ConfigError
-from ehr_tracking.contracts import HELD_OUT, RESULTS, TOKENS, ContractError
+from ehr_tracking.contracts import HELD_OUT, TOKENS, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import MANIFEST, check_file, load_manifest, read_manifest
+from ehr_tracking.manifest import read_manifest
 from ehr_tracking.names import require_name
-
-_ALL = Draw(-1, 0)
 
 
 class Told(NamedTuple):
@@ -52,7 +51,7 @@ def open_tasks(
     Raises:
         ContractError: If an input is not what it should be, or predictions lack a label.
         ConfigError: If the config names an unknown task.
-        UserError: If a task or model is left out by all, or a name is there twice.
+        UserError: If predictions are of none of the tasks, or a name is there twice.
     """
     tables = read_labels(labels, config.labels)
     unknown = sorted(set(config.tasks or ()) - tables.keys())
@@ -70,9 +69,7 @@ def open_tasks(
         for task, table in tables.items()
         if config.tasks is None or task in config.tasks
     }
-    said = _said(predictions, held_out, others=tables.keys() - held_out.keys())
-    if not said:
-        raise UserError(f"no predictions are of a task of {labels} that is asked for")
+    said = _said(predictions, held_out, tables.keys())
     keys = pl.concat([held_out[task].select(KEY) for task in said]).unique()
     rows = labelled.join(keys, on=KEY, how="semi")
     measured = _measured(files, rows, _delays(tokens))
@@ -121,62 +118,24 @@ def _with_tokens(rows: pl.DataFrame, tokens: Path) -> pl.DataFrame:
 
 
 def _said(
-    predictions: Mapping[str, Path], held_out: Mapping[str, pl.DataFrame], *, others: set[str]
+    predictions: Mapping[str, Path], held_out: Mapping[str, pl.DataFrame], known: Collection[str]
 ) -> dict[str, dict[str, Floats]]:
-    """Task -> model -> probabilities of its rows; fitted on all rows, not on shots."""
+    """Task -> model -> probabilities of its rows."""
     found: dict[str, dict[str, Floats]] = {}
     for name, path in predictions.items():
         require_name(name, "model")
-        if _is_results(path):
-            told = _of_results(name, path, held_out)
-        else:
-            read = read_predictions(path, held_out, others=others)
-            told = {
-                t: {name: draws[_ALL].probability} for t, draws in read.items() if _ALL in draws
-            }
-        if not told:
-            raise UserError(f"{path} has no predictions of the tasks by a model fitted on all rows")
-        for task, models in told.items():
-            if both := found.get(task, {}).keys() & models.keys():
-                raise UserError(f"two models are called {min(both)}; give one another name")
-            found.setdefault(task, {}).update(models)
+        told = models_of(name, path, known)
+        if not any(task in held_out for of_task in told.values() for task in of_task):
+            raise UserError(f"{path} predicts no task that is asked for ({', '.join(held_out)})")
+        for model, of_task in told.items():
+            for task in of_task.keys() & held_out.keys():
+                files, models = of_task[task], found.setdefault(task, {})
+                if model in models:
+                    raise UserError(f"two models are called {model}; give one another name")
+                rows = held_out[task]
+                read = read_aligned(task, files.held_out, rows, where=files.where)
+                models[model] = read.probability
     return {task: found[task] for task in sorted(found)}
-
-
-def _is_results(path: Path) -> bool:
-    return (path / MANIFEST).is_file() and load_manifest(path).contract == RESULTS.tag
-
-
-def _of_results(
-    name: str, path: Path, held_out: Mapping[str, pl.DataFrame]
-) -> dict[str, dict[str, Floats]]:
-    """Of the models and heads of `results/1`, each called `NAME/model/head`."""
-    manifest = read_manifest(path, RESULTS, reader=PRODUCER)
-    found: dict[str, dict[str, Floats]] = {}
-    for task, rows in held_out.items():
-        for file in sorted(manifest.files):
-            below = file.removeprefix(f"predictions/{task}/")
-            if below == file or below.count("/") != 1:
-                continue
-            check_file(path, manifest, file)
-            read = read_predictions_file(path / file, task, rows)
-            found.setdefault(task, {})[f"{name}/{below.removesuffix('.parquet')}"] = read
-    return found
-
-
-def read_predictions_file(path: Path, task: str, rows: pl.DataFrame) -> Floats:
-    """[n] what one file of `results/1` says of a task's rows.
-
-    Raises:
-        ContractError: If it lacks one.
-    """
-    table = pl.read_parquet(path).select(*KEY, p="predicted_boolean_probability")
-    told = rows.select(KEY).join(table, on=KEY, how="left", maintain_order="left")
-    if told["p"].null_count() or told.height != rows.height:
-        raise ContractError(
-            f"{path} does not predict the held-out labels of task {task}, each once"
-        )
-    return told["p"].to_numpy().astype(np.float64)
 
 
 def measures_of(told: Told) -> list[str]:
