@@ -8,6 +8,7 @@ import pytest
 
 from ehr_eval.tasks.choice import Asked
 from ehr_eval.tasks.make import LabelsSummary, make_labels
+from ehr_tracking.arrow.labels import classes, read_labels
 
 pytestmark = pytest.mark.real_data
 DAY, ZERO = timedelta(days=1), timedelta(0)
@@ -16,7 +17,7 @@ DAY, ZERO = timedelta(days=1), timedelta(0)
 @pytest.fixture(scope="module")
 def made(mimic_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelsSummary:
     out = tmp_path_factory.mktemp("mimic") / "labels"
-    return make_labels(mimic_demo, out, asked=Asked(collections=["mimic"]))
+    return make_labels(mimic_demo, out, asked=Asked(collections=["mimic", "mimic_values"]))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,17 @@ def test_readmission_and_groups_that_are_billed(
     sepsis = pl.col("drg_code").cast(pl.Int64).is_between(870, 872).any()
     billed = drg.join(admissions, on="hadm_id").group_by("stay").agg(sepsis=sepsis)
     assert size(made, "drg") == counts(billed, pl.col("sepsis"))
+    groups = read_labels(made.path / "drg_group", reader="test 0")["drg_group"]
+    names = classes(groups, task="drg_group")["categorical_value"].to_pylist()
+    first = (  # of a stay the group that is billed first; of two at once the first by name
+        drg.join(admissions, on="hadm_id")
+        .with_columns(pl.col("drg_code").cast(pl.String))
+        .sort("dischtime", "drg_code")
+        .group_by("stay")
+        .agg(pl.col("drg_code").first())
+    )
+    assert sorted(names) == sorted(first["drg_code"])
+    assert "drg_group" not in made.counts.drop_nulls("positives")["task"]
     pairs = stays.filter(~pl.col("died")).join(
         stays.select("subject_id", again="admittime"), on="subject_id"
     )

@@ -42,7 +42,14 @@ def test_each_task_says_what_it_is_and_has_codes_that_polars_can_search(path):
 
 def test_the_collections_are_those_that_are_promised():
     sizes = {name: len(tasks) for name, tasks in collections().items()}
-    assert sizes == {"core": 6, "ehrshot": 14, "fomoh": 14, "mimic": 16, "sequence": 6}
+    assert sizes == {
+        "core": 6,
+        "ehrshot": 14,
+        "fomoh": 14,
+        "mimic": 16,
+        "mimic_values": 2,
+        "sequence": 6,
+    }
     assert len(library_files()) == sum(sizes.values())  # no name twice
 
 
@@ -77,7 +84,7 @@ def meds(tmp_path):
 
 def test_the_list_says_what_a_data_set_lacks_and_a_page_what_a_task_is(meds, tmp_path):
     listed = {line.split()[0]: line.split() for line in run("tasks", "--meds", meds).splitlines()}
-    assert len(listed) == 1 + 56 + 3
+    assert len(listed) == 1 + 58 + 3
     assert listed["readmission_30d"][1:3] == ["1", "core"]
     assert listed["readmission_30d"][-1] == "nothing"
     assert listed["guo_icu"][-3:] == ["start,", "start.until,", "outcome"]
@@ -153,6 +160,10 @@ def test_a_score_decides_where_it_is_tabulated():
     found = label_by_file(Events(events), read_task_file("sofa"), LabelsConfig())
     assert found.sort("prediction_time")["boolean_value"].to_list()[:2] == [True, False]
     assert found["left_out"].to_list()[2] == "nothing decides"
+    score = label_by_file(Events(events), read_task_file("sofa_score"), LabelsConfig())
+    one = score.filter(pl.col("left_out").is_null()).sort("prediction_time")
+    assert one["float_value"].to_list() == [8, 7]
+    assert score["left_out"].to_list()[2] == "nothing decides"
 
 
 def test_chest_x_rays_are_fourteen_tasks_a_day_before_the_report(meds, tmp_path):

@@ -179,6 +179,7 @@ def test_units_are_those_of_the_column_or_of_the_code():
         ({"start": {"code": "A", "children": True}}, "children and without go with codes"),
         ({"outcome": None}, "give one of outcome, together and stay_days"),
         ({"stay_days": 3}, "give one of outcome, together and stay_days"),
+        ({"answer": "code"}, "answer: code is of `given`, and goes with no outcome"),
         ({"window": "moment"}, "window: moment goes with start.minutes_before"),
         ({"window": "next"}, "start.until has to be set"),
         ({"require": [{"code": "A", "in_stay": True}]}, "unknown key require.0.in_stay"),
@@ -239,6 +240,7 @@ def test_what_real_records_alone_can_tell_is_named():
     assert alone(exclude=[{"codes": ["A"], "children": True}]) is None  # of whom, not of what
     assert alone(outcome=[{"codes": ["A"], "children": True}]) == "outcome.children"
     assert alone(stop=[{"code": "A", "units": {"mg": 1}}]) == "stop.units"
+    assert alone(outcome=None, answer="code", given=[{"code": "A"}]) == "answer: code"
     assert alone(from_days=1) == "from_days"
     assert alone(grades=[{"code": "A"}]) == "grades"
     with pytest.raises(UserError, match="task t: from_days can be told of real records alone"):

@@ -7,7 +7,7 @@ import polars as pl
 from ehr_eval.tasks.asked import asked
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.files import TaskFile
-from ehr_eval.tasks.labelers import LEFT_OUT, ROW, SEVERITY, asof, reasons
+from ehr_eval.tasks.labelers import ANSWERS, LEFT_OUT, ROW, SEVERITY, asof, reasons
 from ehr_eval.tasks.patterns import Codebook, CodePattern
 from ehr_eval.tasks.record import Events, Record
 from ehr_tracking.errors import UserError
@@ -18,7 +18,7 @@ _NEEDED = ("start", "start.until", "outcome", "together", "given", "require")
 def label_by_file(
     events: Events, task: TaskFile, config: LabelsConfig, book: Codebook | None = None
 ) -> pl.DataFrame:
-    """Rows of a task: `labelers.ROW`, left_out (why one is none), recurrent, and severity where it has grades.
+    """Rows of a task: subject_id, prediction_time, its answer, left_out (why one is none), recurrent, and severity.
 
     Args:
         events: Of some whole subjects, with those of `columns_of` and `config.visit_ids` that there are.
@@ -31,7 +31,8 @@ def label_by_file(
     rows = _windows(asked(record, task, config), task, record)
     is_one = pl.col(LEFT_OUT).is_null()
     answered = _answered(rows.filter(is_one), record, task)
-    columns = [*ROW, LEFT_OUT, "recurrent", *([SEVERITY] if task.grades else [])]
+    answer = [ANSWERS[task.answer], *([SEVERITY] if task.grades else [])]
+    columns = [*ROW[:2], *answer, LEFT_OUT, "recurrent"]
     found = _with_reasons(answered, record, task, config).select(columns)
     others = rows.filter(~is_one).select(*ROW[:2], LEFT_OUT, "recurrent")
     return pl.concat([found, others], how="diagonal")
@@ -111,11 +112,28 @@ def _answered(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFram
     decided = in_time("decides", pl.min_horizontal("closes", "other"))
     ended = (pl.col("stop") <= pl.col("closes")).fill_null(pl.col("stop").is_not_null())
     found = found.with_columns(happened=happened, decided=happened | decided, ended=ended)
+    if task.answer != "yes":
+        return _named(found, record, task)
     if not task.grades:
         return found
     more = [in_time(f"grade.{n}", by).cast(pl.Int64) for n in range(len(task.grades))]
     severity = pl.when("happened").then(1 + pl.sum_horizontal(more)).otherwise(0)
     return found.with_columns(severity.alias(SEVERITY))
+
+
+def _named(rows: pl.DataFrame, record: Record, task: TaskFile) -> pl.DataFrame:
+    """With the code and value of what decides; of several at one time the first by name, and the highest."""
+    told = (
+        record.events_of(task.given)
+        .group_by("subject_id", decides="time")
+        .agg(
+            pl.col("code").str.split("//").list.last().min().alias(ANSWERS["code"]),
+            pl.col("numeric_value").max().alias(ANSWERS["value"]),
+        )
+    )
+    found = rows.join(told, on=["subject_id", "decides"], how="left", maintain_order="left")
+    known = pl.col(ANSWERS[task.answer]).is_not_null() & pl.col("decided")
+    return found.with_columns(decided=known.fill_null(False))
 
 
 def _first(rows: pl.DataFrame, events: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -7,15 +7,21 @@ from pathlib import Path
 import polars as pl
 
 from ehr_eval.tasks.draw import draw
-from ehr_eval.tasks.labelers import DURATION, LEFT_OUT, ROW, SEVERITY
+from ehr_eval.tasks.labelers import ANSWERS, DURATION, LEFT_OUT, ROW, SEVERITY
 from ehr_tracking.contracts import SPLITS
 from ehr_tracking.report import html_page, table
 from ehr_tracking.tree import COHORT
 
 ROWS, POSITIVES, SUBJECTS = "rows", "positives", "subjects"
 _KEY = ROW[:2]
-_MORE = {DURATION: pl.col(DURATION).min(), SEVERITY: pl.col(SEVERITY).max().cast(pl.Int8)}
-"""Columns beside the answer, and what counts of two rows at one time."""
+_ONE = {
+    ANSWERS["yes"]: pl.col(ANSWERS["yes"]).any(),
+    ANSWERS["code"]: pl.col(ANSWERS["code"]).min(),
+    ANSWERS["value"]: pl.col(ANSWERS["value"]).max(),
+    DURATION: pl.col(DURATION).min(),
+    SEVERITY: pl.col(SEVERITY).max().cast(pl.Int8),
+}
+"""Columns of an answer, and what counts of two rows at one time."""
 _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {"task": pl.String, "what": pl.String, "split": pl.String, "count": pl.Int64}  # fmt: skip
 
 
@@ -25,7 +31,7 @@ def rows_of(
     """The rows of a task, and what became of the others.
 
     Args:
-        every: subject_id, prediction_time, boolean_value, left_out (may lack), duration_days or severity.
+        every: subject_id, prediction_time, columns of an answer, left_out (may lack).
         name: Of the task.
         most: Rows of a subject that are kept; null: all.
         seed: Of that draw.
@@ -36,8 +42,8 @@ def rows_of(
     if LEFT_OUT not in every.columns:
         every = every.with_columns(pl.lit(None, pl.String).alias(LEFT_OUT))
     kept = every.filter(pl.col(LEFT_OUT).is_null())
-    more = [column for name, column in _MORE.items() if name in every.columns]
-    once = kept.group_by(_KEY).agg(pl.col("boolean_value").any(), *more).sort(_KEY)
+    answer = [column for name, column in _ONE.items() if name in every.columns]
+    once = kept.group_by(_KEY).agg(answer).sort(_KEY)
     few = once if most is None else draw(once, most, name=name, seed=seed)
     odd = every.filter(pl.col(LEFT_OUT).is_not_null())
     left = [odd.group_by("subject_id", LEFT_OUT).agg(n=pl.len())]
@@ -78,7 +84,7 @@ def cohort(
         counts = {
             SUBJECTS: mine.agg(count=pl.col("subject_id").n_unique()),
             ROWS: mine.agg(count=pl.len()),
-            POSITIVES: mine.agg(count=pl.col("boolean_value").sum()),
+            **({POSITIVES: mine.agg(count=pl.col(ANSWERS["yes"]).sum())} if ANSWERS["yes"] in made.columns else {}),
             **{
                 reason: odd.filter(pl.col(LEFT_OUT) == reason).group_by("split").agg(count=pl.col("n").sum())
                 for reason in frequent.sort("n", LEFT_OUT, descending=[True, False])[LEFT_OUT]
@@ -95,9 +101,12 @@ def cohort(
 
 
 def sizes(counted: pl.DataFrame) -> pl.DataFrame:
-    """task, split, rows, positives, of a cohort."""
-    wide = counted.filter(pl.col("what").is_in([ROWS, POSITIVES]))
-    return wide.pivot("what", index=["task", "split"], values="count", maintain_order=True)
+    """task, split, rows, positives (null where the answer is no yes or no), of a cohort."""
+    found = [
+        counted.filter(pl.col("what") == what).select("task", "split", pl.col("count").alias(what))
+        for what in (ROWS, POSITIVES)
+    ]
+    return found[0].join(found[1], on=["task", "split"], how="left", maintain_order="left")
 
 
 def reasons_of(counted: pl.DataFrame) -> pl.DataFrame:

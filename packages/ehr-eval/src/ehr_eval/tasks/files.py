@@ -111,6 +111,9 @@ class TaskFile:
     the moment at which the last of them comes for the first time. Labels alone."""
     stay_days: Days | None = None
     """Instead: yes is a stay of that length or longer. Labels alone."""
+    answer: Literal["yes", "code", "value"] = "yes"
+    """What labels hold: yes or no (`boolean_value`); or instead of an outcome, of the first event of `given`
+    the last part of its code (`categorical_value`), or its value (`float_value`). Labels alone."""
     absent: bool = False
     """Whether the answer is yes where none of them comes instead."""
     stop: tuple[EventPattern, ...] = ()
@@ -146,7 +149,10 @@ class TaskFile:
                 or it never ends.
         """
         outcomes = [self.outcome is not None, bool(self.together), self.stay_days is not None]
-        if sum(outcomes) != 1:
+        if self.answer != "yes":
+            if any(outcomes) or not self.given or self.grades or self.onset != "any":
+                raise ValueError(f"answer: {self.answer} is of `given`, and goes with no outcome")
+        elif sum(outcomes) != 1:
             raise ValueError("give one of outcome, together and stay_days")
         if self.start.until is None and (self.window == "next" or self.stay_days is not None):
             raise ValueError("start.until has to be set: it says where a stay ends")
@@ -177,6 +183,8 @@ class TaskFile:
                 return name
         if self.window == "moment":
             return "window: moment"
+        if self.answer != "yes":
+            return f"answer: {self.answer}"
         for name in ("outcome", "stop", "given"):
             for pattern in getattr(self, name) or ():
                 if settings := pattern.for_labels_alone():

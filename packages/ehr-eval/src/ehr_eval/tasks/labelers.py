@@ -13,6 +13,8 @@ from ehr_eval.tasks.course import Course
 ROW = ["subject_id", "prediction_time", "boolean_value"]
 DURATION = "duration_days"
 """Column of rows that hold a time to an event; `boolean_value` then says whether it came."""
+ANSWERS = {"yes": "boolean_value", "code": "categorical_value", "value": "float_value"}
+"""Kind of answer -> its column."""
 SEVERITY = "severity"
 """Column beside `boolean_value`: 0 where that is false, else from 1 on (int8)."""
 LEFT_OUT = "left_out"

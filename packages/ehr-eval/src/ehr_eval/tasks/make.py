@@ -26,16 +26,14 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Source, new_artifact, raw_source, refuse_existing, seal
 
-SCHEMA = pa.schema(
-    [
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("prediction_time", pa.timestamp("us"), nullable=False),
-        pa.field("boolean_value", pa.bool_(), nullable=False),
-    ]
-)
-_MORE = {
-    DURATION: pa.field(DURATION, pa.float64(), nullable=False),
-    SEVERITY: pa.field(SEVERITY, pa.int8(), nullable=False),
+_TYPES = {
+    "subject_id": pa.int64(),
+    "prediction_time": pa.timestamp("us"),
+    "boolean_value": pa.bool_(),
+    "categorical_value": pa.string(),
+    "float_value": pa.float32(),
+    DURATION: pa.float64(),
+    SEVERITY: pa.int8(),
 }
 
 
@@ -101,7 +99,7 @@ def make_labels(
         for name, table in tables.items():
             (partial / name).mkdir()
             rows[f"{name}/labels.parquet"] = table.height
-            schema = pa.schema([*SCHEMA, *(_MORE[c] for c in table.columns if c in _MORE)])
+            schema = pa.schema([pa.field(c, _TYPES[c], nullable=False) for c in table.columns])
             pq.write_table(table.to_arrow().cast(schema), partial / name / "labels.parquet")
         shown = counted.filter(pl.col("task").is_in(list(tables)))
         _write_tasks(partial / "tasks.json", shown, definitions)

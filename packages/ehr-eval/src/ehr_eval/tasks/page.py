@@ -74,6 +74,8 @@ def answered(task: TaskFile) -> str:
     """What answers yes, in a few words."""
     if task.stay_days is not None:
         return f"a stay of {task.stay_days:g} days or longer"
+    if task.answer != "yes":
+        return f"the {task.answer} of {task.given[0].said()}"
     first = (task.outcome or task.together[0])[0].said()
     short = first if len(first) <= 40 else f"{first[:39]}…"
     return f"none of {short}" if task.absent else short
@@ -100,6 +102,8 @@ def _whom(task: TaskFile) -> str:
 
 
 def _yes(task: TaskFile) -> str:
+    if task.answer != "yes":
+        return f"neither: the answer is the {task.answer} of the first of `given`"
     if task.stay_days is not None:
         return f"the stay lasts {task.stay_days:g} days or longer"
     what = "the last of all groups of `together`" if task.together else "any of `outcome`"

@@ -103,12 +103,7 @@ class Record:
         """subject_id, time of events that some patterns mean; of those of stays, only what begins or ends one."""
         if not patterns:
             return self.events.select("subject_id", "time").clear()
-        events = self._aged() if any(p.min_age is not None for p in patterns) else self.events
-        free = [pattern for pattern in patterns if pattern.during is None]
-        bound = [pattern for pattern in patterns if pattern.during is not None]
-        parts = [events.filter(pl.any_horizontal(*map(self.book.events, free)))] if free else []
-        parts += [self._during(events.filter(self.book.events(p)), p.during) for p in bound]
-        found = pl.concat(parts)
+        found = self.events_of(patterns)
         until = self.task.start.until
         if until is None:
             return found.select("subject_id", "time")
@@ -122,6 +117,15 @@ class Record:
                 _at(found.filter(ends), whole.select("subject_id", time="end").unique()),
             ]
         )
+
+    def events_of(self, patterns: Sequence[EventPattern]) -> pl.DataFrame:
+        """Events that any of some patterns means."""
+        events = self._aged() if any(p.min_age is not None for p in patterns) else self.events
+        free = [pattern for pattern in patterns if pattern.during is None]
+        bound = [pattern for pattern in patterns if pattern.during is not None]
+        parts = [events.filter(pl.any_horizontal(*map(self.book.events, free)))] if free else []
+        parts += [self._during(events.filter(self.book.events(p)), p.during) for p in bound]
+        return pl.concat(parts)
 
     def starts(self) -> pl.DataFrame:
         """subject_id, time at which what begins a stay is there, without stays: each moment once."""
