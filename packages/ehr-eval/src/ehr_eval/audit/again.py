@@ -6,7 +6,7 @@ on train stays as it was.
 
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -178,7 +178,7 @@ def _counts(inputs: Inputs, found: FeatureSet, made: pl.DataFrame, scratch: Path
     from ehr_eval.counts.write import count_features
 
     config = validated(CountsConfig, found.manifest.config)
-    if config is None:
+    if config is None or {f.name for f in fields(CountsConfig)} - found.manifest.config.keys():
         raise Skipped("made by another version of the counts")
     train = inputs.splits.filter(split=TRAIN)["subject_id"].implode()
     data, metadata = scratch / "meds" / "data", scratch / "meds" / "metadata"

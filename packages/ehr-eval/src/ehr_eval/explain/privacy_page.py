@@ -9,7 +9,7 @@ from ehr_tracking.report import html_page, table
 _ABOUT = {
     "membership": (
         "Can it be told who the model was trained on?",
-        "Scores of each subject from one pass: `loss`, the mean log-probability of its tokens, and `min_k`, that of the "
+        "Scores of each subject from one pass: loss, the mean log-probability of its tokens, and min_k, that of the "
         "least probable share of them (Min-K%, Shi et al., 2024). The value is the AUROC of train against held-out subjects: "
         ".5 tells nothing, 1 tells everybody. Much above .5 (the lower bound too), the model has learnt subjects by heart: "
         "train it for less long, on more subjects, or with more dropout, and keep it where the data are.",

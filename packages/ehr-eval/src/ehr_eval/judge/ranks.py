@@ -27,7 +27,7 @@ def auroc(x: npt.NDArray[Any], label: npt.NDArray[np.bool_]) -> Floats:
     return found
 
 
-def chance(area: Floats, yes: int, no: int) -> Floats:
+def chance(area: Floats, yes: float, no: float) -> Floats:
     """[d] normal bound of the two-sided probability of an AUROC this far from .5 by chance (Mann and Whitney, 1947).
 
     Examples:
@@ -36,6 +36,26 @@ def chance(area: Floats, yes: int, no: int) -> Floats:
     """
     from scipy.stats import norm
 
-    sd = np.sqrt((yes + no + 1) / (12 * yes * no))
+    sd = np.sqrt((yes + no + 1) / (12 * max(yes, 1) * max(no, 1)))
     found: Floats = 2 * norm.sf(np.abs(area - 0.5) / sd)
+    return found
+
+
+def lower_end(area: Floats, yes: float, no: float) -> Floats:
+    """[d] lower end of the one-sided 95% interval of each AUROC's distance from chance (Hanley and McNeil, 1982).
+
+    Args:
+        area: [d]; one below .5 counts as much as the one above that mirrors it.
+        yes: Independent rows of the class; may be a fraction.
+        no: The same of the other.
+
+    Examples:
+        >>> lower_end(np.array([1.0, 0.9, 0.1]), 20, 20).round(3).tolist()
+        [1.0, 0.819, 0.819]
+    """
+    a = np.maximum(area, 1 - area)
+    twice = (a / (2 - a) - a**2) * (max(yes, 1) - 1) + (2 * a**2 / (1 + a) - a**2) * (
+        max(no, 1) - 1
+    )
+    found: Floats = a - 1.645 * np.sqrt((a * (1 - a) + twice) / (max(yes, 1) * max(no, 1)))
     return found

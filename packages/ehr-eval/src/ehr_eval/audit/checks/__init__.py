@@ -71,7 +71,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
                 "outcome",
                 "Is the label's own code visible at the prediction time?",
                 outcome_is_visible,
-                "Ask strictly before the outcome, leave out who had it, or delay its codes (`delay`).",
+                "Ask strictly before the outcome, leave out who had it, or delay its codes (delay).",
             ),
             Check(
                 "prevalence",
@@ -83,7 +83,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
                 "alone",
                 "Does one code, value or feature tell the outcome alone?",
                 one_token_tells,
-                "Look at when that code is written: what follows the outcome has to go, or to be delayed (`delay`).",
+                "Look at when that code is written: what follows the outcome has to go, or to be delayed (delay).",
             ),
             Check(
                 "early",
@@ -143,7 +143,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
                 "lineage",
                 "Were the inputs made from each other, with the same delays?",
                 other_inputs,
-                "Make all of it from one data set, with one `delay`; ehr-track lineage shows what was made from what.",
+                "Make all of it from one data set, with one delay; ehr-track lineage shows what was made from what.",
             ),
         )
     }

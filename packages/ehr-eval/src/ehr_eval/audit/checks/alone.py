@@ -1,7 +1,7 @@
 """One code, value or feature that tells the outcome too well alone.
 
-Of each subject one row counts, so that rows are independent. What is suspicious in train has to be so in the other
-splits as well, and beyond what chance gives over all codes that are tried (Bonferroni).
+What is suspicious in train has to be so in the other splits as well, and beyond what chance gives over all codes that
+are tried (Bonferroni), where the rows of a subject count as one in all.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,15 @@ from ehr_eval.audit.inputs import LABEL, Inputs
 from ehr_eval.features.names import feature_names
 from ehr_eval.features.read import FeatureSet, align
 from ehr_eval.frames import KEY
-from ehr_eval.judge.ranks import auroc, chance
+from ehr_eval.judge.ranks import Floats, auroc, chance, lower_end
 from ehr_tracking.contracts import TRAIN
 
 _SURE, _SHARE, _ODDS = 0.95, 0.3, 20.0
 """A code that is there says yes for this share of rows or more, of which positives it has this share, at these odds."""
 _LEAST = 5
-"""Rows of each class below which nothing is judged."""
+"""Subjects of each class below which nothing is judged."""
+_ROWS = 10_000
+"""Rows of a task that are looked at, drawn by hash."""
 _BLOCK = 256
 """Features that are ranked at a time."""
 _NAMED = 3
@@ -36,10 +38,9 @@ def one_token_tells(inputs: Inputs) -> Iterator[Finding]:
     inputs.require("labels")
     if inputs.given.meds is None and not inputs.features:
         raise Skipped("needs --meds or --features beside --labels")
-    rows = {
-        task: _one_a_subject(frame, inputs.config.seed) for task, frame in inputs.labels.items()
-    }
-    rows = {task: frame for task, frame in rows.items() if _both_classes(frame.filter(split=TRAIN))}
+    drawn = pl.struct(KEY).hash(seed=inputs.config.seed)
+    some = {t: f.drop_nulls("split").sort(drawn).head(_ROWS) for t, f in inputs.labels.items()}
+    rows = {t: f for t, f in some.items() if _both_classes(f.filter(split=TRAIN))}
     if inputs.given.meds is not None:
         for task, (there, values) in _records(inputs, rows).items():
             yield from _told(task, "code", _suspicious_codes(there, rows[task], inputs))
@@ -65,38 +66,37 @@ def _told(where: str, what: str, suspicious: list[tuple[str, float]]) -> Iterato
         )
 
 
-def _one_a_subject(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """A positive row where there is one: they are few."""
-    order = [~pl.col(LABEL), pl.struct(KEY).hash(seed=seed)]
-    known = frame.drop_nulls("split").sort(order)
-    return known.unique("subject_id", keep="first", maintain_order=True)
-
-
 def _both_classes(frame: pl.DataFrame) -> bool:
-    yes = int(frame[LABEL].sum())
-    return min(yes, frame.height - yes) >= _LEAST
+    """Whether enough subjects have rows of either class."""
+    subjects = (frame.filter(pl.col(LABEL) == v)["subject_id"].n_unique() for v in (True, False))
+    return min(subjects) >= _LEAST
+
+
+def _share(frame: pl.DataFrame) -> float:
+    """What a row counts: all rows of a subject count as one in the mean."""
+    return frame["subject_id"].n_unique() / max(1, frame.height)
 
 
 def _records(
     inputs: Inputs, rows: dict[str, pl.DataFrame]
 ) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:
-    """Task -> subject_id, code of what is there by its row; and subject_id, code, value: the last one."""
+    """Task -> of its rows what is there: KEY, code; and the last values: KEY, code, value."""
     there: dict[str, list[pl.DataFrame]] = {task: [] for task in rows}
     values: dict[str, list[pl.DataFrame]] = {task: [] for task in rows}
+    at = pl.col("prediction_time")
     for events in inputs.events(inputs.delays):
         for task, frame in rows.items():
             past = events.join(frame.select(KEY), on="subject_id").filter(
-                pl.col("time").is_null() | (pl.col("time") <= pl.col("prediction_time"))
+                pl.col("time").is_null() | (pl.col("time") <= at)
             )
-            recent = past.filter(pl.col("time") > pl.col("prediction_time") - pl.duration(days=1))
+            recent = past.filter(pl.col("time") > at - pl.duration(days=1))
             there[task] += [
-                past.select("subject_id", "code").unique(),
-                recent.select("subject_id", code=pl.col("code") + " in the last day").unique(),
+                past.select(*KEY, "code").unique(),
+                recent.select(*KEY, code=pl.col("code") + " in the last day").unique(),
             ]
             valued = past.filter(pl.col("numeric_value").is_finite())
-            values[task].append(
-                valued.group_by("subject_id", "code").agg(value=pl.col("numeric_value").last())
-            )
+            last = valued.group_by(*KEY, "code").agg(value=pl.col("numeric_value").last())
+            values[task].append(last)
     return {task: (pl.concat(there[task]), pl.concat(values[task])) for task in rows}
 
 
@@ -104,77 +104,95 @@ def _suspicious_codes(
     there: pl.DataFrame, rows: pl.DataFrame, inputs: Inputs
 ) -> list[tuple[str, float]]:
     """Codes whose presence alone tells, with their AUROC in train."""
-    is_train = pl.col("split") == TRAIN
-    of = there.join(rows.select("subject_id", LABEL, "split"), on="subject_id")
+    is_train, label = pl.col("split") == TRAIN, pl.col(LABEL)
+    of = there.join(rows.select(*KEY, LABEL, "split"), on=KEY)
     counts = of.group_by("code").agg(
-        yes=(pl.col(LABEL) & is_train).sum(),
-        no=(~pl.col(LABEL) & is_train).sum(),
-        more_yes=(pl.col(LABEL) & ~is_train).sum(),
-        more_no=(~pl.col(LABEL) & ~is_train).sum(),
+        yes=(label & is_train).sum(),
+        no=(~label & is_train).sum(),
+        more_yes=(label & ~is_train).sum(),
+        more_no=(~label & ~is_train).sum(),
     )
     if not counts.height:
         return []
-    total = {
-        (split, label): rows.filter((is_train == split) & (pl.col(LABEL) == label)).height
-        for split in (True, False)
-        for label in (True, False)
-    }
+    train, more = rows.filter(is_train), rows.filter(~is_train)
     yes, no, more_yes, more_no = (
         counts[name].cast(pl.Float64).to_numpy() for name in ("yes", "no", "more_yes", "more_no")
     )
-    area, bad = _tells(yes, no, total[True, True], total[True, False], inputs.config.auroc)
-    _, again = _tells(
-        more_yes, more_no, total[False, True], total[False, False], inputs.config.auroc
-    )
-    n, positives = total[True, True] + total[True, False], total[True, True]
-    p = 2 * np.minimum(
+    share = _share(train)
+    area, tells = _tells(yes, no, train[LABEL], share, inputs.config.auroc)
+    _, again = _tells(more_yes, more_no, more[LABEL], None, inputs.config.auroc)
+    n, positives = int(share * train.height), int(share * int(train[LABEL].sum()))
+    yes, no = np.floor(share * yes), np.floor(share * no)
+    by_chance = 2 * np.minimum(
         hypergeom.sf(yes - 1, n, positives, yes + no), hypergeom.cdf(yes, n, positives, yes + no)
     )
-    kept = bad & again & (p < inputs.config.significance / len(p))
+    kept = tells & again & (by_chance < inputs.config.significance / len(yes))
     return _sorted([(counts["code"][int(i)], float(area[i])) for i in np.flatnonzero(kept)])
 
 
 def _tells(
-    yes: npt.NDArray[np.float64],
-    no: npt.NDArray[np.float64],
-    positives: int,
-    negatives: int,
-    least: float,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """AUROC of being there, and whether that is suspicious: by AUROC, or by how sure a yes is where it is there."""
+    yes: Floats, no: Floats, label: pl.Series, share: float | None, least: float
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """AUROC of being there, and whether it tells: by that, or by how sure a yes is where it is there.
+
+    Args:
+        yes: [C] positive rows with each code.
+        no: [C] negative ones.
+        label: Of all rows.
+        share: What a row counts for how sure the AUROC is; None takes it as it is.
+        least: AUROC.
+    """
+    positives = int(label.sum())
+    negatives = len(label) - positives
     if not positives or not negatives:
         return np.full(len(yes), 0.5), np.zeros(len(yes), bool)
     area = 0.5 + (yes / positives - no / negatives) / 2
     odds = (yes + 0.5) * (negatives - no + 0.5) / ((positives - yes + 0.5) * (no + 0.5))
-    sure = (yes >= _SURE * (yes + no)) & (yes >= _SHARE * positives) & (odds >= _ODDS)
-    return area, (area >= least) | (area <= 1 - least) | sure
+    right = (yes >= _SURE * (yes + no)) & (yes >= _SHARE * positives) & (odds >= _ODDS)
+    return area, right | (_end(area, positives, negatives, share) >= least)
+
+
+def _end(area: Floats, yes: int, no: int, share: float | None) -> Floats:
+    """How far AUROCs surely are from chance; as far as they are where no share is given."""
+    return np.maximum(area, 1 - area) if share is None else lower_end(area, share * yes, share * no)
 
 
 def _suspicious_values(
     values: pl.DataFrame, rows: pl.DataFrame, inputs: Inputs
 ) -> list[tuple[str, float]]:
     """Codes whose last value alone tells, among those that have one."""
-    of = values.join(rows.select("subject_id", LABEL, "split"), on="subject_id")
-    found = []
-    groups = list(of.group_by("code", maintain_order=True))
+    of, found = values.join(rows.select(*KEY, LABEL, "split"), on=KEY), []
+    groups = list(of.sort("code", *KEY).group_by("code", maintain_order=True))
     for (code,), part in groups:
         train, more = part.filter(split=TRAIN), part.filter(pl.col("split") != TRAIN)
-        if not (_both_classes(train) and more[LABEL].n_unique() > 1):
-            continue
-        area, p = _of(train)
-        again, _ = _of(more)
-        strong = max(area, 1 - area) >= inputs.config.auroc
-        same = (again if area > 0.5 else 1 - again) >= inputs.config.auroc
-        if strong and same and p < inputs.config.significance / len(groups):
-            found.append((str(code), area))
+        if _both_classes(train) and more[LABEL].n_unique() > 1:
+            x, y = _column(train)
+            area = _telling(x, y, _share(train), len(groups), inputs)
+            if area and _again(area[0], *_column(more), inputs):
+                found.append((str(code), area[0]))
     return _sorted(found)
 
 
-def _of(part: pl.DataFrame) -> tuple[float, float]:
-    label = part[LABEL].to_numpy().astype(bool)
-    area = auroc(part["value"].to_numpy()[:, None], label)
-    yes = int(label.sum())
-    return float(area[0]), float(chance(area, yes, len(label) - yes)[0])
+def _column(part: pl.DataFrame) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    value = part["value"].to_numpy().astype(np.float64)
+    return value[:, None], part[LABEL].to_numpy().astype(bool)
+
+
+def _telling(
+    x: Floats, y: npt.NDArray[np.bool_], share: float, tried: int, inputs: Inputs
+) -> dict[int, float]:
+    """Column -> AUROC of those that tell alone in train."""
+    area, yes = auroc(x, y), int(y.sum())
+    sure = _end(area, yes, len(y) - yes, share) >= inputs.config.auroc
+    by_chance = chance(area, share * yes, share * (len(y) - yes))
+    kept = np.flatnonzero(sure & (by_chance < inputs.config.significance / tried))
+    return {i: float(area[i]) for i in kept.tolist()}
+
+
+def _again(area: float, x: Floats, y: npt.NDArray[np.bool_], inputs: Inputs) -> bool:
+    """Whether one column tells as well in the other splits, in the same direction."""
+    found = float(auroc(x, y)[0])
+    return (found if area > 0.5 else 1 - found) >= inputs.config.auroc
 
 
 def _suspicious_features(
@@ -188,16 +206,10 @@ def _suspicious_features(
     names, width = feature_names(found), x.shape[1]
     kept: list[tuple[str, float]] = []
     for start in range(0, width, _BLOCK):
-        block = slice(start, min(start + _BLOCK, width))
-        area = auroc(_dense(x[:, block]), y)
-        p = chance(area, int(y.sum()), int((~y).sum()))
-        bad = (np.maximum(area, 1 - area) >= inputs.config.auroc) & (
-            p < inputs.config.significance / width
-        )
-        for i in np.flatnonzero(bad).tolist():
-            again = auroc(_dense(x_more[:, [start + i]]), y_more)[0]
-            if (again if area[i] > 0.5 else 1 - again) >= inputs.config.auroc:
-                kept.append((names[start + i], float(area[i])))
+        block = _dense(x[:, start : start + _BLOCK])
+        for i, area in _telling(block, y, _share(train), width, inputs).items():
+            if _again(area, _dense(x_more[:, [start + i]]), y_more, inputs):
+                kept.append((names[start + i], area))
     return _sorted(kept)
 
 
@@ -206,7 +218,7 @@ def _matrix(found: FeatureSet, rows: pl.DataFrame) -> tuple[Any, npt.NDArray[np.
     return found.mapped.take(at["row"].to_numpy()), at[LABEL].to_numpy().astype(bool)
 
 
-def _dense(x: Any) -> npt.NDArray[np.float64]:  # noqa: ANN401 -- dense or CSR
+def _dense(x: Any) -> Floats:  # noqa: ANN401 -- dense or CSR
     return np.asarray(x.toarray() if sparse.issparse(x) else x, np.float64)
 
 

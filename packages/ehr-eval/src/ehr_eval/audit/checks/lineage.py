@@ -26,7 +26,7 @@ def other_inputs(inputs: Inputs) -> Iterator[Finding]:
             if parent.fingerprint != given[role].fingerprint:
                 yield Finding(
                     _told(name),
-                    f"was made from another {role.partition('.')[0]} than the one given",
+                    f"was made from other {role.partition('.')[0]} than those given",
                     1,
                 )
     if len(inputs.features) > 1:
