@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.features.extract import Reader, extract_features
+from ehr_eval.features.extract import extract_features
 from ehr_eval.features.read import read_features
+from ehr_eval.features.reader import Reader
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.adapters.inject import adapt, trained
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
@@ -78,7 +79,7 @@ def run(wire, kind, tmp_path, *, tokens=None, labels=None, name="features", **co
         tmp_path / name,
         FeaturesConfig(**{"precision": "fp32", **config}),
     )
-    return read_features(out)
+    return read_features(out.path)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -300,9 +301,11 @@ def test_context_is_that_of_the_training_unless_said_otherwise(toys, wire, tmp_p
         tmp_path / "short", "gpt2", wire / "tokens", toys.vocab, context=16
     )
     args = (checkpoint, wire / "tokens", wire / "labels", tmp_path / "features")
-    assert load_manifest(extract_features(*args)).config["context"] == 16
+    assert load_manifest(extract_features(*args).path).config["context"] == 16
     config = FeaturesConfig(context=32)
-    assert load_manifest(extract_features(*args, config, overwrite=True)).config["context"] == 32
+    assert (
+        load_manifest(extract_features(*args, config, overwrite=True).path).config["context"] == 32
+    )
 
 
 def test_the_store_of_the_tokens_is_made_once_and_used_again(wire, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ehr_eval.answers import ANSWERS, Outputs, write_parts
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.features.extract import Reader, read_rows, subjects_of
+from ehr_eval.features.reader import Reader, read_rows, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.store import open_split

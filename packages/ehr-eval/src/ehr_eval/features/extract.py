@@ -1,43 +1,67 @@
-"""One vector for each (subject, prediction time), read from a pretrained model.
+"""Features of labelled rows, from tokens or from narratives: read in pieces, each kept when it is done.
 
-n prediction times, T tokens in a batch, R rows read off it, D width.
+n rows (one a subject and prediction time), d features.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.features.passes import Passes, batches, plan
-from ehr_eval.features.pool import Pooling, pool_rows
-from ehr_eval.frames import PRODUCER, labelled_rows, tell_tasks
-from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
-from ehr_models.data.batch import Batch, pack
-from ehr_models.data.cutoff import visible_tokens
-from ehr_models.data.store import open_split
-from ehr_models.data.tokens import Tokens, open_tokens
-from ehr_models.heads.pooled import class_logits
-from ehr_models.heads.token import hidden_states
-from ehr_models.precision import autocast, resolve_precision
+from ehr_eval.features.material import Material, Setting, opened
+from ehr_eval.features.shelf import Shelf
+from ehr_eval.frames import KEY, PRODUCER, in_order_of, labelled_rows, tell_tasks
+from ehr_eval.workers import each_once, run_key
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.arrow.label_files import label_source
-from ehr_tracking.config import ConfigError, to_dict
-from ehr_tracking.contracts import FEATURES
-from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import new_artifact, refuse_existing, seal, source
+from ehr_tracking.checkpoints import resolve
+from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import FEATURES, ContractError
+from ehr_tracking.files import PathLike, write_whole
+from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
+
+PIECE = 1000
+"""Rows, or somewhat more, that are read and kept together: those of whole subjects."""
+_WORK = ".work"
+"""In the unfinished artifact: pieces that are done."""
 
 
-def extract_features(
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What was written."""
+
+    path: Path
+    rows: int
+    read: int
+    """Rows that were read just now; the others were there: in the store, or left by a run that was killed."""
+    blind: int
+    """Rows of which nothing is known: all zeros."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Rows that are read together."""
+
+    first: int
+    rows: pl.DataFrame = field(repr=False)
+
+    def __str__(self) -> str:
+        """By number, for messages."""
+        return f"rows {self.first} to {self.first + self.rows.height - 1}"
+
+
+def extract_features(  # noqa: PLR0913 -- inputs and outputs, each by name
     checkpoint: PathLike,
     tokens: PathLike,
     labels: PathLike,
@@ -45,255 +69,218 @@ def extract_features(
     config: FeaturesConfig | None = None,
     *,
     device: str = "cpu",
+    store: PathLike | None = None,
+    workers: int = 1,
     overwrite: bool = False,
-) -> Path:
+) -> Extracted:
     """Write `features/1` for the union of all tasks' (subject, prediction time).
 
     A model sees the tokens known at the prediction time, that time included, and of those the
     newest that fit its context. A row at which nothing is known yet is all zeros; the manifest's
     config counts them as `rows_without_tokens`. Two runs on one machine give the same bits, on however
-    many cores.
+    many cores and workers. A run that is killed goes on with the pieces that are left.
 
     Args:
         checkpoint: A run or checkpoint directory.
         tokens: `tokens/1` with the checkpoint's vocabulary.
         labels: Anyone's MEDS labels; the rows are the union over their tasks.
         out: Where the features shall be.
-        config: Pooling, context, batches.
-        device: As torch names it.
+        config: Pooling, layers, context, batches.
+        device: As torch names it; `cuda` with several workers: a GPU each.
+        store: A folder that keeps what is read, by model, tokens, settings and row; rows that are there
+            already are not read. Rows are then read as `exact` says.
+        workers: Processes.
         overwrite: Replace features that are there.
 
-    Returns:
-        `out`.
-
     Raises:
-        ContractError: If an input is not what it should be, or the vocabularies differ.
-        ConfigError: If the context is longer than the model can take.
+        ContractError: If an input is not what it should be, the vocabularies differ, or the model gives what is
+            no number.
+        ConfigError: If the context is longer than the model can take, or it has no such layer.
         UserError: If `out` exists.
+        UnfinishedError: If a worker fails; pieces that are done are kept.
     """
     checkpoint, tokens, labels, out = Path(checkpoint), Path(tokens), Path(labels), Path(out)
-    config = config or FeaturesConfig()
+    config = _for(store, config)
     read = [checkpoint, tokens, labels]
     refuse_existing(out, FEATURES, overwrite=overwrite, inputs=read)
-    token_set = open_tokens(tokens)
-    loaded = load_checkpoint(checkpoint)
-    require_same_vocabulary(loaded, token_set)
-    reader = Reader(loaded, config, device=device)
-    splits = {split: open_split(token_set, split) for split in token_set.splits}
+    setting = Setting(resolve(checkpoint), tokens, text=False, config=config, device=device)
+    opened.cache_clear()  # what lies there may be new
+    material = opened(setting)
     tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
-    rows = labelled_rows(tables, subjects_of(splits), where=tokens)
+    rows = labelled_rows(tables, material.rows(), where=tokens)
     tell_tasks(labels, config.labels)
-    width = loaded.model.config.hidden_size
-    features, visible = read_rows(splits, rows, reader.read, width)
-    blind = int((visible == 0).sum())
-    resolved = {**to_dict(config), "pooling": reader.pooling, "context": reader.context}
-    resolved["precision"] = reader.precision
-    resolved["delay"] = token_set.manifest.config.get("delay") or {}
-    with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read) as partial:
-        index = rows.select("subject_id", "prediction_time", "split").to_arrow()
-        written = write_features(partial, features, index)
+    inputs = {**material.inputs, "labels": label_source(labels)}
+    return _extract(setting, rows, out, inputs, read, store, workers=workers, overwrite=overwrite)
+
+
+def extract_text_features(  # noqa: PLR0913 -- inputs and outputs, each by name
+    checkpoint: PathLike,
+    narratives: PathLike,
+    out: PathLike,
+    config: FeaturesConfig | None = None,
+    *,
+    labels: PathLike | None = None,
+    device: str = "cpu",
+    store: PathLike | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+) -> Extracted:
+    """Write `features/1` of narratives, as a language model of transformers reads them.
+
+    The newest tokens that fit its context are read: a text that is too long loses its beginning. An empty text is
+    a row of zeros, counted as `rows_without_tokens`.
+
+    Args:
+        checkpoint: A directory with a model (safetensors) and its tokenizer, as `save_pretrained` writes both.
+        narratives: `narratives/1`, as `ehr-tokenize narrate` writes them.
+        out: Where the features shall be.
+        config: Pooling, layers, context, batches.
+        labels: Take their rows only; each has to be told. None: all that is told.
+        device: As of `extract_features`, as are `store`, `workers` and `overwrite`.
+        store: A folder that keeps what is read.
+        workers: Processes.
+        overwrite: Replace features that are there.
+
+    Raises:
+        ContractError: If an input is not what it should be, a label has no narrative, or the model gives what is
+            no number.
+        ConfigError: If the context is longer than the model can take, or it has no such layer.
+        UserError: If `out` exists.
+        UnfinishedError: If a worker fails; pieces that are done are kept.
+    """
+    checkpoint, narratives, out = Path(checkpoint), Path(narratives), Path(out)
+    config = _for(store, config)
+    read = [checkpoint, narratives, *([Path(labels)] if labels else [])]
+    refuse_existing(out, FEATURES, overwrite=overwrite, inputs=read)
+    setting = Setting(checkpoint, narratives, text=True, config=config, device=device)
+    opened.cache_clear()  # what lies there may be new
+    material = opened(setting)
+    rows, inputs = material.rows(), dict(material.inputs)
+    if labels is not None:
+        tables = label_reader.read_labels(labels, reader=PRODUCER, columns=config.labels)
+        asked = pl.concat(pl.DataFrame(pl.from_arrow(t.select(KEY))) for t in tables.values())
+        mend = "narrate these labels (ehr-tokenize narrate --labels)"
+        asked = asked.unique().sort(KEY)
+        rows = in_order_of(asked, rows, where=narratives, what="labels", mend=mend)
+        inputs["labels"] = label_source(Path(labels))
+    return _extract(setting, rows, out, inputs, read, store, workers=workers, overwrite=overwrite)
+
+
+def _for(store: PathLike | None, config: FeaturesConfig | None) -> FeaturesConfig:
+    config = config or FeaturesConfig()
+    return replace(config, exact=True) if store else config
+
+
+def _extract(
+    setting: Setting,
+    rows: pl.DataFrame,
+    out: Path,
+    inputs: dict[str, Source],
+    read: Sequence[Path],
+    store: PathLike | None,
+    *,
+    workers: int,
+    overwrite: bool,
+) -> Extracted:
+    """The part that tokens and narratives have in common."""
+    material = opened(setting)
+    resolved = {**to_dict(setting.config), **material.about}
+    key = run_key({**resolved, "device": torch.device(setting.device).type}, inputs)
+    with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read, key=key) as unfinished:
+        for left in unfinished.iterdir():  # by a run that was killed while it wrote
+            if left.name != _WORK:
+                left.unlink()
+        work = _shelf_of(Path(store), setting, material, resolved) if store else unfinished / _WORK
+        shelf = Shelf(work)
+        missing = shelf.missing(rows)
+        _read_pieces(setting, shelf, rows, missing, workers=workers)
+        index = rows.select(*KEY, "split").to_arrow()
+        written = write_features(unfinished, shelf.take(rows, material.width), index)
+        shutil.rmtree(unfinished / _WORK, ignore_errors=True)
+        blind = material.blind(rows)
         seal(
-            partial,
+            unfinished,
             FEATURES,
             producer=PRODUCER,
             config={**resolved, "rows_without_tokens": blind},
             seed=None,
-            inputs={
-                "checkpoint": loaded.source,
-                "tokens": source(tokens),
-                "labels": label_source(labels),
-            },
+            inputs=inputs,
             rows=written,
         )
-    return out
+    return Extracted(out, rows.height, int(missing.sum()), blind)
 
 
-class Reader:
-    """A model in evaluation mode, and how it is read."""
-
-    def __init__(
-        self, checkpoint: LoadedCheckpoint, config: FeaturesConfig, *, device: str = "cpu"
-    ) -> None:
-        """Put the model on its device.
-
-        Args:
-            checkpoint: Its model, and the context of its training: positions beyond were never
-                seen.
-            config: How to read it.
-            device: As torch names it.
-
-        Raises:
-            ConfigError: If the context is longer than the model can take, or the device is absent.
-        """
-        model = checkpoint.model
-        causal = checkpoint.kind.sees == "past"
-        self.context = context_of(checkpoint, config.context)
-        try:
-            self.device = torch.device(device)
-            self.model = model.train(False).to(self.device)
-        except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
-            raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
-        self.config = config
-        self.precision = resolve_precision(config.precision, self.device)
-        self.shared = causal and config.one_pass
-        self.pooling: Pooling = (
-            config.pooling if config.pooling != "auto" else "last" if causal else "mean"
-        )
-
-    def read(
-        self, tokens: Tokens, subject: npt.NDArray[np.int64], visible: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """Features of n rows of one split.
-
-        On a CPU each core reads batches of its own: one batch on several cores would have them wait
-        for each other in every operation.
-
-        Args:
-            tokens: The split.
-            subject: [n] rows of `tokens`, equal ones side by side.
-            visible: [n] visible tokens.
-
-        Returns:
-            [n, D]; zeros where nothing is visible.
-        """
-        passes = plan(tokens, subject, visible, context=self.context, shared=self.shared)
-
-        def features(states: Tensor, batch: Passes, packed: Batch) -> Tensor:
-            return pool_rows(states, packed.input_ids, batch, self.pooling)
-
-        width = self.model.config.hidden_size
-        return self.run(tokens, passes, features, (len(subject), width))
-
-    def answer(
-        self,
-        tokens: Tokens,
-        subject: npt.NDArray[np.int64],
-        visible: npt.NDArray[np.int64],
-        measurements: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """What the model's own pooled head says of n rows of one split, each read by itself.
-
-        Args:
-            tokens: The split.
-            subject: [n] rows of `tokens`, equal ones side by side.
-            visible: [n] visible tokens.
-            measurements: [n, M] as the head reads them.
-
-        Returns:
-            [n, C] outputs of the head; zeros where nothing is visible.
-
-        Raises:
-            UserError: If the head reads measurements, but there are none.
-        """
-        apart = (
-            measurements is not None
-        )  # rows that see the same may have been measured differently
-        passes = plan(tokens, subject, visible, context=self.context, shared=False, apart=apart)
-
-        def outputs(states: Tensor, batch: Passes, packed: Batch) -> Tensor:
-            if measurements is not None:
-                beside = torch.from_numpy(measurements[batch.rows]).to(states.device)
-                packed = replace(packed, subject={"measurements": beside})
-            of_window = class_logits(self.model, states, packed)
-            return of_window[torch.from_numpy(batch.window).to(of_window.device)]
-
-        return self.run(tokens, passes, outputs, (len(subject), self.model.config.num_labels))
-
-    def run(
-        self,
-        tokens: Tokens,
-        passes: Passes,
-        head: Callable[[Tensor, Passes, Batch], Tensor],
-        shape: tuple[int, int],
-    ) -> npt.NDArray[np.float32]:
-        """[n, C] what a head gives for the rows of each batch [R, C], from its states [T, D]."""
-        found = np.zeros(shape, np.float32)
-
-        @torch.inference_mode()
-        def take(batch: Passes) -> int:
-            packed = pack(tokens, batch.windows).to(self.device)
-            with autocast(self.precision, self.device):
-                told = head(hidden_states(self.model, packed), batch, packed)
-            found[batch.rows] = told.float().cpu().numpy()
-            return len(batch.rows)
-
-        with (
-            tqdm(total=len(found), unit="row", desc="reading", disable=None) as bar,
-            _readers(self.device) as readers,
-        ):
-            for done in readers.map(take, batches(passes, self.config.batch_tokens)):
-                bar.update(done)
-        return found
+def _shelf_of(store: Path, setting: Setting, material: Material, resolved: dict[str, Any]) -> Path:
+    """The folder of a store for one model, what it reads, and settings that change what comes of it."""
+    apart = ("labels", "one_pass", "batch_tokens")
+    about = {
+        "producer": PRODUCER,
+        "torch": str(torch.__version__),
+        "device": torch.device(setting.device).type,
+        "inputs": {role: each.fingerprint for role, each in sorted(material.inputs.items())},
+        "config": {name: value for name, value in resolved.items() if name not in apart}
+        | {"one_pass": setting.config.one_pass},
+    }
+    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
+    folder = store / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "about.json").is_file():
+        write_whole(folder / "about.json", text)
+    return folder
 
 
-@contextmanager
-def _readers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each computing on that core alone; one for any other device."""
-    cores = torch.get_num_threads()
-    threads = cores if device.type == "cpu" else 1
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
+def _read_pieces(
+    setting: Setting,
+    shelf: Shelf,
+    rows: pl.DataFrame,
+    missing: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    *,
+    workers: int,
+) -> None:
+    """Read what is missing. A piece that lacks rows is read whole, unless bits do not depend on that."""
+    pieces = []
+    for start, stop in _cuts(rows):
+        lacks = missing[start:stop]
+        if lacks.any():
+            some = rows[start:stop]
+            pieces.append(Piece(start, some.filter(lacks) if setting.config.exact else some))
+    with tqdm(
+        total=rows.height, initial=rows.height - int(missing.sum()), unit="row", desc="reading", disable=None
+    ) as bar:  # fmt: skip
+        for piece in _each(pieces, partial(_read, setting=setting, shelf=shelf), workers):
+            bar.update(piece.rows.height)
 
 
-def context_of(checkpoint: LoadedCheckpoint, asked: int | None) -> int:
-    """Most tokens that a model is shown: as asked, else as in its training, which saw no positions beyond.
+def _each(pieces: Sequence[Piece], do: Any, workers: int) -> Iterator[Piece]:  # noqa: ANN401 -- a function of one
+    """In this process on all its cores, or on one core of each of several."""
+    if workers > 1:
+        yield from each_once(pieces, do, workers=workers, caller="extract_features", named="pieces")
+        return
+    for piece in pieces:
+        do(piece)
+        yield piece
+
+
+def _cuts(rows: pl.DataFrame) -> list[tuple[int, int]]:
+    """Where pieces begin and end: by numbers of rows alone, between subjects."""
+    subject = rows["subject_id"].to_numpy()
+    begins = np.flatnonzero(np.append(True, subject[1:] != subject[:-1]))
+    chosen = begins[np.append(True, np.diff(begins // PIECE) > 0)] if len(subject) else begins
+    return list(zip(chosen.tolist(), [*chosen[1:].tolist(), len(subject)], strict=True))
+
+
+def _read(piece: Piece, setting: Setting, shelf: Shelf) -> None:
+    """Read a piece and keep it.
 
     Raises:
-        ConfigError: If it is more than the model can take.
+        ContractError: If the model gives what is no number.
     """
-    limit = int(checkpoint.model.config.max_position_embeddings)
-    if asked is not None and asked > limit:
-        raise ConfigError(f"context = {asked}: the model takes at most {limit} tokens")
-    data = checkpoint.manifest.config.get("data")
-    trained = data.get("context") if isinstance(data, dict) else None
-    return asked or min(limit, trained if isinstance(trained, int) and trained else limit)
-
-
-def subjects_of(splits: Mapping[str, Tokens]) -> pl.DataFrame:
-    """subject_id, split, subject_row of every subject."""
-    return pl.concat(
-        [
-            pl.DataFrame(
-                {
-                    "subject_id": tokens.subject_id,
-                    "split": [split] * len(tokens),
-                    "subject_row": np.arange(len(tokens)),
-                }
-            )
-            for split, tokens in splits.items()
-        ]
-    )
-
-
-def read_rows(
-    splits: Mapping[str, Tokens],
-    rows: pl.DataFrame,
-    read: Callable[..., npt.NDArray[np.float32]],
-    width: int,
-    measurements: npt.NDArray[np.float32] | None = None,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """What is read of rows in several splits.
-
-    Args:
-        splits: Name -> tokens.
-        rows: [n] prediction_time, split, subject_row; those of a subject side by side.
-        read: `Reader.read` or `Reader.answer`.
-        width: C, of what it gives.
-        measurements: [n, M] that `Reader.answer` takes with them.
-
-    Returns:
-        [n, C], and [n] how many tokens each row sees.
-    """
-    found = np.zeros((rows.height, width), np.float32)
-    visible = np.zeros(rows.height, np.int64)
-    for split, tokens in splits.items():
-        chosen = np.flatnonzero((rows["split"] == split).to_numpy())
-        subject = rows["subject_row"].to_numpy()[chosen]
-        time = rows["prediction_time"].dt.epoch("us").to_numpy()[chosen]
-        visible[chosen] = visible_tokens(tokens, subject, time)
-        beside = () if measurements is None else (measurements[chosen],)
-        found[chosen] = read(tokens, subject, visible[chosen], *beside)
-    return found, visible
+    found = opened(setting).read(piece.rows)
+    broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(broken):
+        subject, time = piece.rows.select(KEY).row(int(broken[0]))
+        raise ContractError(
+            f"{setting.checkpoint} gives NaN or infinite values, first of subject {subject} at {time}; did "
+            "the model diverge? Take another checkpoint"
+        )
+    shelf.add(piece.rows, found)

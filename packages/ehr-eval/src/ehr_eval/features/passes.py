@@ -28,6 +28,8 @@ class Passes:
     """[R] that window, never decreasing."""
     ends: npt.NDArray[np.int64]
     """[R] how many tokens of it the row sees."""
+    fill: npt.NDArray[np.int64] | None = None
+    """[S] how long each pass is made with padding at its end, alone in its batch; None: not at all."""
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -42,6 +44,7 @@ def plan(
     context: int,
     shared: bool,
     apart: bool = False,
+    exact: bool = False,
 ) -> Passes:
     """Lay out the passes over one split, shortest first.
 
@@ -54,11 +57,14 @@ def plan(
             causal models only: there a state depends on no later token); else cut where each row's
             visible record ends.
         apart: Each row has a pass of its own, also of those that see the same tokens.
+        exact: Passes whose results are a function of what each row sees, to the bit: alone in their batches, and
+            shared by the rows of a subject that fit the same of a few lengths, to which they are filled up.
     """
     rows = np.flatnonzero(visible > 0)
     together = (visible[rows] <= context) & shared
     # a pass: the shared one of a subject, or that of the rows which see equally much
-    key = np.where(together, -1, visible[rows])
+    length = np.minimum(_like(visible[rows]), context) if exact else np.ones_like(rows)
+    key = np.where(together, -length, visible[rows])
     order = np.lexsort((rows, key, subject[rows]))
     rows, key = rows[order], key[order]
     new = np.ones(len(rows), bool)
@@ -70,7 +76,22 @@ def plan(
     window = np.argsort(by_length)[np.cumsum(new) - 1]
     back = np.argsort(window, kind="stable")
     ends = np.minimum(visible[rows], context)
-    return Passes(windows.take(by_length), rows[back], window[back], ends[back])
+    fill = None
+    if exact:
+        own = np.maximum(-key[begin], windows.length)
+        fill = own[by_length]
+    return Passes(windows.take(by_length), rows[back], window[back], ends[back], fill)
+
+
+def _like(length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The next power of two, 32 at least.
+
+    Examples:
+        >>> _like(np.array([1, 32, 33, 64, 1000])).tolist()
+        [32, 32, 64, 64, 1024]
+    """
+    power = np.frexp(np.maximum(length - 1, 0))[1].astype(np.int64)
+    return np.maximum(np.left_shift(1, power), 32).astype(np.int64)
 
 
 def batches(passes: Passes, budget: int) -> Iterator[Passes]:
@@ -83,11 +104,14 @@ def batches(passes: Passes, budget: int) -> Iterator[Passes]:
         >>> [(b.windows.length.tolist(), b.rows.tolist()) for b in batches(passes, 6)]
         [([2, 3], [7, 8, 4]), ([4], [1]), ([9], [2])]
     """
-    for start, stop in pairwise(fill(passes.windows.length, budget)):
+    for start, stop in pairwise(
+        fill(passes.windows.length, 0 if passes.fill is not None else budget)
+    ):
         mine = slice(*np.searchsorted(passes.window, [start, stop]))
         yield Passes(
             passes.windows.take(slice(start, stop)),
             passes.rows[mine],
             passes.window[mine] - start,
             passes.ends[mine],
+            None if passes.fill is None else passes.fill[start:stop],
         )

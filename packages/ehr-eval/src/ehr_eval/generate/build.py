@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ehr_eval.features.extract import context_of
+from ehr_eval.features.reader import context_of
 from ehr_eval.generate.clock import Clock, HeadClock, TokenClock, time_tokens
 from ehr_eval.generate.config import GenerateConfig, microseconds
 from ehr_eval.generate.engine import Drawing, Engine

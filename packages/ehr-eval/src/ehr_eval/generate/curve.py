@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from ehr_eval.features.extract import subjects_of
+from ehr_eval.features.reader import subjects_of
 from ehr_eval.frames import PRODUCER
 from ehr_eval.generate.asking import ask, questions
 from ehr_eval.generate.config import microseconds

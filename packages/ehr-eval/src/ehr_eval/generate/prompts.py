@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from ehr_eval.features.extract import subjects_of
+from ehr_eval.features.reader import subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
 from ehr_models.data.batch import Batch, pack
 from ehr_models.data.cutoff import visible_tokens

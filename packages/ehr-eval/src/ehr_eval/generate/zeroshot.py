@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from ehr_eval.features.extract import subjects_of
+from ehr_eval.features.reader import subjects_of
 from ehr_eval.frames import KEY, PRODUCER, in_order_of, labelled_rows
 from ehr_eval.generate.asking import Question, ask, questions
 from ehr_eval.generate.estimators import ESTIMATORS

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ehr_eval.features.extract import context_of
+from ehr_eval.features.reader import context_of
 from ehr_eval.frames import PRODUCER
 from ehr_eval.perplexity.config import PerplexityConfig
 from ehr_eval.perplexity.measure import Curve, Losses, by_position, losses

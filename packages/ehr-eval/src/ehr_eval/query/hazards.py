@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ehr_eval.features.extract import Reader
 from ehr_eval.features.passes import Passes, plan
+from ehr_eval.features.reader import Reader
 from ehr_eval.query.answer import Integers, Questions, since_last
 from ehr_eval.query.ask import Query
 from ehr_models.data.batch import Batch

@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from ehr_eval.answers import Answer, Outputs, write_parts, yes_or_no
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.features.extract import Reader, subjects_of
+from ehr_eval.features.reader import Reader, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
 from ehr_eval.query.answer import Integers, Questions, read_answers
 from ehr_eval.query.ask import Query, token_sets

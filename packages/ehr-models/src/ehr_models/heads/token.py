@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from ehr_models.data.batch import Batch
+from ehr_models.heads.layers import Layers
 from ehr_models.kinds import KINDS
 from ehr_models.kinds.record import Kind
 from ehr_models.layers.attention import no_mask
@@ -23,41 +24,48 @@ class Answer(NamedTuple):
     """What a model makes of a batch."""
 
     states: Tensor
-    """[T, D]"""
+    """[T, D], or [T, K * D] of K layers."""
     auxiliary: dict[str, Tensor]
     """Losses of the model's own, means over tokens, by name; of most kinds none."""
     expert_shares: Tensor | None
     """[layers, E] of the tokens, where there are experts."""
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Last hidden states [T, D]; each span sees itself alone.
+def hidden_states(model: PreTrainedModel, batch: Batch, layers: Layers | None = None) -> Tensor:
+    """Last hidden states [T, D], or [T, K * D] those of K layers; each span sees itself alone.
 
     Args:
         model: From `registry.build`, `load_checkpoint` or `build_classifier`.
         batch: On the model's device.
+        layers: Of the model, where others than the last are asked for.
     """
-    return answer(model, batch).states
+    return answer(model, batch, layers).states
 
 
-def answer(model: PreTrainedModel, batch: Batch) -> Answer:
-    """Last hidden states, and what the model has to say beside; each span sees itself alone.
+def answer(model: PreTrainedModel, batch: Batch, layers: Layers | None = None) -> Answer:
+    """Hidden states, and what the model has to say beside; each span sees itself alone.
 
     Args:
         model: From `registry.build`, `load_checkpoint` or `build_classifier`.
         batch: On the model's device.
+        layers: Of the model, where others than the last are asked for.
     """
     kind = KINDS[model.config.model_type]
     inputs = {name: getattr(batch, field) for name, field in kind.inputs.items()}
     options: dict[str, Any] = {"use_cache": False} if kind.incremental else {}
     if kind.isolates == "padded":
-        return _padded(model, kind, inputs, options, batch)
+        return _padded(model, kind, inputs, options, batch, layers)
     if kind.isolates == "spans":
         options["attention_mask"] = no_mask(batch.input_ids.device)
         options["cu_seq_lens_q"] = batch.cu_seqlens
         options["max_length_q"] = batch.max_length
     out = model.base_model(**{name: value[None] for name, value in inputs.items()}, **options)
-    return _answer(kind, out, out.last_hidden_state[0])
+    return _answer(kind, out, _states(out, layers)[0])
+
+
+def _states(out: Any, layers: Layers | None) -> Tensor:  # noqa: ANN401 -- any backbone's
+    last: Tensor = out.last_hidden_state
+    return last if layers is None else layers.of(last)
 
 
 def _answer(kind: Kind, out: Any, states: Tensor) -> Answer:  # noqa: ANN401 -- any backbone's
@@ -72,6 +80,7 @@ def _padded(
     inputs: dict[str, Tensor],
     options: dict[str, Any],
     batch: Batch,
+    layers: Layers | None,
 ) -> Answer:
     """By way of [S, L], padded on the right.
 
@@ -91,7 +100,7 @@ def _padded(
         rows = {n: pad_sequence([v[i] for i in spans], batch_first=True) for n, v in split.items()}
         real = pad_sequence([ones[i] for i in spans], batch_first=True)
         out = model.base_model(**rows, attention_mask=real, **options)
-        states.append(out.last_hidden_state[real.bool()])
+        states.append(_states(out, layers)[real.bool()])
         order += [places[i] for i in spans]
     return _answer(kind, out, torch.cat(states)[torch.cat(order).argsort()])
 
