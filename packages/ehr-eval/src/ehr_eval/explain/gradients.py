@@ -14,7 +14,7 @@ from ehr_eval.explain.asked import linear_head, next_code, output_of_head
 from ehr_eval.explain.config import GradientsConfig
 from ehr_eval.explain.integrate import Attributed, Target, integrated_gradients
 from ehr_eval.explain.timeline import write_timeline
-from ehr_eval.features.extract import context_of
+from ehr_eval.features.reader import context_of
 from ehr_eval.frames import PRODUCER
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.batch import pack

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from ehr_eval.explain.config import PrivacyConfig
-from ehr_eval.features.extract import context_of
+from ehr_eval.features.reader import context_of
 from ehr_eval.judge.ranks import auroc
 from ehr_models.checkpoint import LoadedCheckpoint
 from ehr_models.data.batch import Batch, pack
