@@ -13,14 +13,13 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
 from ehr_eval.judge.bootstrap import ranked_blocks
+from ehr_eval.judge.metrics.bins import BINS
 from ehr_eval.judge.metrics.ranked import Floats, Ranked
 
 RATES = np.linspace(0, 1, 101)
 """False positive rates and recalls at which ROC and PR are told."""
 RISKS = np.linspace(0.01, 0.99, 99)
 """Thresholds of decision curves."""
-BINS = 10
-"""Of binned calibration, of about equally many rows."""
 _BANDS = 200
 """Most draws that isotonic regression is fitted in; a percentile of more costs a fit each."""
 

@@ -95,14 +95,15 @@ def read_groups(files: Sequence[Path], rows: pl.DataFrame, config: GroupsConfig)
     out = rows.select(KEY)
     for name, parts in found.items():
         events = pl.concat(parts)
-        if not events.height and not _passed_over(name, patterns[name], config):
-            continue
-        out = out.with_columns(_column(name, events, rows, config).alias(name))
+        if events.height:
+            out = out.with_columns(_column(name, events, rows, config).alias(name))
+        else:
+            _tell_absent(name, patterns[name], config)
     return out
 
 
-def _passed_over(name: str, pattern: str, config: GroupsConfig) -> bool:
-    """False, and said, where nothing of a usual attribute is there.
+def _tell_absent(name: str, pattern: str, config: GroupsConfig) -> None:
+    """Say that nothing of a usual attribute is there.
 
     Raises:
         ConfigError: Where it was asked for.
@@ -116,7 +117,6 @@ def _passed_over(name: str, pattern: str, config: GroupsConfig) -> bool:
         raise ConfigError(
             f"groups.{kind}.{name}: no code of the labelled subjects matches {pattern!r}"
         )
-    return False
 
 
 def _column(name: str, events: pl.DataFrame, rows: pl.DataFrame, config: GroupsConfig) -> pl.Series:
@@ -191,5 +191,5 @@ def levels(groups: pl.DataFrame, subject_id: npt.NDArray[np.int64], least: int) 
 
 def _by_age(level: str) -> tuple[bool, float, str]:
     first = level.split(" ")[0]
-    years = 0.0 if first == "below" else float(first) if first.isdigit() else -1.0
+    years = 0.0 if first == "below" else float(first) if first.replace(".", "").isdigit() else -1.0
     return level == UNKNOWN, years, level

@@ -97,11 +97,11 @@ def write_page(
 
 
 def _html(piece: Piece) -> list[str]:
-    return [f"<p>{escape(piece.text)}</p>", table(piece.rows)]
+    return [f"<p>{escape(piece.text)}</p>", *([table(piece.rows)] if piece.rows else [])]
 
 
 def _markdown(piece: Piece) -> list[str]:
-    return [piece.text, "", markdown_table(piece.rows), ""]
+    return [piece.text, "", *([markdown_table(piece.rows), ""] if piece.rows else [])]
 
 
 def _overview(

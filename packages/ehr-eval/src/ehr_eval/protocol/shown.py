@@ -11,10 +11,7 @@ from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.evaluation import Evaluation
 from ehr_tracking.manifest import Source
 
-TITLES = {
-    name: metric.title if metric.higher_is_better else f"{metric.title} (lower is better)"
-    for name, metric in METRICS.items()
-}
+TITLES = {name: metric.heading for name, metric in METRICS.items()}
 """Metric -> what a person reads."""
 BEST = "best possible"
 """In place of a model: the risks that a simulated data set knows."""

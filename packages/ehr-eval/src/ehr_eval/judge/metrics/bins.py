@@ -47,9 +47,11 @@ def equal_width(rows: Ranked, value_N: Floats | None = None) -> Bins:
 def equal_mass(rows: Ranked) -> Bins:
     """Ten bins of as many rows as can be: equal probabilities, which stay together, go by their middle."""
     upto_GB = np.cumsum(rows.all_GB, axis=0)
-    place_GB = (upto_GB - rows.all_GB / 2) * (BINS / rows.total_B)
+    place_GB = (
+        upto_GB - rows.all_GB / 2
+    ) * BINS  # exact, as are its bounds: no row falls beside one
     # groups are in order, so a bin ends where the next begins: sums are differences of running sums
-    end_KB = np.stack([(place_GB < k).sum(axis=0) for k in range(1, BINS + 1)])
+    end_KB = np.stack([(place_GB < k * rows.total_B).sum(axis=0) for k in range(1, BINS + 1)])
     apart_GB = np.cumsum(rows.true_GB - rows.all_GB * rows.probability_G[:, None], axis=0)
     return Bins(*(_between(running_GB, end_KB) for running_GB in (upto_GB, apart_GB)))
 
