@@ -343,12 +343,28 @@ def test_fits_that_did_not_converge_are_told_once_with_their_cell(tmp_path, toys
     assert '{"c": 100.0}' in text
 
 
-def test_labels_without_features_are_refused(tmp_path, toys):
-    labels, features = toys.tasks(tmp_path, subjects=12)
-    toys.labels(labels, {"told": [(1, toys.day(0), True), (77, toys.day(3), False)]})
-    with pytest.raises(ContractError, match=r"1 of 2 labels of task told, the first subject 77"):
-        run_ehrshot(labels, features, tmp_path / "results", SMALL)
-    assert not (tmp_path / "results").exists()
+def test_a_task_without_features_is_left_out_and_told_and_the_others_go_on(tmp_path, toys, capsys):
+    labels, features = toys.tasks(tmp_path, subjects=60)
+    other = toys.labels(
+        tmp_path / "more", {"other": [(1, toys.day(0), True), (77, toys.day(3), False)]}
+    )
+    (other / "other").rename(labels / "other")
+    twice = [(1, toys.day(0), True), (1, toys.day(0), False)]
+    toys.labels(labels, {"twice": twice})
+    fast = replace(SMALL, ks=(-1,), heads={"lr": SMALL.heads["lr"]}, bootstraps=5)
+    out = run_ehrshot(labels, features, tmp_path / "results", fast)
+    assert set(scores(out)["task"]) == {"told", "untold"}
+    said = capsys.readouterr().err
+    lacks = "lacks 1 of 2 labels of task other, the first subject 77"
+    contradicts = "task twice has contradicting labels of subject 1 at 2020-01-01 00:00:00"
+    page = " ".join(read(out / "report.html").text)
+    for line in (lacks, contradicts):
+        assert line in said
+        assert line in page
+    only = replace(fast, tasks=("other",))
+    with pytest.raises(ContractError, match=lacks):
+        run_ehrshot(labels, features, tmp_path / "only", only)
+    assert not (tmp_path / "only").exists()
 
 
 def test_features_of_other_splits_are_refused(tmp_path, toys):

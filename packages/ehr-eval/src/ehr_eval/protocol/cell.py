@@ -24,8 +24,8 @@ from ehr_eval.judge.bootstrap import scores
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.predictions import Predicted
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
-from ehr_eval.protocol.shots import shots
-from ehr_eval.protocol.taskrows import Given, TaskRows, map_task
+from ehr_eval.protocol.shots import draws_of, shots_of
+from ehr_eval.protocol.taskrows import Draw, Given, TaskRows, map_task
 from ehr_tracking.contracts import HELD_OUT, TRAIN, TUNING
 
 
@@ -88,6 +88,8 @@ class Plan:
     features: Mapping[str, Path]
     """Model -> its `features.safetensors`."""
     config: EhrshotConfig
+    alike: bool = True
+    """Whether all draws of all rows have the same rows."""
 
     def task(self, name: str) -> Path:
         """Where the rows of a task are."""
@@ -96,7 +98,7 @@ class Plan:
     def fitted(self, cell: Cell) -> Cell:
         """The cell that is fitted for it: all rows in another order are the same rows to most heads."""
         head = self.config.heads.get(cell.head)
-        same = cell.k == -1 and head is not None and not HEADS[head.kind].draws
+        same = self.alike and cell.k == -1 and head is not None and not HEADS[head.kind].draws
         return cell._replace(replicate=0) if same else cell
 
     def outcome(self, cell: Cell) -> Path:
@@ -114,8 +116,7 @@ def cells_of(task: TaskRows, config: EhrshotConfig) -> list[Cell]:
         Cell(task.name, model, head, k, replicate)
         for model in task.models
         for head in config.heads
-        for k in config.ks
-        for replicate in range(config.draws(k))
+        for k, replicate in draws_of(task, config)
     ]
     return fitted + [Cell(task.name, g.model, GIVEN, g.k, g.replicate) for g in task.given]
 
@@ -164,9 +165,7 @@ def evaluate_cell(cell: Cell, plan: Plan) -> None:
 
 def _fit(cell: Cell, task: TaskRows, plan: Plan) -> Fitted:
     train, tuning, held_out = (task.splits[s] for s in (TRAIN, TUNING, HELD_OUT))
-    drawn = shots(
-        train.label, tuning.label, cell.k, replicate=cell.replicate, max_k=plan.config.max_k
-    )
+    drawn = shots_of(task, Draw(cell.k, cell.replicate), plan.config)
     matrix, model = _matrix(plan.features[cell.model]), cell.model
     return fit_predict(
         plan.config.heads[cell.head],

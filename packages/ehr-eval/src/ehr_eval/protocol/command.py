@@ -8,7 +8,9 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
 
 
 @click.command()
-@click.option("--labels", type=PATH, required=True, help="Labels of one or more tasks.")
+@click.option(
+    "--labels", type=PATH, required=True, help="Labels of one or more tasks; benchmark/ of EHRSHOT."
+)
 @named_option(
     "--features",
     "Features of a model; may be given again. Name the count baseline `counts`.",
@@ -19,6 +21,16 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
     "Held-out predictions of a model that was trained elsewhere; may be given again.",
 )
 @click.option("--risks", type=PATH, help="Best possible risks, as `synth --risks` writes them.")
+@click.option(
+    "--splits",
+    type=PATH,
+    help="CSV file with the split of each subject: EHRSHOT's person_id_map.csv.",
+)
+@click.option(
+    "--shots-from",
+    type=PATH,
+    help="Rows of each draw to use as they stand: EHRSHOT's all_shots_data.json, or benchmark/ with one a task; or shots/1.",
+)
 @click.option("--out", type=PATH, required=True, help="Where the results shall be.")
 @click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
 @config_options("EhrshotConfig", "replicates=3")
@@ -41,6 +53,8 @@ def ehrshot(
     features: dict[str, Path],
     predictions: dict[str, Path],
     risks: Path | None,
+    splits: Path | None,
+    shots_from: Path | None,
     out: Path,
     shots: Path | None,
     config_file: Path | None,
@@ -77,6 +91,8 @@ def ehrshot(
         predictions=predictions,
         risks=risks,
         shots=shots,
+        splits=splits,
+        shots_from=shots_from,
         workers=workers or os.cpu_count() or 1,
         overwrite=overwrite,
     )

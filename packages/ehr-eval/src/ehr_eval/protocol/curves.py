@@ -42,7 +42,9 @@ def auroc_curves(
 
 def _why_no_curve(evaluation: Evaluation) -> str | None:
     """Why AUROC is undefined; that depends on the labels alone, so for all cells alike."""
-    reason: str | None = next(r["reason"] for r in evaluation.rows if r["metric"] == "auroc")
+    reason: str | None = next(
+        (r["reason"] for r in evaluation.rows if r["metric"] == "auroc"), evaluation.problem
+    )
     return reason
 
 

@@ -13,7 +13,7 @@ from ehr_eval.heads import HEADS
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
-from ehr_eval.protocol.evaluation import Evaluation, gather, settings_of_task
+from ehr_eval.protocol.evaluation import Evaluation, gather, no_rows, settings_of_task
 from ehr_eval.protocol.groups import group_rows
 from ehr_eval.protocol.inputs import open_inputs
 from ehr_eval.protocol.markdown import write_markdown
@@ -21,7 +21,7 @@ from ehr_eval.protocol.pairs import compare, pairs_of
 from ehr_eval.protocol.published import read_published
 from ehr_eval.protocol.report import write_report
 from ehr_eval.protocol.results import write_results
-from ehr_eval.protocol.shots import write_shots
+from ehr_eval.protocol.shots import all_rows_alike, write_shots
 from ehr_eval.protocol.taskrows import write_task
 from ehr_eval.workers import run_key
 from ehr_tracking.config import to_dict
@@ -44,6 +44,8 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     predictions: Mapping[str, PathLike] | None = None,
     risks: PathLike | None = None,
     shots: PathLike | None = None,
+    splits: PathLike | None = None,
+    shots_from: PathLike | None = None,
     workers: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -61,6 +63,9 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         risks: `<task>.parquet` with the best possible risk of every held-out row, as `synth --risks`
             writes them: the report then says how far towards it each model gets.
         shots: Where the rows of each draw shall be written, before anything is fitted.
+        splits: CSV file that names the split of each subject, as EHRSHOT's `person_id_map.csv`.
+        shots_from: `shots/1`, or EHRSHOT's `all_shots_data.json` (one, or a folder with one a task): these rows
+            are used as they stand, and none are drawn.
         workers: Processes; cells are shared among them. The results do not depend on it.
         overwrite: Replace results and shots that are there.
 
@@ -81,11 +86,13 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         HEADS[head.kind].require(head)
     named, given = _paths(features), _paths(predictions or {})
     known = None if risks is None else Path(risks)
-    read = [labels, *named.values(), *given.values(), *([known] if known else [])]
+    split_file, named_shots = (None if p is None else Path(p) for p in (splits, shots_from))
+    more = [path for path in (known, split_file, named_shots) if path]
+    read = [labels, *named.values(), *given.values(), *more]
     refuse_existing(out, RESULTS, overwrite=overwrite, inputs=read)
     if shots:
         refuse_inputs(shots, [*read, out])
-    inputs = open_inputs(labels, named, given, config, known)
+    inputs = open_inputs(labels, named, given, config, known, split_file, named_shots)
     published = None if config.reference is None else read_published(config.reference)
     pairs_of([s for task in inputs.tasks for s in settings_of_task(task, config)], config)
     tell_tasks(labels, config.labels)
@@ -97,12 +104,13 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         for left in unfinished.iterdir():  # by a run that was killed while it wrote its results
             if left.name != _WORK:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        plan = Plan(unfinished / _WORK, inputs.features, config)
+        plan = Plan(unfinished / _WORK, inputs.features, config, all_rows_alike(inputs.tasks))
         for task in inputs.tasks:
             write_task(plan.task(task.name), task)
         cells = [cell for task in inputs.tasks for cell in cells_of(task, config)]
         run_cells(cells, plan, workers=workers)
         evaluations = [gather(task, plan, inputs.best.get(task.name)) for task in inputs.tasks]
+        evaluations += [Evaluation(task, no_rows(), why) for task, why in inputs.left_out.items()]
         _tell_unconverged(evaluations)
         groups, compared = group_rows(evaluations, config), compare(evaluations, config)
         rows = write_results(unfinished, evaluations, groups, compared)

@@ -20,7 +20,7 @@ from ehr_eval.protocol.best import mean_share
 from ehr_eval.protocol.cell import Cell, Outcome, Plan, Setting, cells_of, read_outcome
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
 from ehr_eval.protocol.taskrows import SplitRows, TaskRows
-from ehr_tracking.contracts import HELD_OUT, TUNING
+from ehr_tracking.contracts import HELD_OUT, SPLITS, TUNING
 
 AUROC = "auroc"
 """What models are compared by."""
@@ -113,6 +113,11 @@ def over_tasks_share(evaluations: Sequence[Evaluation], setting: Setting) -> flo
     """Mean over tasks of how far from chance to the best possible a model's AUROC is."""
     found = ((e.mean(setting, AUROC), e.best) for e in evaluations)
     return mean_share((ours.value, best.value) for ours, best in found if ours and best)
+
+
+def no_rows() -> dict[str, tuple[int, int]]:
+    """The sizes of a task of which nothing could be read."""
+    return dict.fromkeys(SPLITS, (0, 0))
 
 
 def settings_of_task(task: TaskRows, config: EhrshotConfig) -> list[Setting]:

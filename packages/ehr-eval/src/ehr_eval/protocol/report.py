@@ -180,7 +180,9 @@ def _details(evaluations: Sequence[Evaluation], config: EhrshotConfig) -> Iterat
 
 
 def _not_evaluated(evaluations: Sequence[Evaluation]) -> Iterator[str]:
-    reasons: dict[tuple[str, str], set[str]] = {}
+    reasons: dict[tuple[str, str], set[str]] = {
+        (e.task, e.problem): set(METRICS) for e in evaluations if e.problem and not e.rows
+    }
     for evaluation in evaluations:
         for row in evaluation.rows:
             if row["reason"]:

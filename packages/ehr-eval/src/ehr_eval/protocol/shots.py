@@ -3,9 +3,8 @@
 And `shots/1`: these rows for whoever trains a model elsewhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from ehr_eval.frames import PRODUCER
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.tables import arrow_schema
-from ehr_eval.protocol.taskrows import SplitRows, TaskRows
+from ehr_eval.protocol.taskrows import Draw, Shots, SplitRows, TaskRows
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, SHOTS, TRAIN, TUNING
 from ehr_tracking.manifest import (
@@ -28,13 +27,6 @@ from ehr_tracking.manifest import (
 )
 
 Rows = npt.NDArray[np.int64]
-
-
-class Shots(NamedTuple):
-    """Rows to fit on and to choose hyperparameters on, as positions in their splits."""
-
-    train: Rows
-    tuning: Rows
 
 
 def sample(label: npt.NDArray[np.bool_], k: int, *, replicate: int, max_k: int = 128) -> Rows:
@@ -85,6 +77,33 @@ def shots(
     rows = sample(train, k, replicate=replicate, max_k=max_k)
     order = np.random.RandomState(replicate).permutation(len(rows))
     return Shots(rows[order], sample(tuning, k, replicate=replicate, max_k=max_k))
+
+
+def draws_of(task: TaskRows, config: EhrshotConfig) -> list[Draw]:
+    """Which draws of a task are evaluated: of those that a file names, those that the config asks for."""
+    asked = [Draw(k, replicate) for k in config.ks for replicate in range(config.draws(k))]
+    return [draw for draw in asked if draw in task.drawn] if task.drawn else asked
+
+
+def shots_of(task: TaskRows, draw: Draw, config: EhrshotConfig) -> Shots:
+    """The rows of a draw: as a file names them, else drawn."""
+    if task.drawn:
+        return task.drawn[draw]
+    train, tuning = (task.splits[split].label for split in (TRAIN, TUNING))
+    return shots(train, tuning, draw.k, replicate=draw.replicate, max_k=config.max_k)
+
+
+def all_rows_alike(tasks: Iterable[TaskRows]) -> bool:
+    """Whether every draw of k = -1 has the same rows; a file could name others."""
+    for task in tasks:
+        named = [drawn for draw, drawn in sorted(task.drawn.items()) if draw.k == -1]
+        if named and Draw(-1, 0) not in task.drawn:
+            return False
+        for drawn in named:
+            for ours, theirs in zip(drawn, named[0], strict=True):
+                if not np.array_equal(np.sort(ours), np.sort(theirs)):
+                    return False
+    return True
 
 
 def write_shots(
@@ -150,11 +169,10 @@ def _are_these(out: Path, config: Mapping[str, object], inputs: Mapping[str, Sou
 
 def _draws(task: TaskRows, config: EhrshotConfig) -> Iterator[dict[str, object]]:
     train, tuning, held_out = (task.splits[s] for s in (TRAIN, TUNING, HELD_OUT))
-    for k in config.ks:
-        for replicate in range(config.draws(k)):
-            drawn = shots(train.label, tuning.label, k, replicate=replicate, max_k=config.max_k)
-            for split, rows, at in ((TRAIN, train, drawn.train), (TUNING, tuning, drawn.tuning)):
-                yield _columns(task.name, split, rows, at, k=k, replicate=replicate)
+    for draw in draws_of(task, config):
+        drawn = shots_of(task, draw, config)
+        for split, rows, at in ((TRAIN, train, drawn.train), (TUNING, tuning, drawn.tuning)):
+            yield _columns(task.name, split, rows, at, k=draw.k, replicate=draw.replicate)
     every = np.arange(len(held_out))
     yield _columns(task.name, HELD_OUT, held_out, every, k=None, replicate=None)
 

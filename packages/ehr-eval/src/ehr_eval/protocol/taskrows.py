@@ -4,7 +4,7 @@ n rows of a split, B bootstrap draws. Written to a file once, and mapped by ever
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,20 @@ from ehr_eval.predictions import Predicted
 from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN, TUNING
 
 Ints = npt.NDArray[np.int64]
+
+
+class Draw(NamedTuple):
+    """One draw of the shots."""
+
+    k: int
+    replicate: int
+
+
+class Shots(NamedTuple):
+    """Rows to fit on and to choose hyperparameters on, as positions in their splits."""
+
+    train: Ints
+    tuning: Ints
 
 
 class Given(NamedTuple):
@@ -53,6 +67,8 @@ class TaskRows:
     """[n, B] how often each held-out row counts in each draw."""
     given: Mapping[Given, Predicted]
     """Of the held-out rows [n], in their order."""
+    drawn: Mapping[Draw, Shots] = field(default_factory=dict)
+    """Shots that a file names; where there are any, no others are drawn."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -88,6 +104,9 @@ def write_task(path: Path, task: TaskRows) -> None:
         tensors[f"{name}/probability"] = predicted.probability
         if predicted.decided is not None:
             tensors[f"{name}/decided"] = predicted.decided
+    for draw, shots in task.drawn.items():
+        for split, rows_of in shots._asdict().items():
+            tensors[f"drawn/{draw.k}/{draw.replicate}/{split}"] = rows_of
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
@@ -109,4 +128,10 @@ def map_task(path: Path) -> TaskRows:
             _, model, k, replicate, _ = name.split("/")
             decided = tensors.get(name.removesuffix("probability") + "decided")
             given[Given(model, int(k), int(replicate))] = Predicted(tensor, decided)
-    return TaskRows(path.stem, splits, tensors["weight"], given)
+    drawn = {}
+    for name, tensor in tensors.items():
+        if name.startswith("drawn/") and name.endswith("/train"):
+            _, k, replicate, _ = name.split("/")
+            tuning = tensors[name.removesuffix("train") + "tuning"]
+            drawn[Draw(int(k), int(replicate))] = Shots(tensor, tuning)
+    return TaskRows(path.stem, splits, tensors["weight"], given, drawn)

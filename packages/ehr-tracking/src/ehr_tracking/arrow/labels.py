@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ehr_tracking.arrow import label_ehrshot as ehrshot
 from ehr_tracking.arrow.columns import decoded, microseconds, no_nulls, strings, whole_numbers
 from ehr_tracking.arrow.label_csv import LabelColumns, read_csv_labels
 from ehr_tracking.arrow.label_files import label_files
@@ -36,7 +37,8 @@ def read_labels(
 
     Args:
         path: A `labels/1` artifact, a tree of tasks, the directory of one task, or one file, by the
-            rule of `ehr_tracking.arrow.tasks`; sealed ones are checked. A file `*.csv` as well.
+            rule of `ehr_tracking.arrow.tasks`; sealed ones are checked. A file `*.csv` as well, and
+            the `benchmark/` of EHRSHOT's download.
         reader: Distribution and version of the caller, for messages.
         columns: What a CSV file calls its columns; as MEDS does where not given.
 
@@ -49,10 +51,27 @@ def read_labels(
             read or a column of it is not what MEDS has, a key is null, a sealed file was changed, or
             two rows contradict each other.
     """
+    found, left_out = try_labels(path, reader=reader, columns=columns)
+    for why in left_out.values():
+        raise ContractError(why)
+    return found
+
+
+def try_labels(
+    path: PathLike, *, reader: str, columns: LabelColumns | None = None
+) -> tuple[dict[str, pa.Table], dict[str, str]]:
+    """As `read_labels`, but with those that cannot be read apart: task -> why."""
     path = Path(path)
-    if path.suffix == ".csv":
-        return read_csv_labels(path, columns or LabelColumns())
-    return {task: _read_task(task, files) for task, files in _tasks(path, reader).items()}
+    if _is_csv(path):
+        return read_csv_labels(path, columns or LabelColumns()), {}
+    found: dict[str, pa.Table] = {}
+    left_out: dict[str, str] = {}
+    for task, files in _tasks(path, reader).items():
+        try:
+            found[task] = _read_task(task, files)
+        except ContractError as e:
+            left_out[task] = str(e)
+    return found, left_out
 
 
 def read_task(
@@ -69,7 +88,7 @@ def read_task(
         ContractError: As of `read_labels`, or naming the tasks where there are several.
     """
     path = Path(path)
-    if path.suffix == ".csv":
+    if _is_csv(path):
         named = read_labels(path, reader=reader, columns=columns)
         if len(named) > 1:
             raise ContractError(
@@ -105,11 +124,11 @@ def task_table(
     Raises:
         ContractError: As of `read_labels`, but for what columns hold.
     """
-    if path.suffix == ".csv":
+    if _is_csv(path):
         tables = read_labels(path, reader=reader, columns=columns)
         return [{"task": t, "rows": len(table), "files": 1} for t, table in tables.items()]
     return [
-        {"task": task, "rows": sum(map(count_rows, files)), "files": len(files)}
+        {"task": task, "rows": sum(map(_count, files)), "files": len(files)}
         for task, files in _tasks(path, reader).items()
     ]
 
@@ -296,10 +315,17 @@ def require_known(
             )
 
 
+def _is_csv(path: Path) -> bool:
+    """Whether it is one table of labels that goes by `LabelColumns`."""
+    return path.suffix == ".csv" and path.name != ehrshot.FILE
+
+
 def _tasks(path: Path, reader: str) -> dict[str, list[Path]]:
     """Task -> its files."""
     if not path.exists():
         raise ContractError(f"{path}: no such directory")
+    if theirs := ehrshot.ehrshot_files(path):
+        return {task: [file] for task, file in theirs.items()}
     tasks = name_tasks(path, label_files(path, reader=reader))
     if not tasks:
         raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
@@ -325,7 +351,13 @@ def _read_task(task: str, files: Sequence[Path]) -> pa.Table:
     return table.filter(pa.array(np.concatenate([[True], ~again])))
 
 
+def _count(path: Path) -> int:
+    return len(_read_file(path)) if path.name == ehrshot.FILE else count_rows(path)
+
+
 def _read_file(path: Path) -> pa.Table:
+    if path.name == ehrshot.FILE:
+        return ehrshot.read_ehrshot_file(path)
     found = read_table(path, [*KEY, *_READ])
     for name in KEY:
         if name not in found.column_names:
