@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ehr_eval.cli import main
 from ehr_eval.explain.config import PrivacyConfig
+from ehr_eval.explain.continuations import came_true
 from ehr_eval.explain.copies import nearest, recited
 from ehr_eval.explain.membership import area, score_subjects
 from ehr_eval.explain.privacy import probe_privacy
@@ -162,20 +163,51 @@ def test_records_of_nobody_are_as_near_to_either(cohort, tmp_path) -> None:
 def test_a_future_is_not_compared_with_the_record_that_it_goes_on_from(cohort, tmp_path) -> None:
     meds, records, splits = cohort
     subject = next(i for i, split in splits.items() if split == "train")
-    rows = [(subject, n, code) for n, code in enumerate(records[subject])]
-    with new_artifact(tmp_path / "futures", TRAJECTORIES) as partial:
-        (partial / "events").mkdir()
-        pl.DataFrame(rows, schema=["subject_id", "time", "code"], orient="row").select(
-            "subject_id",
-            prediction_time=pl.datetime(2020, 1, 1),
-            sample=pl.lit(0),
-            time=pl.datetime(2020, 1, 2) + pl.duration(days="time"),
-            code="code",
-        ).write_parquet(partial / "events/0.parquet")
-        seal(partial, TRAJECTORIES, producer="test 0", config={})
-    found = values(probe_privacy(tmp_path / "out", generated=tmp_path / "futures", meds=meds))
+    made = futures(tmp_path / "futures", {subject: records[subject]})
+    found = values(probe_privacy(tmp_path / "out", generated=made, meds=meds))
     assert found["distance_to_train"]["value"] > 0.3
     assert found["rate_of_train"]["value"] == 0.0
+    assert "came_true" not in found  # of one subject nothing can be told
+
+
+def futures(out, rows):
+    """Subject -> codes that are told of it on the days after the first of its record."""
+    start = pl.datetime(2020, 1, 1)
+    with new_artifact(out, TRAJECTORIES) as partial:
+        for folder in ("events", "futures"):
+            (partial / folder).mkdir()
+        flat = [(s, n + 1, code) for s, codes in rows.items() for n, code in enumerate(codes)]
+        events = pl.DataFrame(flat, schema=["subject_id", "day", "code"], orient="row")
+        key = {"prediction_time": start, "sample": pl.lit(0)}
+        time = start + pl.duration(days="day")
+        events.select("subject_id", **key, time=time, code="code").write_parquet(
+            partial / "events/0.parquet"
+        )
+        until = {
+            "reason": pl.lit("horizon"),
+            "tokens": pl.lit(9),
+            "until": start + pl.duration(days=5),
+        }
+        subjects = pl.DataFrame({"subject_id": list(rows)})
+        subjects.select("subject_id", **key, **until).write_parquet(partial / "futures/0.parquet")
+        seal(partial, TRAJECTORIES, producer="test 0", config={})
+    return out
+
+
+def test_futures_that_come_true_for_train_subjects_alone_are_told(cohort, tmp_path) -> None:
+    meds, records, splits = cohort
+    rng = np.random.default_rng(5)
+    rows = {
+        i: codes[1:4] if splits[i] == "train" else [f"C{n}" for n in rng.integers(0, 60, 3)]
+        for i, codes in records.items()
+    }
+    made = futures(tmp_path / "futures", rows)
+    subject, share = came_true(made, meds)
+    by_hand = [np.mean([c in records[i][1:6] for c in set(rows[i])]) for i in subject.tolist()]
+    np.testing.assert_allclose(share, by_hand)
+    found = values(probe_privacy(tmp_path / "out", generated=made, meds=meds))["came_true"]
+    assert found["lower"] > 0.9
+    assert (found["train"], found["held_out"]) == (60, 60)
 
 
 def test_distances_are_those_of_sets() -> None:

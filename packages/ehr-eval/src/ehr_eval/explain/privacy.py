@@ -11,20 +11,30 @@ import numpy.typing as npt
 import polars as pl
 
 from ehr_eval.explain.config import PrivacyConfig
+from ehr_eval.explain.continuations import came_true
 from ehr_eval.explain.copies import nearest, recited, share_nearer
 from ehr_eval.explain.membership import Told, area, score_subjects
 from ehr_eval.explain.privacy_page import write_privacy_page
 from ehr_eval.explain.records import matrices, read_generated, read_real
-from ehr_eval.frames import PRODUCER
+from ehr_eval.frames import PRODUCER, read_subjects
 from ehr_eval.protocol.tables import write_rows
 from ehr_models.checkpoint import load_checkpoint, require_same_vocabulary
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
+from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, MEDS, PRIVACY, TRAIN, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import Source, new_artifact, raw_source, refuse_existing, seal, source
+from ehr_tracking.manifest import (
+    MANIFEST,
+    Source,
+    new_artifact,
+    raw_source,
+    refuse_existing,
+    seal,
+    source,
+)
 
 Row = dict[str, object]
 
@@ -71,6 +81,7 @@ def probe_privacy(
         rows += _membership(paths["checkpoint"], paths["tokens"], config)
     if "generated" in paths:
         rows += _copies(paths["generated"], paths["meds"], config)
+        rows += _reconstruction(paths["generated"], paths["meds"], config)
     with new_artifact(out, PRIVACY, overwrite=overwrite, inputs=paths.values()) as partial:
         n = write_rows(partial / "privacy.parquet", rows, PRIVACY.columns)
         write_privacy_page(partial / "report.html", rows)
@@ -169,6 +180,20 @@ def _copies(generated: Path, meds: Path, config: PrivacyConfig) -> Iterator[Row]
         ):
             found = recited(g, mine, others, rare=config.rare, own=not_own)
             yield _row("memorised", score, found.rate, None, None, None, n, n)
+
+
+def _reconstruction(generated: Path, meds: Path, config: PrivacyConfig) -> Iterator[Row]:
+    """Nothing where no futures of train and of held-out subjects are there to compare."""
+    if not (generated / MANIFEST).is_file():
+        return
+    subject, share = came_true(generated, meds)
+    subjects = read_subjects(meds, data_files(meds), seed=config.seed)
+    split = dict(subjects.select("subject_id", "split").iter_rows())
+    of = np.array([split.get(i, "") for i in subject.tolist()])
+    members, others = share[of == TRAIN], share[of == HELD_OUT]
+    if min(len(members), len(others)) >= 2:
+        found = area(members, others, bootstraps=config.bootstraps, seed=config.seed)
+        yield _row("reconstruction", "came_true", *found, 0.5, len(members), len(others))
 
 
 def _row(

@@ -19,11 +19,21 @@ _ABOUT = {
         "The distance of a made record to the closest real one is the share of its codes that this lacks. As many train as "
         "held-out subjects are compared: a share of made records nearer to train much above .5 says that they copy.",
     ),
+    "reconstruction": (
+        "Does the model tell how training subjects went on?",
+        "Of each future the share of its codes that come in what truly followed, averaged over the futures of a subject. The "
+        "value is the AUROC of train against held-out subjects: much above .5, the model knows how train subjects go on.",
+    ),
     "memorised": (
         "Do rare sequences of training subjects come again?",
         "Sequences of codes that hardly a subject has, and none of the other kind: the share of them that come in made "
         "records. Of train subjects it should be no higher than of held-out ones.",
     ),
+}
+
+_NEEDS = {
+    "membership": "--checkpoint and --tokens",
+    "reconstruction": "futures of train and of held-out subjects (ehr-eval generate) as --generated, and --meds",
 }
 
 

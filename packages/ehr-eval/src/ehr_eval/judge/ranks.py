@@ -51,7 +51,7 @@ def lower_end(area: Floats, yes: float, no: float) -> Floats:
 
     Examples:
         >>> lower_end(np.array([1.0, 0.9, 0.1]), 20, 20).round(3).tolist()
-        [1.0, 0.819, 0.819]
+        [1.0, 0.816, 0.816]
     """
     a = np.maximum(area, 1 - area)
     twice = (a / (2 - a) - a**2) * (max(yes, 1) - 1) + (2 * a**2 / (1 + a) - a**2) * (

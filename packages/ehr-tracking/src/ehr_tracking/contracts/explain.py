@@ -57,7 +57,7 @@ PRIVACY = Contract(
     1,
     "`privacy.parquet`: what a model, or records that it made, tell of those it was trained on; `report.html`.",
     (
-        Column("test", "string", "membership, nearest or memorised."),
+        Column("test", "string", "membership, nearest, memorised or reconstruction."),
         Column("score", "string", "What is measured, e.g. min_k or loss."),
         Column("value", "double", "Of it; null where it cannot be told."),
         Column("lower", "double", "2.5th percentile over bootstraps of subjects."),
