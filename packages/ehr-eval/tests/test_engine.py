@@ -16,7 +16,7 @@ from ehr_tracking.contracts import BOS_ID
 
 from .chains import DAY, Chain, labels, word
 
-CAUSAL = [name for name, kind in KINDS.items() if kind.sees == "past"]
+CAUSAL = [name for name, kind in KINDS.items() if kind.incremental]
 OPTIONS = {
     "llama": {"kv_heads": 2},
     "gpt2_moe": {"hidden": 32, "heads": 2, "every": 1},

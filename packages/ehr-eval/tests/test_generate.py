@@ -585,7 +585,7 @@ def test_bad_input_is_one_clear_line(timed, tmp_path):
     line = refused("--checkpoint", saved(encoder), "--labels", asked, *usual)
     assert "bert" in line
     assert "cannot generate" in line
-    tuned = model_class(KINDS["llama"], "pooled")(chain.model().config)
+    tuned = model_class(KINDS["llama"], "pooled", chain.model().config)(chain.model().config)
     line = refused("--checkpoint", saved(tuned), "--labels", asked, *usual)
     assert "none over tokens" in line
     timeless = Chain([word("A"), word("SEX//F")], {"A": {"A": 1.0}})

@@ -69,7 +69,7 @@ def write_tokens(directory, vocabulary):
     types = {
         "id": pa.int32(), "code": pa.string(), "bin": pa.int32(), "lower": pa.float32(),
         "upper": pa.float32(), "description": pa.string(), "parents": pa.list_(pa.string()),
-        "seconds": pa.float64(),
+        "seconds": pa.float64(), "origin": pa.int32(),
     }  # fmt: skip
     columns = {f: [getattr(w, f) for w in vocabulary] for f in Word.__slots__}
     arrays = {name: pa.array(values, types.get(name)) for name, values in columns.items()}

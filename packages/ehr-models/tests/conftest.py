@@ -31,7 +31,7 @@ ehr_models.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
 MIXER = import_module("ehr_models.kinds.mixer").MIXER
 
 VOCAB = 90
-ZOO = {**KINDS, "mixer": MIXER}
+ZOO = {**{name: kind for name, kind in KINDS.items() if kind.sizes}, "mixer": MIXER}
 OPTIONS = {
     "llama": {"kv_heads": 2},
     "gpt2_moe": {"hidden": 32, "heads": 2, "every": 1},

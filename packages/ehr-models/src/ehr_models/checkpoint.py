@@ -6,8 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,16 +15,17 @@ from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import logging
 
 from ehr_models import __version__
 from ehr_models.adapters.files import find_base, read_adapter, write_adapter
 from ehr_models.adapters.inject import is_adapted, merge
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads import losses, modeling, pooling
-from ehr_models.kinds import KINDS
+from ehr_models.heads.token import attention_of
+from ehr_models.kinds import KINDS, kind_of
+from ehr_models.kinds.auto import FIELD, told
+from ehr_models.kinds.auto.model import quiet, require_code
 from ehr_models.kinds.record import HeadName, Kind
-from ehr_models.layers.attention import NAME
 from ehr_models.registry import TOKEN_CLASSES, model_class, torch_half
 from ehr_tracking.checkpoints import reading
 from ehr_tracking.contracts import ADAPTER, CHECKPOINT, Contract, ContractError
@@ -124,7 +124,7 @@ def _write_model(
     files, classes = _own_code(model)
     if classes:
         model.config.auto_map = classes
-    with _quiet():
+    with quiet():
         model.save_pretrained(directory, state_dict=weights)
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
@@ -174,7 +174,9 @@ def _load_adapter(
     with reading(find_base(directory, manifest, base)) as below:
         weights = _load(below, None).model.state_dict()
     config = AutoConfig.from_pretrained(directory)
-    model: PreTrainedModel = model_class(kind, found)._from_config(config, attn_implementation=NAME)
+    model: PreTrainedModel = model_class(kind, found, config)._from_config(
+        config, attn_implementation=attention_of(kind)
+    )
     own = model.state_dict()
     shared = {n: w for n, w in weights.items() if n in own and w.shape == own[n].shape}
     model.load_state_dict(shared, strict=False)
@@ -186,10 +188,12 @@ def _load_adapter(
 
 def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
     manifest, kind, found = _opened(directory, CHECKPOINT, head)
-    cls = model_class(kind, found)
     config = AutoConfig.from_pretrained(directory)
-    with _quiet():
-        model = cls.from_pretrained(directory, config=config, attn_implementation=NAME)
+    cls = model_class(kind, found, config)
+    with quiet():
+        model = cls.from_pretrained(
+            directory, config=config, attn_implementation=attention_of(kind)
+        )
     for parameter in model.parameters():
         # out of the memory-mapped file: its alignment can change the last bit of a product
         parameter.data = parameter.data.clone()
@@ -239,12 +243,17 @@ def _which(path: Path) -> tuple[Kind, HeadName]:
     """
     config = json.loads(path.read_bytes())
     kind, name = KINDS.get(config.get("model_type")), (config.get("architectures") or [""])[0]
+    if FIELD in config:
+        kind = told(config[FIELD])
+        require_code(path.parent, config)
     if kind is None:
         raise ContractError(
             f"{path}: model_type {config.get('model_type')!r} is no kind of the zoo: "
             f"{', '.join(KINDS)}"
         )
-    classes = {model_class(kind, head).__name__: head for head in kind.heads}
+    torch_half(kind)  # so that its configuration is known
+    of = AutoConfig.from_pretrained(path.parent)
+    classes = {model_class(kind, head, of).__name__: head for head in kind.heads}
     if name not in classes:
         raise ContractError(
             f"{path}: architecture {name!r} is none of kind {kind.name}: {', '.join(classes)}"
@@ -265,25 +274,13 @@ def require_same_vocabulary(checkpoint: LoadedCheckpoint, tokens: TokenSet) -> N
         )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars over files that take milliseconds."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _own_code(model: PreTrainedModel) -> tuple[dict[str, str], dict[str, str]]:
     """The files that a model needs where no package of ours is, and which class is which there.
 
     Returns:
         File name -> text, and `auto_map`; both empty where transformers has the class itself.
     """
-    kind, config = KINDS[model.config.model_type], type(model.config).__name__
+    kind, config = kind_of(model.config), type(model.config).__name__
     half = torch_half(kind)
     files, classes = {}, {}
     for name in kind.files:

@@ -57,7 +57,8 @@ def list_command(vocab_size: int) -> None:
                 }
             )
     click.echo(text_table(rows))
-    click.echo(f"{len(rows)} presets of {len(KINDS)} kinds; parameters at {vocab_size:,} tokens")
+    kinds = sum(bool(kind.sizes) for kind in KINDS.values())
+    click.echo(f"{len(rows)} presets of {kinds} kinds; parameters at {vocab_size:,} tokens")
 
 
 @main.command()
@@ -67,11 +68,13 @@ def list_command(vocab_size: int) -> None:
 def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     """Print the configuration of a preset and its true parameter counts by part.
 
+    `auto` is that of a local directory of transformers: ehr-models describe auto -s path=DIR
+
     Example: ehr-models describe behrt-small --vocab-size 1000 -s layers=4
     """
     config = _preset(name, overrides)
     from ehr_models.describe import count_parameters
-    from ehr_models.kinds import KINDS
+    from ehr_models.kinds import kind_for
     from ehr_models.kinds.record import ISOLATION
     from ehr_models.registry import architecture
     from ehr_tracking.config import to_dict
@@ -81,7 +84,7 @@ def describe(name: str, vocab_size: int, overrides: tuple[str, ...]) -> None:
     given = {key: value for key, value in to_dict(config).items() if value is not None}
     click.echo(type(config).__doc__)
     click.echo(f"config: {json.dumps(given)}")
-    kind = KINDS[config.kind]
+    kind = kind_for(config)
     click.echo(f"subjects apart: {kind.isolates}, {ISOLATION[kind.isolates]}")
     click.echo(f"architecture: {json.dumps(resolved)}")
     click.echo(f"parameters at {vocab_size:,} tokens:")
@@ -225,8 +228,11 @@ def parameters(paths: tuple[Path, ...], base: Path | None, price: float | None, 
 
 def _preset(name: str, overrides: tuple[str, ...]) -> "ModelConfig":
     from ehr_models.kinds import KINDS
+    from ehr_models.kinds.auto import AUTO
     from ehr_tracking.config import load_config
 
+    if name == AUTO.name:
+        return load_config(AUTO.config, None, overrides)
     presets = {f"{k.name}-{size}": (k, size) for k in KINDS.values() for size in k.sizes}
     if name not in presets:
         raise UserError(f"no preset {name}; choose one of {', '.join(presets)}")

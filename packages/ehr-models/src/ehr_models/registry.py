@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,9 +21,11 @@ from transformers import (
 from ehr_models.config import ModelConfig
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
-from ehr_models.kinds import KINDS
+from ehr_models.heads.token import attention_of
+from ehr_models.kinds import KINDS, kind_for, kind_of
+from ehr_models.kinds.auto import AUTO, FIELD, AutoModelConfig
+from ehr_models.kinds.auto.model import from_directory, kind_of_model
 from ehr_models.kinds.record import HeadName, Kind, Size, size_of
-from ehr_models.layers.attention import NAME
 from ehr_models.layers.initialization import redraw
 from ehr_models.vocabulary import read_vocabulary
 from ehr_tracking.config import ConfigError
@@ -50,16 +53,19 @@ class TorchHalf(Protocol):
 def torch_half(kind: Kind) -> TorchHalf:
     """The part of a kind that needs torch; its classes are made known to transformers."""
     half = cast("TorchHalf", import_module(kind.module))
-    config = half.BACKBONE.config_class
-    if kind.files and config is not None:
+    config = half.BACKBONE.config_class if kind.files else None
+    if config is not None:
         AutoConfig.register(kind.name, config, exist_ok=True)
         AutoModel.register(config, half.BACKBONE, exist_ok=True)
         TOKEN_CLASSES[kind.pretraining].register(config, half.TOKEN, exist_ok=True)
     return half
 
 
-def model_class(kind: Kind, head: HeadName) -> type[PreTrainedModel]:
-    """The class of a kind with a head."""
+def model_class(kind: Kind, head: HeadName, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a kind with a head; of `auto` by its configuration."""
+    if head == "token" and kind.name == AUTO.name:
+        found: type[PreTrainedModel] = TOKEN_CLASSES[kind.pretraining]._model_mapping[type(config)]
+        return found
     if head == "token":
         return torch_half(kind).TOKEN
     return PooledForPreTraining if head == "both" else PooledForSequenceClassification
@@ -81,6 +87,8 @@ def build(
         ContractError: If the vocabulary cannot be read.
     """
     rows = vocabulary if isinstance(vocabulary, int) else vocabulary.vocab_size
+    if isinstance(config, AutoModelConfig):
+        return _from_directory(config, rows)
     model = from_architecture(architecture(config, rows), head)
     if config.initialization != "normal":
         redraw(model, config.initialization)
@@ -119,13 +127,32 @@ def without_pooled(model: PreTrainedModel) -> PreTrainedModel:
 
 def from_architecture(config: PreTrainedConfig, head: HeadName) -> PreTrainedModel:
     """A model with new weights of a resolved configuration of the zoo."""
-    model: PreTrainedModel = model_class(KINDS[config.model_type], head)._from_config(
-        config, attn_implementation=NAME
+    kind = kind_of(config)
+    model: PreTrainedModel = model_class(kind, head, config)._from_config(
+        config, attn_implementation=attention_of(kind)
     )
-    if model.can_generate():  # rows that only pad the embedding are no tokens
+    return _suppressing(model)
+
+
+def _suppressing(model: PreTrainedModel) -> PreTrainedModel:
+    """Rows that only pad the embedding are no tokens."""
+    if model.can_generate():
         padding = list(range(model.config.true_vocab_size, model.config.vocab_size))
         model.generation_config.suppress_tokens = padding or None
     return model
+
+
+def _from_directory(config: AutoModelConfig, rows: int) -> PreTrainedModel:
+    """A model with the weights that lie there, but for a new vocabulary."""
+    kind = kind_for(config)
+    model = from_directory(config, rows, _padded(rows), attention_of(kind))
+    if kind.name == AUTO.name:
+        setattr(model.config, FIELD, kind_of_model(model, Path(config.path)))
+    return _suppressing(model)
+
+
+def _padded(rows: int) -> int:
+    return -(-rows // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
@@ -134,6 +161,10 @@ def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
     Raises:
         ConfigError: If sizes do not fit together.
     """
+    if isinstance(config, AutoModelConfig):
+        with torch.device("meta"):
+            found: PreTrainedConfig = _from_directory(config, vocab_size).config
+        return found
     kind = KINDS[config.kind]
     size = size_of(kind, config)
     if size.hidden % size.heads or (size.hidden // size.heads) % 2:
@@ -141,7 +172,7 @@ def architecture(config: ModelConfig, vocab_size: int) -> PreTrainedConfig:
             f"hidden = {size.hidden} must be an even multiple of heads = {size.heads}"
         )
     common: dict[str, Any] = {
-        "vocab_size": -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "vocab_size": _padded(vocab_size),
         "true_vocab_size": vocab_size,
         "pad_token_id": PAD_ID,
     }

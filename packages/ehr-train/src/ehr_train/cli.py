@@ -215,6 +215,7 @@ def _with_objective(
     import json
 
     from ehr_models.kinds import KINDS
+    from ehr_models.kinds.auto import FIELD, told
     from ehr_tracking.checkpoints import resolve
     from ehr_tracking.config import read_yaml
 
@@ -222,8 +223,8 @@ def _with_objective(
     named |= read_yaml(config_file).keys() if config_file else set()
     if init is None or "objective" in named:
         return overrides
-    text = (resolve(init) / "config.json").read_text(encoding="utf-8")
-    kind = KINDS.get(json.loads(text).get("model_type"))
+    tree = json.loads((resolve(init) / "config.json").read_text(encoding="utf-8"))
+    kind = told(tree[FIELD]) if FIELD in tree else KINDS.get(tree.get("model_type"))
     return overrides if kind is None else (*overrides, f"objective.kind={kind.pretraining}")
 
 

@@ -8,7 +8,7 @@ from pydantic_core import ArgsKwargs
 
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.config import ModelConfig
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import KINDS, kind_of_directory
 from ehr_models.kinds.behrt import BehrtModelConfig
 from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.config import STRICT
@@ -208,5 +208,7 @@ class TrainConfig:
         kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
         if kind not in KINDS:
             return given
-        values = {**values, "objective": OBJECTIVES[KINDS[kind].pretraining]()}
+        path = model.get("path") if isinstance(model, dict) else getattr(model, "path", None)
+        found = KINDS[kind] if path is None else kind_of_directory(str(path))
+        values = {**values, "objective": OBJECTIVES[found.pretraining]()}
         return ArgsKwargs((), values) if isinstance(given, ArgsKwargs) else values

@@ -10,7 +10,7 @@ from ehr_models.adapters.inject import adapt
 from ehr_models.checkpoint import load_adapter, load_checkpoint, require_same_vocabulary
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads.forecasts import forecast_head
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import KINDS, kind_for, kind_of
 from ehr_models.kinds.record import Forecast, Kind
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ADAPTER
@@ -63,7 +63,7 @@ def load_or_build(
 def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> PreTrainedModel:
     """With the head of its pretraining, where the objective needs that."""
     if init is None:
-        _require(KINDS[config.model.kind], config)
+        _require(kind_for(config.model), config)
         return registry.build(config.model, tokens)
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
@@ -84,7 +84,7 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
 
 def _untrained(model: PreTrainedModel, objective: Objective) -> list[Forecast]:
     """The heads beside that of the next token that stay as they are: nothing is asked of them."""
-    names = KINDS[model.config.model_type].forecasts
+    names = kind_of(model.config).forecasts
     there = [name for name in names if hasattr(model, f"{name}_head")]
     return [name for name in there if name not in objective.forecasts]
 

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.adapters.linears import linears, targets
 from ehr_models.adapters.nf4 import QUANTISED, quantise, require_bitsandbytes, round_to_4_bits
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import kind_of
 from ehr_tracking.config import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 def _trained_whole(model: PreTrainedModel, *, embeddings: bool) -> list[str]:
     """Names of the modules that are trained beside an adapter: heads that are no pretraining's, and the code embeddings."""
-    known = (model.base_model_prefix, *KINDS[model.config.model_type].token_head)
+    known = (model.base_model_prefix, *kind_of(model.config).token_head)
     found = [
         name
         for name, module in model.named_children()

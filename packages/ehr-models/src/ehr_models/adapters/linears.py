@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ehr_models.adapters.config import AdapterConfig
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import kind_of
 from ehr_tracking.config import ConfigError
 
 
@@ -26,7 +26,7 @@ def targets(model: PreTrainedModel, config: AdapterConfig) -> dict[str, nn.Linea
     Raises:
         ConfigError: If a name is none, or the rank is more than one of them has.
     """
-    found, kind = linears(model.base_model), KINDS[model.config.model_type]
+    found, kind = linears(model.base_model), kind_of(model.config)
     last = {name: name.rpartition(".")[2] for name in found}
     last = {name: end for name, end in last.items() if end not in kind.whole}
     wanted = set(last.values())

@@ -20,7 +20,7 @@ from ehr_models.decoding.cache import SharedCache
 from ehr_models.decoding.lay import Lay
 from ehr_models.decoding.lean import lean
 from ehr_models.heads.token import token_logits
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import KINDS, kind_of
 from ehr_models.kinds.record import Kind
 from ehr_models.layers.attention import no_mask
 from ehr_models.precision import autocast, resolve_precision
@@ -57,7 +57,7 @@ class Decoder:
         device: torch.device | str | None = None,
         precision: Literal["auto", "fp32", "bf16"] = "auto",
     ) -> None:
-        self.kind = KINDS[model.config.model_type]
+        self.kind = kind_of(model.config)
         check_decodes(self.kind)
         self.device = torch.device(device) if device is not None else model.device
         self.precision = resolve_precision(precision, self.device)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import kind_of
 from ehr_models.layers.attention import NAME
 from ehr_models.layers.experts import Experts
 
@@ -36,7 +36,7 @@ def lean(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pr
     for buffered in copy.modules():
         for name, buffer in buffered.named_buffers(recurse=False):
             setattr(buffered, name, buffer.to(device))
-    heads = [getattr(copy, name, None) for name in KINDS[model.config.model_type].token_head]
+    heads = [getattr(copy, name, None) for name in kind_of(model.config).token_head]
     parts = [copy.base_model, *(head for head in heads if head is not None)]
     for module in (module for part in parts for module in part.modules()):
         if isinstance(module, nn.Linear | Conv1D | Experts):

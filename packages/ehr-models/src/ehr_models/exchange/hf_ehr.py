@@ -37,7 +37,7 @@ def read_model(directory: Path) -> PreTrainedModel:
     """
     tree = _config(directory)
     name = tree.get("model_type")
-    taken = [kind.name for kind in KINDS.values() if not kind.files]
+    taken = [kind.name for kind in KINDS.values() if kind.sizes and not kind.files]
     if tree.get("auto_map") or name not in taken:
         raise UserError(
             f"{directory / CONFIG}: model_type {name!r} "

@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import KINDS, kind_of
 from ehr_models.kinds.record import Forecast
 from ehr_tracking.config import ConfigError
 
@@ -23,7 +23,7 @@ def attach(model: PreTrainedModel, name: Forecast, settings: dict[str, Any]) -> 
     Raises:
         ConfigError: If its kind cannot have such a head, or it has one with other settings.
     """
-    kind = KINDS[model.config.model_type]
+    kind = kind_of(model.config)
     if name not in kind.forecasts:
         able = ", ".join(k.name for k in KINDS.values() if name in k.forecasts)
         raise ConfigError(f"model kind {kind.name} can have no {name} head; {able} can")
@@ -46,7 +46,7 @@ def forecast_head(model: PreTrainedModel, name: Forecast) -> nn.Module:
     """
     head = getattr(model, f"{name}_head", None)
     if head is None:
-        kind = KINDS[model.config.model_type]
+        kind = kind_of(model.config)
         way = f": train it with objective {name}" if name in kind.forecasts else ""
         raise ConfigError(f"this {kind.name} model has no {name} head{way}")
     return cast("nn.Module", head)

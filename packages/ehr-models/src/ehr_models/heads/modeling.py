@@ -183,7 +183,12 @@ class PooledForPreTraining(PooledPreTrainedModel):
         children = dict(token.named_children())
         self._adopt(token, children)
         forecasts = {f"{name}_head" for name in getattr(token, "forecasts", ())}
-        self._token_head = [n for n in children if n not in {token.base_model_prefix, *forecasts}]
+        beside = {token.base_model_prefix, *forecasts}
+        self._token_head = [
+            name
+            for name, child in children.items()
+            if name not in beside and any(True for _ in child.parameters())
+        ]
 
     def forward(
         self,

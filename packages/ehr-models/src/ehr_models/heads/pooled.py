@@ -18,8 +18,8 @@ from ehr_models.heads import pooling as beside
 from ehr_models.heads.config import PooledConfig, Problem
 from ehr_models.heads.losses import PROBLEM_TYPES
 from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
-from ehr_models.heads.token import hidden_states
-from ehr_models.layers.attention import NAME
+from ehr_models.heads.token import attention_of, hidden_states
+from ehr_models.kinds import kind_of
 from ehr_tracking.config import ConfigError
 from ehr_tracking.errors import UserError
 
@@ -104,7 +104,7 @@ def build_classifier(
     for name in ("shape", "hidden", "layers", "dropout", "measurements"):
         setattr(found, f"classifier_{name}", getattr(config, name))
     model: PreTrainedModel = PooledForSequenceClassification._from_config(
-        found, attn_implementation=NAME
+        found, attn_implementation=attention_of(kind_of(backbone.config))
     )
     state = backbone.base_model.state_dict()
     model.base_model.load_state_dict(
@@ -122,7 +122,7 @@ def with_both(token: PreTrainedModel, classifier: PreTrainedModel) -> PreTrained
         classifier: From `build_classifier` of it: the states are its.
     """
     model: PreTrainedModel = PooledForPreTraining._from_config(
-        deepcopy(classifier.config), attn_implementation=NAME
+        deepcopy(classifier.config), attn_implementation=attention_of(kind_of(token.config))
     )
     model.load_state_dict({**token.state_dict(), **classifier.state_dict()})
     model.train(token.training)

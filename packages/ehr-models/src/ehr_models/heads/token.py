@@ -15,9 +15,14 @@ from transformers import PreTrainedModel
 
 from ehr_models.data.batch import Batch
 from ehr_models.heads.layers import Layers
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import kind_of
 from ehr_models.kinds.record import Kind
-from ehr_models.layers.attention import no_mask
+from ehr_models.layers.attention import NAME, no_mask
+
+
+def attention_of(kind: Kind) -> str | None:
+    """The implementation of attention that a model of a kind is made with; None is transformers' choice."""
+    return NAME if kind.isolates == "spans" else None
 
 
 class Answer(NamedTuple):
@@ -50,7 +55,7 @@ def answer(model: PreTrainedModel, batch: Batch, layers: Layers | None = None) -
         batch: On the model's device.
         layers: Of the model, where others than the last are asked for.
     """
-    kind = KINDS[model.config.model_type]
+    kind = kind_of(model.config)
     inputs = {name: getattr(batch, field) for name, field in kind.inputs.items()}
     options: dict[str, Any] = {"use_cache": False} if kind.incremental else {}
     if kind.isolates == "padded":
@@ -115,6 +120,6 @@ def token_logits(model: PreTrainedModel, hidden_rows: Tensor) -> Tensor:
     Returns:
         [M, V] over the true vocabulary, padding columns cut off.
     """
-    for name in KINDS[model.config.model_type].token_head:
+    for name in kind_of(model.config).token_head:
         hidden_rows = model.get_submodule(name)(hidden_rows)
     return hidden_rows[:, : model.config.true_vocab_size]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ehr_models.heads.token import Answer, answer
-from ehr_models.kinds import KINDS
+from ehr_models.kinds import kind_of
 from ehr_train.objectives import Objective
 from ehr_train.objectives.parts import Pairs, Question
 
@@ -24,7 +24,7 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        config, auxiliary = model.config, KINDS[model.config.model_type].auxiliary
+        config, auxiliary = model.config, kind_of(model.config).auxiliary
         self.expert_layers: list[int] = config.expert_layers if auxiliary else []
         """Those of the model that have experts."""
         self.auxiliary = {

@@ -49,7 +49,11 @@ def ask(
     scheme = None
     if isinstance(data, Synthetic) or data.form != "tokens":
         scheme = click.prompt("Scheme of tokens", default="joint", type=click.Choice(SCHEMES))
-    kind = click.prompt("Kind of model", default=config.model.kind, type=click.Choice(list(KINDS)))
+    kind = click.prompt(
+        "Kind of model",
+        default=config.model.kind,
+        type=click.Choice([n for n, k in KINDS.items() if k.sizes]),
+    )
     offered = config.model.size if kind == config.model.kind else next(iter(KINDS[kind].sizes))
     size = click.prompt("Size", default=offered, type=click.Choice(list(KINDS[kind].sizes)))
     longest = size_of(KINDS[kind], KINDS[kind].config(size=size)).max_positions
