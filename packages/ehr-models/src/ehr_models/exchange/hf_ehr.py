@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ehr_models.exchange.weights import read_weights
+from ehr_models.heads.token import attention_of
 from ehr_models.kinds import KINDS
-from ehr_models.layers.attention import NAME
+from ehr_models.kinds.auto import FIELD, sees
+from ehr_models.kinds.auto.model import CLASSES, kind_of_model
+from ehr_models.kinds.record import Kind
 from ehr_models.registry import torch_half
 from ehr_models.vocabulary import Word
 from ehr_tracking.contracts import SPECIALS
@@ -37,26 +40,35 @@ def read_model(directory: Path) -> PreTrainedModel:
     """
     tree = _config(directory)
     name = tree.get("model_type")
-    taken = [kind.name for kind in KINDS.values() if kind.sizes and not kind.files]
-    if tree.get("auto_map") or name not in taken:
+    ours = KINDS.get(str(name))
+    if tree.get("auto_map") or name not in CONFIG_MAPPING or (ours and ours.files):
         raise UserError(
-            f"{directory / CONFIG}: model_type {name!r} "
-            + (
-                "needs code of that directory, which is not run"
-                if tree.get("auto_map")
-                else "is not read"
-            )
-            + f"; import takes {', '.join(taken)} as transformers has them"
+            f"{directory / CONFIG}: model_type {name!r} is none of transformers; code that lies in a "
+            "directory is not run"
         )
-    state = read_weights(directory)
     try:
         config = AutoConfig.from_pretrained(directory)
-        model: PreTrainedModel = torch_half(KINDS[name]).TOKEN._from_config(
-            config, attn_implementation=NAME
-        )
+        model = _empty(directory, tree, config, ours)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise UserError(f"{directory / CONFIG}: {str(e).splitlines()[0]}") from None
-    return _loaded(model, state, directory)
+    _load(model, read_weights(directory), directory)
+    if ours is None:
+        setattr(model.config, FIELD, kind_of_model(model, directory))
+    return model
+
+
+def _empty(
+    directory: Path, tree: dict[str, Any], config: PreTrainedConfig, ours: Kind | None
+) -> PreTrainedModel:
+    """The architecture, of the zoo's kind where there is one; else of kind `auto`."""
+    model: PreTrainedModel
+    if ours is None:
+        model = CLASSES[sees(directory, tree)].from_config(config)
+    else:
+        model = torch_half(ours).TOKEN._from_config(config, attn_implementation=attention_of(ours))
+    return model
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -72,7 +84,7 @@ def _config(directory: Path) -> dict[str, Any]:
     return tree
 
 
-def _loaded(model: PreTrainedModel, state: dict[str, Tensor], directory: Path) -> PreTrainedModel:
+def _load(model: PreTrainedModel, state: dict[str, Tensor], directory: Path) -> None:
     own = model.state_dict()
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     missing = sorted(own.keys() - state.keys() - tied)
@@ -89,7 +101,6 @@ def _loaded(model: PreTrainedModel, state: dict[str, Tensor], directory: Path) -
     model.load_state_dict({n: v for n, v in state.items() if n in own}, strict=False)
     model.tie_weights()
     model.eval()
-    return model
 
 
 def origins(directory: Path, words: Sequence[Word], rows: int, vocabulary: Path) -> list[int]:
