@@ -90,7 +90,8 @@ def _measured(files: list[Path], rows: pl.DataFrame, delays: Delays) -> pl.DataF
     for i, path in enumerate(tqdm(files, desc="measuring", unit="file", disable=None)):
         here = rows.filter(pl.col("file") == i)
         if here.height:
-            events = read_events(path, delays).join(here, on="subject_id", how="semi")
+            asked = pl.col("subject_id").is_in(here["subject_id"].unique().to_list())
+            events = read_events(path, delays).filter(asked)
             ordered = events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
             parts.append(measure_rows(ordered, here))
     return pl.concat(parts)
