@@ -65,7 +65,7 @@ def export(
 def import_(model: Path, out: Path, vocabulary: Path | None, overwrite: bool) -> None:
     """Take a model of hf_ehr or EHR_FM as a checkpoint of ours; none of its code is run.
 
-    MODEL is a directory as hf_ehr puts them on a hub (gpt2, bert, llama: config.json, weights and
+    MODEL is a directory as hf_ehr puts them on a hub (gpt2, bert, llama, mamba...: config.json, weights and
     tokenizer_config.json), or a .pt file of EHR_FM. docs/exchange.md tells what differs.
 
     Example: ehr-models import gpt-base-512-clmbr --vocabulary clmbr --out checkpoints/gpt-base-512

@@ -1,10 +1,10 @@
 """Weights that others wrote: safetensors, and pickles of tensors that are read without running them."""
 
 import json
-import pickle
 import re
 from collections import defaultdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def read_pickle(path: Path) -> Any:  # noqa: ANN401 -- whatever the file holds
             held = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as e:
+    except UnpicklingError as e:
         named = re.search(r"GLOBAL (\S+)", str(e))
         what = f"it names {named[1].rstrip('.')}" if named else "it is no file of tensors"
         raise UserError(
