@@ -1,6 +1,7 @@
 """The audit finds each leak that is planted, by the check that is made for it, and nothing in clean data."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +16,8 @@ from click.testing import CliRunner
 import ehr_eval.cli
 import ehr_tokenize.cli
 import ehr_train.cli
+from ehr_eval.audit import checks
+from ehr_eval.audit import run as run_module
 from ehr_eval.audit.config import AuditConfig
 from ehr_eval.audit.inputs import Given
 from ehr_eval.audit.run import audit
@@ -438,3 +441,26 @@ def test_a_finding_ends_with_exit_code_1_and_names_subjects_only_when_asked(
     bad = CliRunner().invoke(ehr_eval.cli.main, ["audit", "--out", str(tmp_path / "x")])
     assert bad.exit_code == 2
     assert "nothing to audit" in bad.output
+
+
+def test_a_check_is_added_as_the_guide_says(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).parents[1] / "docs/extend.md").read_text(encoding="utf-8")
+    part = guide[guide.index("## A check") : guide.index("## A tracker")]
+    table = dict(checks.CHECKS)
+    scope: dict[str, Any] = {"CHECKS": table, "Check": checks.Check}
+    for block in re.findall(r"```python\n(.*?)```", part, re.DOTALL):
+        exec(block, scope)
+    monkeypatch.setattr(run_module, "CHECKS", table)
+    births = pl.col("code").str.contains("^MEDS_BIRTH")
+
+    def plant(events: pl.DataFrame) -> pl.DataFrame:
+        older = pl.when(births).then(pl.col("time") - timedelta(days=200 * 365)).otherwise("time")
+        return events.with_columns(time=older)
+
+    labels = labels_of(tmp_path / "labels", labelled(clean))
+    only = AuditConfig(checks=("ages",))
+    assert not found(only, meds=clean / "meds", labels=labels)
+    old = found(only, meds=moved(clean, tmp_path / "meds", plant), labels=labels)
+    assert old == {"ages": [f"{labelled(clean).height:,} rows are at more than 120 years"]}
