@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+
+from ehr_eval.tasks.chexpert import FINDINGS
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(r"^ {4}((?:[A-Z]+=\S+ )?(?:ehr-\w+|configs/recipes/\S+\.sh) .*)$", re.MULTILINE)
@@ -21,7 +24,7 @@ FEW = ["optim.epochs=null", "optim.steps=4", "validation.every=2", "validation.m
        "data.context=64", "data.batch_tokens=1024", "data.micro_tokens=512"]  # fmt: skip
 BRIEF = {
     "ehr-train --tokens": FEW,
-    "ehr-eval ehrshot": ["bootstraps=20", "ks=[-1]"],
+    "ehr-eval ehrshot": ["bootstraps=20", "ks=[-1]", "replicates_all=1"],
     "ehr-eval survival": ["bootstraps=20"],
     "ehr-eval perplexity": ["stride=60", "subjects=6", "least_subjects=2"],
     "ehr-eval strata": ["bootstraps=20"],
@@ -31,6 +34,18 @@ BRIEF = {
     "ehr-eval curve": ["draw.budget=24", "draw.samples=3"],
 }
 """Command -> settings by which it takes less time; none that changes what it does."""
+
+
+SMALL_HEADS = {
+    "lr": {"kind": "lr", "c": [1.0]},
+    "gbm": {
+        "kind": "gbm",
+        "learning_rate": [0.1],
+        "max_depth": [3],
+        "num_leaves": [10],
+        "rounds": 10,
+    },
+}
 
 
 def commands(guide):
@@ -44,6 +59,10 @@ def smaller(words):
             words = [*words, *(x for setting in settings for x in ("-s", setting))]
     if words[1] in ("generate", "zeroshot"):  # each process would import torch anew
         words = [*words, "--workers", "1"]
+    if words[1] == "ehrshot":
+        words = [*words, "--workers", "1"]
+        if "-c" not in words and not any(word.startswith("heads=") for word in words):
+            words = [*words, "-s", f"heads={json.dumps(SMALL_HEADS)}"]
     if "configs/eval/exmed.yaml" in words:
         words = [*words, "-s", "heads.rf.trials=2", "-s", "heads.xgb.trials=2"]
     return [{"1000": "240", "2000": "240"}.get(w, w) if words[1] == "synth" else w for w in words]
@@ -169,3 +188,76 @@ def test_the_exmed_bert_guide(here):
     assert (here / "exmed/all/runs/finetuned/report.html").is_file()
     assert (here / "exmed/results/report.html").is_file()
     shutil.rmtree(here / "exmed")
+
+
+SPLITS = {"train": "train", "tuning": "val", "held_out": "test"}
+"""Of MEDS -> of EHRSHOT."""
+THEIRS = {"readmission_30d": "guo_readmission", "long_stay": "guo_los", "abnormal_lab_next_visit": "lab_anemia",
+          "new_diagnosis_1y": "new_hypertension"}  # fmt: skip
+"""Tasks of the synthetic cohort -> whose shape they are given."""
+
+
+def write_ehrshot_assets(root):
+    """A synthetic cohort as EHRSHOT is published: labels, shots and splits as CSV and JSON, events as MEDS."""
+    run(["ehr-tokenize", "synth", "--num-patients", "240", "--risks", "--out", str(root / "meds")])
+    splits = pl.read_parquet(root / "meds/metadata/subject_splits.parquet")
+    named = splits.select(
+        pl.col("split").replace_strict(SPLITS), omop_person_id=pl.col("subject_id")
+    )
+    (root / "splits").mkdir()
+    named.write_csv(root / "splits/person_id_map.csv")
+    rng = np.random.default_rng(0)
+    for task, name in THEIRS.items():
+        rows = pl.read_parquet(root / "meds/labels" / task / "**/*.parquet").join(
+            splits, on="subject_id"
+        )
+        rows = rows.sort("subject_id", "prediction_time")
+        yes = rows["boolean_value"].to_numpy()
+        severity = np.where(yes, rng.integers(1, 4, len(yes)), 0)
+        write_ehrshot_task(
+            root, name, rows, severity if name.startswith("lab_") else yes, {name: yes}
+        )
+        if name == "guo_los":
+            number = rng.integers(0, 1 << 14, len(yes))
+            findings = {f: (number >> (13 - i) & 1).astype(bool) for i, f in enumerate(FINDINGS)}
+            write_ehrshot_task(root, "chexpert", rows, number, findings)
+    shutil.rmtree(root / "meds/labels")
+
+
+def write_ehrshot_task(root, name, rows, value, sub_tasks):
+    folder = root / "benchmark" / name
+    folder.mkdir(parents=True)
+    kind = "boolean" if value.dtype == bool else "categorical"
+    times = [time.isoformat() for time in rows["prediction_time"]]
+    columns = {"patient_id": rows["subject_id"], "prediction_time": times, "value": value.astype(str), "label_type": [kind] * len(times)}  # fmt: skip
+    pl.DataFrame(columns).write_csv(folder / "labeled_patients.csv")
+    tree = {}
+    for sub_task, yes in sub_tasks.items():
+        one = {}
+        for split, theirs in (("train", "train"), ("tuning", "val")):
+            at = np.flatnonzero(rows["split"].to_numpy() == split)
+            one |= {f"{theirs}_idxs": at.tolist(), f"label_values_{theirs}_k": yes[at].astype(int).tolist(),
+                    f"patient_ids_{theirs}_k": rows["subject_id"].to_numpy()[at].tolist(),
+                    f"label_times_{theirs}_k": [times[i] for i in at]}  # fmt: skip
+        tree[sub_task] = {"-1": {"0": one}}
+    (folder / "all_shots_data.json").write_text(json.dumps(tree))
+
+
+def test_the_ehrshot_guide(here):
+    write_ehrshot_assets(here / "EHRSHOT_ASSETS")
+    for words in commands("ehrshot.md"):
+        run(words)
+    results = here / "ehrshot/results"
+    groups = pl.read_parquet(results / "groups.parquet").filter(metric="brier", k=-1)
+    assert dict(groups.select("group", "tasks").iter_rows()) == {
+        "Operational": 2, "Labs": 1, "New diagnoses": 1, "Chest X-ray": 14, "all tasks": 18, "mean of groups": 18,
+    }  # fmt: skip
+    assert "published" in (results / "report.md").read_text()
+    assert (
+        pl.read_parquet(results / "pairs.parquet").filter(baseline_head="gbm", head="lr").height
+        == 1
+    )
+    tuned = pl.read_parquet(here / "ehrshot/results-tuned/results.parquet").filter(model="tuned")
+    assert tuned.select("task", "head", "k").unique().rows() == [("guo_los", "given", -1)]
+    heads = pl.read_parquet(here / "ehrshot/results-heads/results.parquet")["head"]
+    assert set(heads) == {"prototype", "knn", "probe"}

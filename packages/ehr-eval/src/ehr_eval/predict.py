@@ -17,6 +17,7 @@ from ehr_eval.answers import ANSWERS, Outputs, write_parts
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.reader import Reader, read_rows, subjects_of
 from ehr_eval.frames import KEY, PRODUCER, labelled_rows
+from ehr_eval.shot_labels import ShotDraw, shot_labels
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import open_tokens
@@ -52,6 +53,7 @@ def predict(
     *,
     device: str = "cpu",
     overwrite: bool = False,
+    draw: ShotDraw | None = None,
 ) -> PredictSummary:
     """Write what a model with a pooled head of its own says of the held-out rows of its task.
 
@@ -68,6 +70,7 @@ def predict(
         config: Context, batches, precision, columns of CSV labels; pooling is the head's own.
         device: As torch names it.
         overwrite: Replace an artifact that is there.
+        draw: Where the labels are `shots/1`: whose tuning rows the threshold is chosen on.
 
     Raises:
         ContractError: If an input is not what it should be, the vocabularies differ, the labels lack
@@ -84,7 +87,7 @@ def predict(
     token_set = open_tokens(tokens)
     require_same_vocabulary(loaded, token_set)
     reader = Reader(loaded, config, device=device)
-    tables = _labels(loaded, problem, labels, config)
+    tables = _labels(loaded, problem, labels, config) if draw is None else shot_labels(labels, draw)
     splits = {split: open_split(token_set, split) for split in token_set.splits}
     rows = labelled_rows(tables, subjects_of(splits), where=tokens)
     rows = rows.filter(pl.col("split").is_in([TUNING, HELD_OUT]))

@@ -13,8 +13,12 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.option(
     "--labels",
     type=PATH,
-    required=True,
     help="Labels of its task, or of all of a multi-label head; or a CSV file (see -s labels.subject).",
+)
+@click.option(
+    "--shots",
+    type=PATH,
+    help="In place of labels, where --checkpoint holds the runs of `ehr-train --shots`: a prediction of each.",
 )
 @click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
 @config_options("FeaturesConfig", "batch_tokens=4096")
@@ -23,7 +27,8 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 def predict(
     checkpoint: Path,
     tokens: Path,
-    labels: Path,
+    labels: Path | None,
+    shots: Path | None,
     out: Path,
     config_file: Path | None,
     overrides: tuple[str, ...],
@@ -44,6 +49,20 @@ def predict(
     config = load_config(FeaturesConfig, config_file, overrides)
     from ehr_eval.predict import predict as run
 
+    if (labels is None) == (shots is None):
+        raise click.UsageError("give either --labels or --shots")
+    if labels is None:
+        from ehr_eval.shot_labels import shot_runs
+
+        assert shots is not None
+        for draw, path in shot_runs(checkpoint).items():
+            part = out / draw.task / f"k={draw.k}" / f"replicate={draw.replicate}"
+            if overwrite or not (part / "manifest.json").is_file():
+                run(
+                    path, tokens, shots, part, config, device=device, overwrite=overwrite, draw=draw
+                )
+            click.echo(f"{part}")
+        return
     done = run(checkpoint, tokens, labels, out, config, device=device, overwrite=overwrite)
     for task, rows in done.rows.items():
         threshold = done.thresholds[task]

@@ -110,6 +110,8 @@ def _by_draw(directory: Path, files: Iterable[Path]) -> dict[Draw, list[Path]]:
                 f"{path}: predictions of few shots lie in k=<k>/replicate=<r>/, k 1 or more (all "
                 "rows: -1), r 0 or more"
             )
+        if named and below[named.end() :].startswith(f"{TUNING}/"):
+            continue  # of `predict --shots`: each draw is an artifact, with its tuning rows beside
         draw = Draw(int(named["k"]), int(named["replicate"])) if named else Draw(-1, 0)
         draws.setdefault(draw, []).append(path)
     return draws

@@ -71,6 +71,11 @@ if TYPE_CHECKING:
     metavar="K",
     help="Train K runs, OUT/fold-1 and so on: each validates on a K-th of the subjects of train and tuning.",
 )
+@click.option(
+    "--shots",
+    type=PATH,
+    help="Fine-tune --init on each draw of shots/1 (`ehr-eval ehrshot --shots`): a run each, below --out.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
 @overwrite_option("a run")
 @click.option(
@@ -96,6 +101,7 @@ def main(
     device: str | None,
     track: tuple[str, ...],
     folds: int | None,
+    shots: Path | None,
     resume: bool,
     overwrite: bool,
     dry_run: bool,
@@ -141,6 +147,8 @@ def main(
         _plan(tokens, out, config, folds, common)
     elif folds:
         _train_folds(tokens, out, config, folds, common | {"track": track})
+    elif shots:
+        _train_shots(tokens, out, config, shots, common)
     else:
         _train(tokens, out, config, meeting, common | {"track": track})
 
@@ -184,6 +192,18 @@ def _train_folds(
 
     click.echo(text_table(train_folds(tokens, out, config, folds=folds, **common)))
     click.echo(f"wrote {out}; see {out / 'report.html'}")
+
+
+def _train_shots(
+    tokens: Path, out: Path, config: "TrainConfig", shots: Path, common: dict[str, Any]
+) -> None:
+    from ehr_tracking.config import ConfigError
+    from ehr_train.few_shots import train_shots
+
+    if common["init"] is None or common.pop("labels") is not None:
+        raise ConfigError("--shots needs --init, and has its own labels")
+    runs = train_shots(tokens, out, config, shots=shots, **common)
+    click.echo(f"wrote {len(runs):,} runs below {out}")
 
 
 def _train(

@@ -131,6 +131,16 @@ class FoldConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ShotsConfig:
+    """One draw of `shots/1`: learnt from are its rows of train, validated on those of tuning."""
+
+    task: str
+    k: int
+    """Shots per class; -1 is all."""
+    replicate: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointConfig:
     """What is kept."""
 
@@ -167,6 +177,8 @@ class TrainConfig:
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     fold: FoldConfig | None = None
     """Train and validate on folds instead of on train and tuning; `--folds K` trains all."""
+    shots: ShotsConfig | None = None
+    """Where `--labels` is `shots/1`: which draw; `--shots` trains on all."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

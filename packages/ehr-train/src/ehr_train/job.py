@@ -25,7 +25,7 @@ from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.data.folds import in_fold
-from ehr_train.data.labels import LabelRows, read_rows, refuse_unknown
+from ehr_train.data.labels import LabelRows, read_rows, read_shots, refuse_unknown
 from ehr_train.data.sampler import Position, Sampler
 from ehr_train.objectives import OBJECTIVES, Objective
 
@@ -208,6 +208,8 @@ class Job:
     def _rows(self, config: TrainConfig) -> LabelRows | None:
         if self.labels is None or config.objective.labelled is None:
             return None
+        if config.shots is not None:
+            return read_shots(self.labels, **to_dict(config.shots))
         return read_rows(self.labels, config.objective.labelled, config.labels)
 
     def train_examples(self, config: TrainConfig, tokens: TokenSet) -> Examples:
@@ -252,6 +254,8 @@ class Job:
                 name for name, cls in OBJECTIVES.items() if getattr(cls, "labelled", None)
             )
             raise ConfigError(f"--labels are for objective.kind = {kinds}, not {kind}")
+        if config.shots is not None and labelled != "binary":
+            raise ConfigError("shots are of yes and no: take objective.kind = classification")
         if config.adapter is not None and self.init is None:
             raise ConfigError("adapter needs --init: the run or checkpoint that it adapts")
         if self.device == "cuda":

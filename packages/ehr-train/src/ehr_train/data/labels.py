@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_tracking.arrow.label_csv import LabelColumns
-from ehr_tracking.contracts import ContractError
+from ehr_tracking.contracts import SHOTS, ContractError
+from ehr_tracking.manifest import check_file, read_manifest
 from ehr_train import PRODUCER
 
 if TYPE_CHECKING:
@@ -78,6 +79,37 @@ def read_rows(path: Path, problem: "Problem", columns: LabelColumns | None = Non
         both = (table[name].to_numpy() for name in (labels.DURATION, "boolean_value"))
         label = np.stack([column.astype(np.float64) for column in both], 1)
     return _rows(given, label, names)
+
+
+def read_shots(path: Path, *, task: str, k: int, replicate: int) -> LabelRows:
+    """The rows of one draw of `shots/1`, of train and tuning; one that was drawn twice is there twice.
+
+    Raises:
+        ContractError: If it is no `shots/1`, or has no such draw.
+    """
+    import pyarrow.compute as pc
+
+    table = shots_table(path)
+    asked = {"task": task, "k": k, "replicate": replicate}
+    for name, value in asked.items():
+        table = table.filter(pc.equal(table[name], value))
+    if not len(table):
+        raise ContractError(
+            f"{path} has no shots of {', '.join(f'{n} {v}' for n, v in asked.items())}"
+        )
+    return _rows(table, table["boolean_value"].to_numpy().astype(np.float32), ())
+
+
+def shots_table(path: Path) -> "pa.Table":
+    """The rows of `shots/1`.
+
+    Raises:
+        ContractError: If it is none.
+    """
+    import pyarrow.parquet as pq
+
+    manifest = read_manifest(path, SHOTS, reader=PRODUCER)
+    return pq.read_table(check_file(path, manifest, "shots.parquet"))
 
 
 def _several(tables: "dict[str, pa.Table]") -> LabelRows:
