@@ -185,6 +185,9 @@ class TrainConfig:
     """`bf16` computes under autocast, weights stay fp32; `auto` takes it where it is the faster one."""
     compile: bool = False
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
+    recompute: bool = False
+    """Keep the states between blocks alone, and compute what is in them again for the gradients: less
+    memory for long records, a third more work. The gradients are the same."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property

@@ -56,6 +56,8 @@ class Stepper:
         self.learner = learner
         self.config = config
         self.device = device
+        if config.recompute:
+            learner.model.activation_checkpointing_enable()
         self.wrapped = wrap(learner, device, compiled=config.compile)
         self.optimizer = make_optimizer(learner.model, config.optim)
         self.names = tuple(learner.objective.weights)
