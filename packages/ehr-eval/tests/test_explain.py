@@ -127,9 +127,8 @@ def test_attributions_are_those_of_a_plain_sum_along_the_path(wire) -> None:
 
 def test_a_linear_head_says_what_it_says_of_the_features(wire, tmp_path) -> None:
     config = FeaturesConfig(precision="fp32")
-    features = extract_features(
-        wire / "gpt2", wire / "tokens", wire / "labels", tmp_path / "f", config
-    )
+    features = tmp_path / "f"
+    extract_features(wire / "gpt2", wire / "tokens", wire / "labels", features, config)
     found = read_features(features)
     labels = pl.read_parquet(wire / "labels/died/labels.parquet")
     rows = found.index.join(labels, on=["subject_id", "prediction_time"]).sort("row")
