@@ -102,4 +102,5 @@ def ehrshot(
     click.echo(text_table(group_summary(out)))
     if shots:
         click.echo(f"shots: {shots / 'shots.parquet'}")
-    click.echo(f"report: {out / 'report.html'}; as Markdown {out / 'report.md'}")
+    click.echo(f"as Markdown: {out / 'report.md'}")
+    click.echo(f"report: {out / 'report.html'}")
