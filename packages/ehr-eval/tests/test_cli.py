@@ -77,7 +77,7 @@ def test_features_of_something_else_are_refused(invoke, toys, tmp_path):
     labels, features = toys.tasks(tmp_path, subjects=12)
     out = tmp_path / "out"
     args = ["--tokens", features["model"], "--labels", labels, "--out", out]
-    result = invoke("features", "--checkpoint", tmp_path / "absent", *args)
+    result = invoke("features", "--checkpoint", features["model"], *args)
     assert result.exit_code == 2
     assert "holds features/1" in result.output
     assert not out.exists()

@@ -81,9 +81,9 @@ def test_a_head_of_one_file_and_one_line_is_in_results_and_report(extended):
     best = table.filter(task="told", model="model", k=-1, replicate=-1, metric="auroc")
     assert best["value"].item() > 0.95
     selected = table.filter(pl.col("replicate") == 0)["selected"]
-    assert {json.loads(s)["neighbours"] for s in selected} <= {3, 9}
+    assert {json.loads(s)["smoothing"] for s in selected} <= {1e-6, 1e-2}
     assert "model close" in (extended / "report.html").read_text()
-    assert load_manifest(extended).config["heads"]["close"]["kind"] == "knn"
+    assert load_manifest(extended).config["heads"]["close"]["kind"] == "bayes"
 
 
 @pytest.mark.slow

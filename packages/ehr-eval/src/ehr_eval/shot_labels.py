@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ehr_eval.frames import KEY, PRODUCER
 from ehr_tracking.contracts import HELD_OUT, SHOTS, TUNING, ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, check_file, read_manifest
 
 _RUN = re.compile(r"^(?P<task>.+)/k=(?P<k>-1|[1-9]\d*)/replicate=(?P<replicate>\d+)$")
@@ -50,13 +51,14 @@ def shot_labels(shots: Path, draw: ShotDraw) -> dict[str, pa.Table]:
     return {draw.task: once.select([*KEY, "boolean_value"])}
 
 
-def shot_runs(directory: Path) -> dict[ShotDraw, Path]:
+def shot_runs(directory: PathLike) -> dict[ShotDraw, Path]:
     """The finished runs of `ehr-train --shots`, by draw.
 
     Raises:
         ContractError: If there is none.
     """
     found = {}
+    directory = Path(directory)
     for path in sorted(directory.glob(f"*/k=*/replicate=*/{MANIFEST}")):
         named = _RUN.match(path.parent.relative_to(directory).as_posix())
         if named:

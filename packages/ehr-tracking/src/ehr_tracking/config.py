@@ -98,12 +98,13 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: PathLike) -> dict[str, Any]:
     """Read a YAML file that must hold a mapping.
 
     Raises:
         ConfigError: If it is missing, not YAML, or not a mapping.
     """
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     try:

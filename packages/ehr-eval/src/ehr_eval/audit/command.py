@@ -56,11 +56,12 @@ def audit(
     from ehr_tracking.config import load_config
 
     config = load_config(AuditConfig, config_file, overrides)
-    from ehr_eval.audit.inputs import Given
     from ehr_eval.audit.run import write_audit
     from ehr_tracking.report import text_table
 
-    given = Given(
+    found = write_audit(
+        out,
+        config,
         meds=meds,
         labels=labels,
         tokens=tokens,
@@ -70,8 +71,9 @@ def audit(
         results=results,
         shots=shots,
         task_files=task_files,
+        show_ids=show_ids,
+        overwrite=overwrite,
     )
-    found = write_audit(given, out, config, show_ids=show_ids, overwrite=overwrite)
     click.echo(text_table(found.table()))
     if show_ids:
         for each in found.checked:

@@ -1,6 +1,6 @@
 """Run the checks whose inputs are there, and write `audit/1`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from ehr_eval.frames import PRODUCER
 from ehr_tracking.config import ConfigError, to_dict
 from ehr_tracking.contracts import AUDIT
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, refuse_existing, seal
 
 
@@ -56,27 +57,51 @@ def _run(check: Check, inputs: Inputs) -> Checked:
     return Checked(check, "found" if found else "warned", findings)
 
 
-def write_audit(
-    given: Given,
-    out: Path,
+def write_audit(  # noqa: PLR0913 -- whatever may be audited, each by name
+    out: PathLike,
     config: AuditConfig | None = None,
     *,
+    meds: PathLike | None = None,
+    labels: PathLike | None = None,
+    tokens: PathLike | None = None,
+    checkpoint: PathLike | None = None,
+    features: Mapping[str, PathLike] | None = None,
+    predictions: Mapping[str, PathLike] | None = None,
+    results: PathLike | None = None,
+    shots: PathLike | None = None,
+    task_files: Sequence[PathLike] = (),
     show_ids: bool = False,
     overwrite: bool = False,
 ) -> Audit:
     """Run the checks and write `audit/1`.
 
     Args:
-        given: Where what is audited lies.
         out: The artifact.
         config: Which checks, and what is suspicious.
+        meds: Data set.
+        labels: Of its tasks.
+        tokens: Of it.
+        checkpoint: That was trained on them.
+        features: By the name of the model.
+        predictions: By the name of the model.
+        results: `results/1`.
+        shots: `shots/1`.
+        task_files: That the labels are of.
         show_ids: Write whose rows findings are of.
         overwrite: Replace an artifact that is there.
 
     Raises:
         UserError: As `audit`, or if `out` exists.
     """
-    config = config or AuditConfig()
+    config, out = config or AuditConfig(), Path(out)
+    single = {"meds": meds, "labels": labels, "tokens": tokens, "checkpoint": checkpoint}
+    single |= {"results": results, "shots": shots}
+    given = Given(
+        **{name: Path(path) for name, path in single.items() if path is not None},
+        features={name: Path(path) for name, path in (features or {}).items()},
+        predictions={name: Path(path) for name, path in (predictions or {}).items()},
+        task_files=tuple(map(Path, task_files)),
+    )
     read = list(given.paths.values())
     refuse_existing(out, AUDIT, overwrite=overwrite, inputs=read)
     found = audit(given, config)

@@ -16,6 +16,7 @@ from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, SPLITS, ContractError
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, raw_source, seal
 
 _THEIRS = "foreign-predictions"
@@ -40,13 +41,13 @@ class Adopted:
 
 
 def adopt(
-    files: Sequence[Path],
-    labels: Path,
-    out: Path,
+    files: Sequence[PathLike],
+    labels: PathLike,
+    out: PathLike,
     config: ForeignConfig,
     *,
     task: str | None = None,
-    meds: Path | None = None,
+    meds: PathLike | None = None,
     overwrite: bool = False,
 ) -> list[Adopted]:
     """Write predictions of another system as `predictions/1`, with the outcomes of the labels.
@@ -64,11 +65,13 @@ def adopt(
         ContractError: If a file or the labels cannot be read, or a row is there twice or has no label.
         UserError: If it cannot be told which task a file is of, or `out` may not be written.
     """
+    paths, labels, out = [Path(file) for file in files], Path(labels), Path(out)
+    meds = None if meds is None else Path(meds)
     tables = read_labels(labels, config.labels)
-    read = [*files, labels, *([meds] if meds else [])]
+    read = [*paths, labels, *([meds] if meds else [])]
     with new_artifact(out, PREDICTIONS, overwrite=overwrite, inputs=read) as partial:
         told: dict[str, list[pl.DataFrame]] = {}
-        for path in files:
+        for path in paths:
             for name, rows in _by_task(path, read_file(path, config), task, list(tables)).items():
                 told.setdefault(name, []).append(rows)
         done, written = [], {}
@@ -78,14 +81,14 @@ def adopt(
                     f"{labels} has no labels of task {name}; it has {', '.join(tables)}"
                 )
             rows = pl.concat(told[name])
-            refuse_twice(rows, files[0], name)
+            refuse_twice(rows, paths[0], name)
             found, adopted = _judged(rows, tables[name], name, labels, meds)
             path = partial / name / f"{HELD_OUT}.parquet"
             path.parent.mkdir(parents=True)
             pq.write_table(found.to_arrow().cast(_SCHEMA), path)
             written[path.relative_to(partial).as_posix()] = found.height
             done.append(adopted)
-        inputs = {f"file.{i}": raw_source(path, contract=_THEIRS) for i, path in enumerate(files)}
+        inputs = {f"file.{i}": raw_source(path, contract=_THEIRS) for i, path in enumerate(paths)}
         inputs["labels"] = label_source(labels)
         if meds:
             inputs["splits"] = raw_source(meds / "metadata", contract=MEDS)

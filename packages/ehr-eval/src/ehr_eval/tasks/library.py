@@ -50,7 +50,7 @@ def of_collection(name: str) -> dict[str, Path]:
     return there[name]
 
 
-def copy_task(name: str, folder: Path) -> list[Path]:
+def copy_task(name: str, folder: PathLike) -> list[Path]:
     """Copy the file of a task, and the tables of codes that it names, to be changed.
 
     Args:
@@ -63,7 +63,7 @@ def copy_task(name: str, folder: Path) -> list[Path]:
     Raises:
         UserError: If there is no such task, or a file of that name is there already.
     """
-    path = find(name)
+    path, folder = find(name), Path(folder)
     text = path.read_text(encoding="utf-8")
     files = [path, *(p for p in sorted(path.parent.glob("*.csv")) if p.name in text)]
     folder.mkdir(parents=True, exist_ok=True)

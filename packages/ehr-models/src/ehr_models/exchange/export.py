@@ -25,7 +25,7 @@ def export(
     out: PathLike,
     *,
     card: CardConfig,
-    results: Mapping[str, Path],
+    results: Mapping[str, PathLike],
     base: PathLike | None = None,
     overwrite: bool = False,
 ) -> Facts:
@@ -50,12 +50,12 @@ def export(
     if card.version not in card.changelog:
         raise ConfigError(f"changelog says nothing of version {card.version}; add what is new")
     out = Path(out)
-    scores = tuple(read_scores(name, path) for name, path in results.items())
+    scores = tuple(read_scores(name, Path(path)) for name, path in results.items())
     with reading(checkpoint) as directory:
         contract = {c.tag: c for c in (ADAPTER, CHECKPOINT)}.get(
             load_manifest(directory).contract, CHECKPOINT
         )
-        read = [Path(checkpoint), *results.values()]
+        read = [Path(checkpoint), *map(Path, results.values())]
         with new_artifact(out, contract, overwrite=overwrite, inputs=read) as partial:
             loaded = load_checkpoint(directory, base=base)
             facts = gather(directory, loaded, scores)

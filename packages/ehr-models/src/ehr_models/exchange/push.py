@@ -13,6 +13,7 @@ from ehr_models import __version__
 from ehr_models.exchange.config import CARD, METADATA, SCHEMA, is_of_export
 from ehr_tracking.contracts import ADAPTER, CHECKPOINT, ContractError
 from ehr_tracking.errors import UserError
+from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, load_manifest, verify
 
 
@@ -26,13 +27,14 @@ class Parcel:
     metadata: Mapping[str, Any]
 
 
-def pack_up(directory: Path) -> Parcel:
+def pack_up(directory: PathLike) -> Parcel:
     """Check that a directory is an export, whole and unchanged, and holds nothing else.
 
     Raises:
         ContractError: If it is no export, or a file was changed.
         UserError: If a file is not of the export, or holds rows of subjects.
     """
+    directory = Path(directory)
     manifest = load_manifest(directory)
     names = {MANIFEST, *manifest.files}
     if manifest.contract not in (ADAPTER.tag, CHECKPOINT.tag) or not {CARD, METADATA} <= names:
@@ -162,7 +164,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def find_token(file: Path | None) -> str:
+def find_token(file: PathLike | None) -> str:
     """Of a file, else that of huggingface_hub: `HF_TOKEN`, or what `hf auth login` left.
 
     Raises:
@@ -170,7 +172,7 @@ def find_token(file: Path | None) -> str:
     """
     if file is not None:
         try:
-            token: str | None = file.read_text(encoding="utf-8").strip()
+            token: str | None = Path(file).read_text(encoding="utf-8").strip()
         except OSError as e:
             raise UserError(f"--token-file {file}: {e.strerror}") from None
     else:

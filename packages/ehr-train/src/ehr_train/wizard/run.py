@@ -11,13 +11,13 @@ import yaml
 
 from ehr_tracking.config import to_dict
 from ehr_tracking.errors import UserError
-from ehr_tracking.files import write_whole
+from ehr_tracking.files import PathLike, write_whole
 from ehr_train.wizard.ask import ask, heading
 from ehr_train.wizard.steps import CONFIG, SCRIPT, commands, script
 
 
 def run(
-    config_file: Path | None, overrides: tuple[str, ...], folder: Path | None, nproc: int
+    config_file: PathLike | None, overrides: tuple[str, ...], folder: PathLike | None, nproc: int
 ) -> None:
     """Ask, show, and on a yes write the config and the script and run the commands one by one.
 
@@ -34,6 +34,8 @@ def run(
         raise UserError(
             "--interactive asks questions, but there is no terminal; give --tokens, --out and -c"
         )
+    config_file = None if config_file is None else Path(config_file)
+    folder = None if folder is None else Path(folder)
     answers, config = ask(config_file, overrides, folder, nproc)
     lines = commands(answers)
     text = yaml.safe_dump(to_dict(config), sort_keys=False)
