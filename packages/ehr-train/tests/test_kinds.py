@@ -75,6 +75,25 @@ def test_packed_is_what_each_window_is_alone(tokens, examples, kind, head):
     assert first.item() == pytest.approx(alone[0].item() + alone[5].item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["llama", "mamba2", "hyena"])
+def test_computing_blocks_again_gives_the_same_gradients(tokens, examples, kind):
+    """And each block is called twice."""
+    windows = newest(examples.tokens, np.arange(9), examples.visible[:9], 32)
+    found, calls = [], []
+    for recompute in (False, True):
+        learner, asker, config = learner_and_asker(tokens, examples, kind, "token")
+        Stepper(learner, replace(config, recompute=recompute), torch.device("cpu"))
+        blocks = next(m for m in learner.modules() if isinstance(m, torch.nn.ModuleList))
+        seen = []
+        inner = next(m for m in blocks[0].modules() if isinstance(m, torch.nn.Linear))
+        inner.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        learner(asker.ask(windows, 0))["loss"][0].backward()
+        calls.append(len(seen))
+        found.append([p.grad for p in learner.parameters() if p.grad is not None])
+    assert calls[1] == 2 * calls[0]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @every_head
 @every_kind
 def test_the_parts_of_two_processes_add_up_to_what_one_learns(tokens, examples, kind, head):
