@@ -65,6 +65,14 @@ def test_the_report_counts_the_mean_over_tasks_in_shares_of_the_way_to_the_best(
         plain = cells.replace(' class="number"', "")
         assert f"<td>{model} lr</td>{plain}" in section or f"<td>{model} lr</td>{cells}" in section
     assert (out / "plots" / "share.png").is_file()
+    table = (out / "report.md").read_text().split("to the best possible\n\n")[1].split("\n\n")[0]
+    header, _, *rows = ([cell.strip() for cell in x.split("|")[1:-1]] for x in table.splitlines())
+    assert [row[0] for row in rows] == ["told", "untold"]
+    for task, *cells in rows:
+        of = dict(results.filter(task=task, k=-1).select("model", "value").iter_rows())
+        for name, cell in zip(header[1:], cells, strict=True):
+            share = (of[name.removesuffix(" lr")] - 0.5) / (best[task] - 0.5)
+            assert cell == f"{share:.2f}"
     assert "risks" in load_manifest(out).inputs
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from ehr_eval.judge.bootstrap import interval
 from ehr_eval.protocol.cell import Setting
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
-from ehr_eval.protocol.evaluation import AUROC, Evaluation, over_tasks, over_tasks_share
-from ehr_eval.protocol.shown import BEST, settings_of, shown_k
+from ehr_eval.protocol.evaluation import AUROC, Evaluation, over_tasks, over_tasks_share, shares
+from ehr_eval.protocol.shown import BEST, most_shots, settings_of, shown_k, shown_shots
 from ehr_tracking.contracts import TRAIN
 from ehr_tracking.report import figure, line_plot, table
 
@@ -71,6 +71,9 @@ def share_of_best(
             for name, curve in curves.items()
         ]
     )
+    most = most_shots(config)
+    yield f"<p>Task by task, {shown_shots(most)}:</p>"
+    yield table(list(shares(evaluations, settings_of(evaluations, most))))
     rows = _train_rows([e for e in evaluations if e.task in known])
     points = {
         name: [(rows if k == -1 else 2 * k, v) for k in ks if (v := curve.get(k)) is not None]

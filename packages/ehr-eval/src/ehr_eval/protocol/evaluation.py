@@ -115,6 +115,17 @@ def over_tasks_share(evaluations: Sequence[Evaluation], setting: Setting) -> flo
     return mean_share((ours.value, best.value) for ours, best in found if ours and best)
 
 
+def shares(
+    evaluations: Sequence[Evaluation], settings: Sequence[Setting]
+) -> Iterator[dict[str, object]]:
+    """The same of each task: a row a task whose best possible is known, a column a model and head."""
+    for evaluation in evaluations:
+        if evaluation.best is not None:
+            found = {f"{s.model} {s.head}": over_tasks_share([evaluation], s) for s in settings}
+            shown = {name: None if v is None else f"{v:.2f}" for name, v in found.items()}
+            yield {"task": evaluation.task, **shown}
+
+
 def no_rows() -> dict[str, tuple[int, int]]:
     """The sizes of a task of which nothing could be read."""
     return dict.fromkeys(SPLITS, (0, 0))

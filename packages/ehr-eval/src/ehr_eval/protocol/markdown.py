@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ehr_eval.protocol.config import EhrshotConfig
-from ehr_eval.protocol.evaluation import AUROC, Evaluation
+from ehr_eval.protocol.evaluation import AUROC, Evaluation, shares
 from ehr_eval.protocol.grouped import by_group, by_shots, told_groups
 from ehr_eval.protocol.groups import ALL, members
 from ehr_eval.protocol.paired import pair_rows
@@ -48,6 +48,10 @@ def write_markdown(
         f"{TITLES[AUROC]} with 95% intervals over patients, {shown_shots(most)}.",
         *_tables("Tasks", list(_tasks(evaluations, most))),
     ]
+    parts += _tables(
+        "Share of the way from chance to the best possible",
+        list(shares(evaluations, settings_of(evaluations, most))),
+    )
     if inside:
         parts.append(f"{told_groups(inside)}.")
     for metric in (AUROC, "auprc", "brier"):
