@@ -67,11 +67,24 @@ def test_rows_that_are_not_those_of_the_matrix_are_refused(index, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_no_finite_numbers_are_refused(index, tmp_path, value):
+def test_values_that_are_no_finite_numbers_are_refused_where_labels_are_at_them(
+    index, toys, tmp_path, value
+):
     matrix = DENSE.copy()
     matrix[1, 1] = value
-    with pytest.raises(ContractError, match="holds NaN or infinite values"):
-        read_features(write(tmp_path / "features", index, {"features": matrix}))
+    csr = sparse.csr_matrix(matrix)
+    tensors = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr}
+    of_csr = write(tmp_path / "csr", index, tensors | {"shape": np.array(csr.shape)})
+    for features in (write(tmp_path / "dense", index, {"features": matrix}), of_csr):
+        with pytest.raises(ContractError, match="holds NaN or infinite values; did"):
+            read_features(features)
+        found = read_features(features, broken=True)
+        assert found.broken.tolist() == [1]
+        times = {"subject_id": [1, 2], "prediction_time": [toys.day(0), toys.day(3)]}
+        labels = pl.DataFrame(times, schema_overrides={"prediction_time": pl.Datetime("us")})
+        assert align(found, labels[:1], task="one")["row"].to_list() == [2]
+        with pytest.raises(ContractError, match=r"infinite values in 1 of 2 rows of task one"):
+            align(found, labels, task="one")
 
 
 def test_labels_find_their_rows_whatever_the_order_of_the_index(index, toys, tmp_path):

@@ -88,14 +88,19 @@ class MappedMatrix:
             shape=(len(rows), self.shape[1]),
         )
 
-    def is_finite(self) -> bool:
-        """Whether every stored value is a number and not infinite."""
+    def broken(self) -> npt.NDArray[np.int64]:
+        """The rows that hold a value which is NaN or infinite."""
         values = self.tensors.get("features", self.tensors.get("data"))
         assert values is not None
         flat = values.reshape(-1)
-        return all(
-            bool(np.isfinite(flat[i : i + _CHUNK]).all()) for i in range(0, len(flat), _CHUNK)
-        )
+        parts = [
+            i + np.flatnonzero(~np.isfinite(flat[i : i + _CHUNK]))
+            for i in range(0, len(flat), _CHUNK)
+        ]
+        where = np.concatenate([np.zeros(0, np.int64), *parts])
+        if "features" in self.tensors:
+            return np.unique(where // max(1, self.shape[1]))
+        return np.unique(np.searchsorted(self.tensors["indptr"], where, side="right") - 1)
 
 
 def map_matrix(path: Path) -> MappedMatrix:

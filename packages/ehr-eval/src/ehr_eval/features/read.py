@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ehr_eval.features.mapped import MappedMatrix, Matrix, map_matrix
@@ -29,6 +30,13 @@ class FeatureSet:
     """[n, d] on disk."""
     index: pl.DataFrame
     """subject_id, prediction_time, row, split."""
+    broken: npt.NDArray[np.int64]
+    """Rows of the matrix that hold NaN or infinite values."""
+
+    @property
+    def told_broken(self) -> str:
+        """That there are such."""
+        return f"{self.directory / 'features.safetensors'} holds NaN or infinite values"
 
     @property
     def matrix(self) -> Matrix:
@@ -36,8 +44,12 @@ class FeatureSet:
         return self.mapped.take(np.arange(self.mapped.shape[0]))
 
 
-def read_features(directory: PathLike) -> FeatureSet:
+def read_features(directory: PathLike, *, broken: bool = False) -> FeatureSet:
     """Open the features of one model.
+
+    Args:
+        directory: `features/1`.
+        broken: Take rows with NaN or infinite values as well; `align` refuses labels at them.
 
     Raises:
         ContractError: If they are unfinished, changed, of another contract, contradict themselves, name
@@ -48,11 +60,12 @@ def read_features(directory: PathLike) -> FeatureSet:
     mapped = map_matrix(check_file(directory, manifest, "features.safetensors"))
     path = check_file(directory, manifest, "index.parquet")
     index = pl.DataFrame(pl.from_arrow(read_index(path, rows=mapped.shape[0])))
-    if not mapped.is_finite():
-        raise ContractError(
-            f"{directory / 'features.safetensors'} holds NaN or infinite values; did the model diverge?"
-        )
-    return FeatureSet(directory=directory, manifest=manifest, mapped=mapped, index=index)
+    found = FeatureSet(
+        directory=directory, manifest=manifest, mapped=mapped, index=index, broken=mapped.broken()
+    )
+    if len(found.broken) and not broken:
+        raise ContractError(f"{found.told_broken}; did the model diverge?")
+    return found
 
 
 def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFrame:
@@ -67,15 +80,22 @@ def align(features: FeatureSet, labels: pl.DataFrame, *, task: str) -> pl.DataFr
         The labels in their order, with `row` and `split`.
 
     Raises:
-        ContractError: Naming the first label without features.
+        ContractError: Naming the first label without features, or if a label's are NaN or infinite.
     """
-    return in_order_of(
+    found = in_order_of(
         labels,
         features.index,
         where=features.directory,
         what=f"labels of task {task}",
         mend="extract features for these labels",
     )
+    unusable = int(np.isin(found["row"].to_numpy(), features.broken).sum())
+    if unusable:
+        raise ContractError(
+            f"{features.told_broken} in {unusable:,} of {found.height:,} rows of task {task}; did the "
+            "model diverge?"
+        )
+    return found
 
 
 def align_all(task: str, labels: pl.DataFrame, sets: Mapping[str, FeatureSet]) -> pl.DataFrame:

@@ -88,7 +88,7 @@ def open_inputs(
         raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
     if config.tasks is not None:
         left_out = {task: why for task, why in left_out.items() if task in config.tasks}
-    sets = {name: read_features(path) for name, path in features.items()}
+    sets = {name: read_features(path, broken=True) for name, path in features.items()}
     refuse_other_delays(sets)
     chosen = [task for task in (config.tasks or sorted(tables)) if task in tables]
     named_shots = None if shots is None else read_given_shots(shots)
