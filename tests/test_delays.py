@@ -75,7 +75,7 @@ def tokenise(root: Path, meds: Path, delay: dict[str, float]) -> Path:
 
 
 def count(root: Path, meds: Path, labels: Path, *arguments: object) -> Path:
-    plain = [f"windows_days=[{WINDOW}]", "ontology=false", "bins=0", "min_rows=1"]
+    plain = [f"windows_days=[{WINDOW}]", "ontology=false", "bins=0", "min_rows=1", "trends=[]"]
     settings = [part for item in plain for part in ("-s", item)]
     out = root / "counts"
     run(ehr_eval.cli.main, "counts", "--meds", meds, "--labels", labels, "--out", out, *settings, *arguments)  # fmt: skip
@@ -87,8 +87,13 @@ def counted(out: Path) -> Iterator[tuple[int, datetime, Counter[str]]]:
     found = read_features(out)
     names = json.loads((out / "columns.json").read_text())["columns"]
     for subject, time, row, _ in found.index.iter_rows():
-        values = found.matrix[row].toarray()[0].astype(int).tolist()
-        yield subject, time, Counter({n: v for n, v in zip(names, values, strict=True) if v})
+        values = found.matrix[row].toarray()[0].tolist()
+        there = {n: v for n, v in zip(names, values, strict=True) if v}
+        counts = Counter({n: int(v) for n, v in there.items() if not n.endswith("|recency")})
+        seen = {f"{n.removesuffix('|recency')}|any" for n in there.keys() - counts.keys()}
+        # what has no time is not recent, and a time ago is told of what is known alone
+        assert seen <= counts.keys()
+        yield subject, time, counts
 
 
 def told(tokens: Path, subject: int, time: datetime) -> Counter[str]:

@@ -18,7 +18,6 @@ from transformers import (
     LlamaForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
-    dynamic_module_utils,
 )
 
 from ehr_models.checkpoint import load_checkpoint
@@ -121,9 +120,8 @@ def write(directory, config, weights=None):
 
 
 @pytest.fixture
-def blender(make_model, tmp_path, monkeypatch):
+def blender(make_model, tmp_path):
     """The mixer of docs/extend.md as if it were another's: code beside weights, unknown to transformers."""
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     model = make_model("mixer")
     text = (Path(__file__).parent / "kinds" / "mixer" / "model.py").read_text()
     code = text.replace("Mixer", "Blender").replace("mixer", "blender")
