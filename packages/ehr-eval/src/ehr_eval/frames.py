@@ -1,6 +1,6 @@
 """Events, labels and splits as data frames: what the readers of all packages give, for polars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,7 @@ from ehr_tracking.arrow import meds as meds_reader
 from ehr_tracking.arrow import splits as split_reader
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.arrow.label_csv import LabelColumns
+from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import SPLITS, ContractError
 from ehr_tracking.files import PathLike
 from ehr_tracking.report import text_table
@@ -38,6 +39,22 @@ def read_events(
     """
     events = meds_reader.read_events(path, [*meds_reader.COLUMNS, *more])
     return _frame(delays.shift(events) if delays else events)
+
+
+def require_tasks(asked: Iterable[str] | None, tables: Collection[str], labels: PathLike) -> None:
+    """Refuse a task that is asked for by name and is not there.
+
+    Args:
+        asked: `tasks` of a config; None: all that there are.
+        tables: Tasks that there are.
+        labels: Where, for the message.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    unknown = sorted(set(asked or ()) - set(tables))
+    if unknown:
+        raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
 
 
 def read_labels(path: PathLike, columns: LabelColumns | None = None) -> dict[str, pl.DataFrame]:

@@ -33,14 +33,20 @@ def audit(given: Given, config: AuditConfig | None = None) -> Audit:
         ConfigError: If the config names an unknown check, or a task file is none.
         UserError: If nothing was given.
     """
-    config = config or AuditConfig()
+    return _audit(_opened(given, config or AuditConfig()))
+
+
+def _opened(given: Given, config: AuditConfig) -> Inputs:
     if not given.paths:
         raise UserError("nothing to audit: give --meds, --labels, --tokens, --features or more")
     unknown = sorted(set(config.checks or ()) - CHECKS.keys())
     if unknown:
         raise ConfigError(f"checks: there is no check {unknown[0]}; there are {', '.join(CHECKS)}")
-    inputs = Inputs(given, config)
-    names = config.checks or tuple(CHECKS)
+    return Inputs(given, config)
+
+
+def _audit(inputs: Inputs) -> Audit:
+    names = inputs.config.checks or tuple(CHECKS)
     return Audit(tuple(_run(CHECKS[n], inputs) for n in tqdm(names, "checks", disable=None)))
 
 
@@ -104,7 +110,8 @@ def write_audit(  # noqa: PLR0913 -- whatever may be audited, each by name
     )
     read = list(given.paths.values())
     refuse_existing(out, AUDIT, overwrite=overwrite, inputs=read)
-    found = audit(given, config)
+    inputs = _opened(given, config)
+    found = _audit(inputs)
     with new_artifact(out, AUDIT, overwrite=overwrite, inputs=read) as partial:
         rows = {
             "findings.parquet": _write_findings(
@@ -119,7 +126,7 @@ def write_audit(  # noqa: PLR0913 -- whatever may be audited, each by name
             producer=PRODUCER,
             config={**to_dict(config), "show_ids": show_ids},
             seed=config.seed,
-            inputs=Inputs(given, config).sources,
+            inputs=inputs.sources,
             rows=rows,
         )
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ehr_eval.frames import KEY, read_labels, read_subjects
+from ehr_eval.frames import KEY, read_labels, read_subjects, require_tasks
 from ehr_eval.judge.groups import read_groups
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.judgement.config import JudgeConfig
@@ -98,9 +98,7 @@ def open_tasks(
         UserError: If two models have one name, or no model predicts a task of the labels.
     """
     tables = read_labels(labels, config.labels)
-    unknown = sorted(set(config.tasks or ()) - tables.keys())
-    if unknown:
-        raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
+    require_tasks(config.tasks, tables, labels)
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
     told = {t: table.select("subject_id").to_arrow() for t, table in tables.items()}

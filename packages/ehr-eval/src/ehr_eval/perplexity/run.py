@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ehr_eval.features.reader import context_of
+from ehr_eval.features.reader import context_of, on_device
 from ehr_eval.frames import PRODUCER
 from ehr_eval.perplexity.config import PerplexityConfig
 from ehr_eval.perplexity.measure import Curve, Losses, by_position, losses
@@ -19,7 +18,7 @@ from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_sam
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, open_tokens
 from ehr_models.precision import resolve_precision
-from ehr_tracking.config import ConfigError, to_dict
+from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import PERPLEXITY
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
@@ -135,10 +134,7 @@ def _measure(
     where: Path,
 ) -> Measured:
     context = context_of(loaded, config.context)
-    try:
-        model = loaded.model.train(False).to(torch.device(device))
-    except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
-        raise ConfigError(f"device {device!r}: {str(e).splitlines()[0]}") from None
+    model, placed = on_device(loaded.model, device)
     told = losses(
         model,
         records,
@@ -146,7 +142,7 @@ def _measure(
         context=context,
         stride=config.stride,
         batch_tokens=config.batch_tokens,
-        precision=resolve_precision(config.precision, torch.device(device)),
+        precision=resolve_precision(config.precision, placed),
     )
     if not len(told.loss):
         raise UserError(f"{where}: no token of split {config.split} can be asked for")

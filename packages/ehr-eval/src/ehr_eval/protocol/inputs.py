@@ -14,7 +14,7 @@ from ehr_eval.features.read import (
     read_features,
     refuse_other_delays,
 )
-from ehr_eval.frames import KEY
+from ehr_eval.frames import KEY, require_tasks
 from ehr_eval.judge.bootstrap import patient_draws
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.predictions import Predicted, predictions_source, read_predictions
@@ -26,7 +26,6 @@ from ehr_eval.protocol.split_file import split_by
 from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
 from ehr_tracking.arrow.features import SPLIT_NAMES
 from ehr_tracking.arrow.label_files import label_source
-from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN, TUNING, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import MANIFEST, Source, raw_source, source
@@ -83,9 +82,7 @@ def open_inputs(
     """
     refuse_names(features, predictions)
     tables, left_out = read_tasks(labels, config.labels)
-    unknown = sorted(set(config.tasks or ()) - tables.keys() - left_out.keys())
-    if unknown:
-        raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
+    require_tasks(set(config.tasks or ()) - left_out.keys(), tables, labels)
     if config.tasks is not None:
         left_out = {task: why for task, why in left_out.items() if task in config.tasks}
     sets = {name: read_features(path, broken=True) for name, path in features.items()}

@@ -8,7 +8,15 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from ehr_eval.frames import KEY, PRODUCER, labelled_rows, read_events, read_labels, read_subjects
+from ehr_eval.frames import (
+    KEY,
+    PRODUCER,
+    labelled_rows,
+    read_events,
+    read_labels,
+    read_subjects,
+    require_tasks,
+)
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.judgement.inputs import models_of
 from ehr_eval.predictions import read_aligned
@@ -16,7 +24,6 @@ from ehr_eval.strata.config import StrataConfig
 from ehr_eval.strata.measures import MEASURES, measure_rows
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.meds import data_files
-from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import HELD_OUT, TOKENS, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest
@@ -54,9 +61,7 @@ def open_tasks(
         UserError: If predictions are of none of the tasks, or a name is there twice.
     """
     tables = read_labels(labels, config.labels)
-    unknown = sorted(set(config.tasks or ()) - tables.keys())
-    if unknown:
-        raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
+    require_tasks(config.tasks, tables, labels)
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=config.seed)
     split = subjects.select("subject_id", "split")
