@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -17,7 +18,9 @@ from ehr_tokenize.cli import main
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.narrative.buckets import SCHEMA
 from ehr_tokenize.narrative.config import NarrateConfig
+from ehr_tokenize.narrative.corpus import narrate_records
 from ehr_tokenize.narrative.driver import narrate
+from ehr_tokenize.narrative.pieces import narrate_pieces
 from ehr_tokenize.narrative.text import Record, narrate_record, say_value
 from ehr_tracking.arrow.parquet import DAY_US
 from ehr_tracking.config import ConfigError, load_config, validate
@@ -55,6 +58,10 @@ def write_labels(path, keys, values=None, name="labels.parquet"):
         labels = labels.with_columns(boolean_value=pl.Series(values, dtype=pl.Boolean))
     labels.write_parquet(path / name)
     return path
+
+
+def hold_to_contract(path):
+    NARRATIVES.check({f.name: str(f.type) for f in pq.read_schema(path)}, where=path.name)
 
 
 def texts(out, task="task"):
@@ -211,10 +218,7 @@ def test_each_task_gets_its_own_rows_and_labels_and_the_artifact_is_sealed(write
     assert set(manifest.inputs) == {"meds", "labels"}
     assert manifest.inputs["meds"].contract == "meds/0.4"
     assert verify(tmp_path / "out") == []
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(tmp_path / "out" / "a" / "narratives.parquet")
-    NARRATIVES.check({f.name: str(f.type) for f in schema}, where="a")
+    hold_to_contract(tmp_path / "out" / "a" / "narratives.parquet")
 
 
 def test_a_manifest_names_tables_without_their_path(write_meds, tmp_path):
@@ -353,6 +357,46 @@ def test_values_are_told_by_the_bins_of_a_tokenizer(write_meds, tmp_path):
     assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
 
 
+RECIPE = Path(__file__).parents[3] / "configs" / "narrate" / "deciles.yaml"
+
+
+def test_the_wording_of_deciles(write_meds, tmp_path):
+    """Twenty subjects of train: values 0 to 19, ages at the end of the record 40 to 59.
+
+    Edge k is the value of rank 2k: the fifth decile of values holds 8 and 9, that of ages 48 and 49.
+    """
+    events = []
+    for i in range(22):  # two more are held out: they take no part in what is fitted
+        value, born = (float(i), 1980 - i) if i < 20 else (8.0, 1972)
+        past = [(None, "GENDER//F" if i % 2 else "GENDER//M"), (f"{born}-01-01", "MEDS_BIRTH")]
+        past += [("2020-01-01", "MEDICAL//C10"), ("2020-01-02", "LAB//GLUCOSE", value, None, "mg")]
+        events += rows(
+            i, [*past, ("2020-01-03", "LAB//RARE", 5.0, None, "mg")][: 5 if i > 20 else 4]
+        )
+    splits = {i: "train" if i < 20 else "held_out" for i in range(22)}
+    meds = write_meds(frame(events), splits=splits)
+    scheme = {"numeric": {"n_bins": 10, "min_values": 20}}
+    tokenize(meds, tmp_path / "tokens", validate(TokenizeConfig, scheme, where="test"))
+    tables = {"MEDICAL//C10": "Diseases of the circulatory system", "LAB//GLUCOSE": "Glucose"}
+    override = [f"bins={tmp_path / 'tokens'}", *(f"terms.{c}={t}" for c, t in tables.items())]
+    config = load_config(NarrateConfig, RECIPE, override)
+    labels = write_labels(tmp_path / "task", [(i, "2020-01-03") for i in (0, 9, 19, 20, 21)])
+    narrate(meds, labels, tmp_path / "out", config)
+    told = "{}, {}, Diseases of the circulatory system, Glucose {}"
+    assert texts(tmp_path / "out") == [
+        told.format("AGE_decile 1", "MALE", 1),
+        told.format("AGE_decile 5", "FEMALE", 5),
+        told.format("AGE_decile 10", "FEMALE", 10),
+        told.format("AGE_decile 5", "MALE", 5),
+        told.format("AGE_decile 5", "FEMALE", 5) + ", RARE 5 mg",
+    ]
+    narrate_records(meds, tmp_path / "corpus", config)
+    manifests = [load_manifest(tmp_path / x).config for x in ("out", "corpus")]
+    assert manifests[0]["age_edges"] == manifests[1]["age_edges"]
+    assert np.round(manifests[0]["age_edges"]).tolist() == [42, 44, 46, 48, 50, 52, 54, 56, 58]
+    assert texts(tmp_path / "corpus", "records")[9] == told.format("AGE_decile 5", "FEMALE", 5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -372,7 +416,15 @@ def test_bins_of_other_codes_or_by_unit_are_refused(write_meds, tmp_path, settin
 
 
 @pytest.mark.parametrize(
-    "override", ["gap_days=-1", "exclude=['(']", "unit_codes=['a']", "separator=''", "gap=3"]
+    "override",
+    [
+        "gap_days=-1",
+        "exclude=['(']",
+        "unit_codes=['a']",
+        "separator=''",
+        "gap=3",
+        "age_edges=[1, 2]",
+    ],
 )
 def test_a_wrong_setting_is_refused(override):
     with pytest.raises(ConfigError):
@@ -437,6 +489,72 @@ def test_the_newest_visible_events_that_fit_are_told(
     first = min(fits, default=len(visible))
     assert told.text == build(visible[first:])
     assert (told.events, told.truncated) == (len(visible) - first, first)
+
+
+@given(
+    days=times,
+    words=st.lists(st.integers(1, 4), min_size=25, max_size=25),
+    moves=st.lists(st.integers(0, 22), max_size=3).map(sorted),
+    limit=st.integers(1, 30),
+    dates=st.sampled_from(["none", "relative", "absolute"]),
+)
+def test_pieces_tell_each_event_once_and_read_like_narratives(days, words, moves, limit, dates):
+    text = [" ".join([f"e{i}"] * words[i]) for i in range(len(days))]
+    ahead = [(d * DAY_US, "CITY", f"city {d}") for d in moves]
+    record = Record(-1, ["female"], ahead, np.array(days, np.int64) * DAY_US, text)
+    config = NarrateConfig(max_words=limit, dates=dates)
+    pieces = narrate_pieces(record, config)
+    end = max([-1, *(d * DAY_US for d in [*days, *moves])])
+    assert sum(p.events for p in pieces) == len(days)
+    assert [x for p in pieces for x in p.text.replace(", ", " ").split() if x.startswith("e")] == [
+        x for t in text for x in t.split()
+    ]
+    for piece in pieces:
+        assert piece.text.startswith("age 0 years, female")
+        assert len(piece.text.split()) <= limit or piece.events <= 1
+    last = narrate_record(record, end, config)
+    assert last == pieces[-1] or (last.events, pieces[-1].events) == (0, 1)
+
+
+def test_a_corpus_holds_whole_records_of_train_and_tuning_alone(
+    write_meds, tmp_path, cohort, monkeypatch
+):
+    made = cohort(12)
+    subjects = [frame([(*r, None, None) for r in rows_]) for rows_ in made]
+    splits = {s: ("train", "tuning", "held_out")[s % 3] for s in range(12)}
+    config = NarrateConfig(max_words=12)
+    done = narrate_records(write_meds(*subjects, splits=splits), tmp_path / "a", config)
+    monkeypatch.setattr("ehr_tokenize.narrative.buckets._BUCKET_ROWS", 50)
+    monkeypatch.setattr("ehr_tokenize.narrative.buckets._BATCH_ROWS", 17)
+    again = write_meds(pl.concat(subjects[::-1]), splits=splits, name="again")
+    narrate_records(again, tmp_path / "b", config)
+    paths = [tmp_path / x / "records" / "narratives.parquet" for x in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    table = pl.read_parquet(paths[0])
+    assert {(s, n) for s, n in table.select("subject_id", "split").iter_rows()} == {
+        (s, n) for s, n in splits.items() if n != "held_out"
+    }
+    assert table["prediction_time"].null_count() == table.height == done.pieces > 20
+    told = table.group_by("subject_id").agg(pl.col("events").sum(), pl.col("piece"))
+    for subject, events, piece in told.iter_rows():
+        about = ("GENDER", "MEDS_BIRTH")
+        assert events == sum(not code.startswith(about) for _, _, code, _ in made[subject])
+        assert piece == list(range(len(piece)))
+    manifest = read_manifest(tmp_path / "a", NARRATIVES, reader="test")
+    assert set(manifest.inputs) == {"meds"}
+    assert verify(tmp_path / "a") == []
+    hold_to_contract(paths[0])
+
+
+def test_whole_records_have_no_gap_and_need_someone_in_train(write_meds, tmp_path):
+    meds = write_meds(frame(rows(1, [("2020-01-01", "A")])), splits={1: "held_out"})
+    with pytest.raises(UserError, match=r"whole records have none: give --labels"):
+        narrate_records(meds, tmp_path / "out", NarrateConfig(gap_months=1))
+    with pytest.raises(UserError, match=r"no subject with events is in train"):
+        narrate_records(meds, tmp_path / "out")
+    with pytest.raises(UserError, match=r"births of train, but there are none"):
+        narrate_records(meds, tmp_path / "out", NarrateConfig(age="decile"))
+    assert not (tmp_path / "out").exists()
 
 
 @given(st.floats(width=32, allow_nan=False))

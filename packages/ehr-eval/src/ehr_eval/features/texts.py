@@ -171,6 +171,10 @@ def read_narratives(directory: Path) -> pl.DataFrame:
     if not paths:
         raise ContractError(f"{directory} holds no narratives")
     rows = pl.concat([pl.read_parquet(path, columns=columns) for path in paths]).unique().sort(KEY)
+    if rows["prediction_time"].null_count():
+        raise ContractError(
+            f"{directory} tells whole records, which have no prediction times; make it with --labels"
+        )
     twice = rows.filter(pl.struct(KEY).is_duplicated())
     if twice.height:
         raise ContractError(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ehr_tokenize.meds.dataset import Dataset, from_table, open_events, runs
 from ehr_tokenize.meds.faults import row_problems
+from ehr_tokenize.narrative.terms import BIRTH
 from ehr_tracking.arrow.delays import Delays
 from ehr_tracking.arrow.meds import mends, spread
 from ehr_tracking.arrow.parquet import NOTE, line
@@ -116,6 +117,35 @@ class Buckets:
             folder.mkdir(exist_ok=True)
             seen.filter(pl.Series(bucket == i)).write_ipc(folder / f"{self._parts:08d}.arrow")
         self._parts += 1
+
+
+def extents(dataset: Dataset) -> pl.DataFrame:
+    """Who there is and for how long.
+
+    Args:
+        dataset: Opened.
+
+    Returns:
+        [N] `subject_id`, ascending; `birth`, the first that has a time, and `end`, the last time of any
+        event, in microseconds since 1970 or null.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    empty = {"subject_id": pl.Int64, "birth": pl.Int64, "end": pl.Int64}
+    parts = [pl.DataFrame(schema=empty)]
+    for path in tqdm(dataset.files, "who", disable=None):
+        for _, table in _tables(path):
+            rows = _frame(table).with_columns(pl.col("time").cast(pl.Int64))
+            birth = pl.col("time").filter(pl.col("code").str.contains(BIRTH)).min()
+            parts.append(rows.group_by("subject_id").agg(birth=birth, end=pl.col("time").max()))
+        parts = [_joined(parts)]  # a row a subject, however many batches
+    return _joined(parts).drop_nulls("subject_id").sort("subject_id")
+
+
+def _joined(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    first, last = pl.col("birth").min(), pl.col("end").max()
+    return pl.concat(parts).group_by("subject_id").agg(first, last)
 
 
 def _tables(path: Path) -> Iterator[tuple[int, pa.Table]]:

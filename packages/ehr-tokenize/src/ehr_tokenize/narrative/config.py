@@ -17,6 +17,12 @@ def _unit_regex(pattern: str) -> str:
     return pattern
 
 
+def _nine(edges: tuple[float, ...]) -> tuple[float, ...]:
+    if len(edges) != 9 or list(edges) != sorted(edges):
+        raise ValueError("deciles have nine edges, none below the one before")
+    return edges
+
+
 UnitRegex = Annotated[str, AfterValidator(_unit_regex)]
 
 
@@ -36,14 +42,22 @@ class NarrateConfig:
 
     gap_days: float = Field(default=0.0, ge=0, le=36_525)
     """With a gap, events before (prediction time - gap) only; without, up to and including it."""
+    gap_months: int = Field(default=0, ge=0, le=1200)
+    """The same in months of the calendar, before the days of `gap_days`."""
     separator: str = Field(default=", ", min_length=1)
     """Between two pieces of text."""
+    age: Literal["years", "decile"] = "years"
+    """`age 52 years`, or `AGE_decile 5`: among the subjects of train at the end of their records."""
+    age_edges: Annotated[tuple[float, ...], AfterValidator(_nine)] | None = None
+    """Nine ages in years between the deciles, as the manifest of other narratives has them; null: fitted."""
     dates: Literal["none", "relative", "absolute"] = "none"
     """Before the first event of a day: nothing, `12 days before:`, or `2150-01-31:`."""
     max_words: int | None = Field(default=None, ge=1)
     """Leave out the oldest events until no more words remain; demographics always stay."""
     max_characters: int | None = Field(default=None, ge=1)
     """The same in characters; with both, both hold."""
+    terms: dict[str, str] = Field(default_factory=dict)
+    """Code -> term, before `lookups`."""
     lookups: tuple[TermTable, ...] = ()
     """In order of precedence, before codes.parquet."""
     prefixes: dict[str, str] = Field(default_factory=dict)
@@ -67,6 +81,8 @@ class NarrateConfig:
     bins: Path | None = None
     """A token data set or tokenizer: a value is told by its bin there (`Glucose 5 to 7 mmol/L`), where
     its code has bins; else by its number."""
+    bin_names: Literal["range", "number"] = "range"
+    """How a bin is told: by its bounds and unit, or by its number, from 1 (`Glucose 5`)."""
     text_values: bool = True
     """Tell `text_value` where there is no `numeric_value`; a clinical note is one too."""
     seed: int = 0

@@ -1,51 +1,29 @@
 """From a MEDS data set and labels to a sealed data set of texts."""
 
-import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ehr_tokenize import __version__
-from ehr_tokenize.meds.dataset import open_dataset
 from ehr_tokenize.narrative.buckets import Buckets
 from ehr_tokenize.narrative.config import NarrateConfig
-from ehr_tokenize.narrative.records import Edges, records
-from ehr_tokenize.narrative.terms import Terms
+from ehr_tokenize.narrative.records import records
+from ehr_tokenize.narrative.setting import FILE, GROUP_ROWS, PRODUCER, SCRATCH, Setting
+from ehr_tokenize.narrative.terms import unknown_line
 from ehr_tokenize.narrative.text import Record, cutoff, narrate_record
-from ehr_tokenize.tokenizer.tokenizer import Tokenizer
-from ehr_tracking.arrow.delays import Delays, agreed, delays_of
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.labels import KEY, VALUES, read_labels
-from ehr_tracking.arrow.meds import code_infos
-from ehr_tracking.arrow.splits import read_splits
-from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import MEDS, NARRATIVES, SPLITS, TOKENS
-from ehr_tracking.errors import UserError
+from ehr_tracking.contracts import NARRATIVES
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import (
-    new_artifact,
-    raw_source,
-    read_manifest,
-    refuse_existing,
-    seal,
-    source,
-)
+from ehr_tracking.manifest import new_artifact, refuse_existing, seal
 
-_PRODUCER = f"ehr-tokenize {__version__}"
-_FILE = "narratives.parquet"
-_SCRATCH = ".scratch"
-_GROUP_ROWS = 1024
-"""Texts in memory at a time, and in a row group."""
 _ARROW = {
     "subject_id": pa.int64(),
     "prediction_time": pa.timestamp("us"),
@@ -93,12 +71,7 @@ class Summary:
                 f"{t.task}: {t.rows:,} narratives, {mean:.1f} events each, "
                 f"{t.truncated:,} cut to the limit, {t.empty:,} of subjects with nothing known yet"
             )
-        if self.unknown:
-            lines.append(
-                f"{len(self.unknown):,} codes have no term and are told as they are, such as "
-                f"{', '.join(self.unknown[:3])}"
-            )
-        return lines
+        return [*lines, *unknown_line(self.unknown)]
 
 
 def narrate(
@@ -133,32 +106,22 @@ def narrate(
     config = config or NarrateConfig()
     given_paths = [meds, labels, *filter(None, (tokens, config.bins))]
     refuse_existing(out, NARRATIVES, overwrite=overwrite, inputs=given_paths)
-    read = read_labels(labels, reader=_PRODUCER)
+    read = read_labels(labels, reader=PRODUCER)
     tasks = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in read.items()}
-    dataset, terms = open_dataset(meds), Terms(code_infos(meds), config)
-    fitted = Tokenizer.from_pretrained(config.bins) if config.bins else None
-    edges = _edges(fitted, config.bins) if fitted else {}
-    delays = _delays(config, tokens, fitted)
-    config = dataclasses.replace(config, delay=dict(delays.days))
+    setting = Setting.of(meds, config, tokens)
+    config, terms = setting.config, setting.terms
     keys = pl.concat([t.select(KEY) for t in tasks.values()]).unique().sort(KEY)
-    inputs = {
-        "meds": raw_source(meds, contract=MEDS),
-        "labels": label_source(labels),
-    }
-    for i, lookup in enumerate(config.lookups):
-        inputs[f"lookup-{i}"] = raw_source(lookup.table, contract="table")
-    if config.bins:
-        inputs["bins"] = raw_source(config.bins, contract="tokenizer")
-    if tokens:
-        inputs["tokens"] = source(tokens)
     with new_artifact(out, NARRATIVES, overwrite=overwrite, inputs=given_paths) as directory:
-        scratch = directory / _SCRATCH
+        scratch = directory / SCRATCH
         scratch.mkdir()
-        buckets = Buckets(dataset, _last_seen(keys, config), scratch, delays)
-        split = _splits(meds, keys, buckets.everyone, config.seed)
+        buckets = Buckets(setting.dataset, _last_seen(keys, config), scratch, setting.delays)
+        setting.splits.of_everyone(
+            buckets.everyone
+        )  # a subject without one is refused, as elsewhere
+        split = setting.split_of(keys["subject_id"].unique().sort().to_numpy())
         with _Writers(directory, tasks) as writers:
             told = chain.from_iterable(
-                records(events, terms, config, edges)
+                records(events, terms, config, setting.edges)
                 for events in tqdm(buckets, "writing", disable=None)
             )
             for made in _made(keys, told, config):
@@ -167,11 +130,11 @@ def narrate(
         seal(
             directory,
             NARRATIVES,
-            producer=_PRODUCER,
-            config=_portable(config),
+            producer=PRODUCER,
+            config=setting.portable(),
             seed=config.seed,
-            inputs=inputs,
-            rows={f"{t.task}/{_FILE}": t.rows for t in writers.summaries()},
+            inputs=setting.inputs | {"labels": label_source(labels)},
+            rows={f"{t.task}/{FILE}": t.rows for t in writers.summaries()},
         )
     return Summary(out, writers.summaries(), tuple(sorted(terms.unknown)))
 
@@ -188,7 +151,7 @@ class _Writers:
             schema = pa.schema([(c, t) for c, t in _ARROW.items() if c not in absent])
             self._schemas[name] = schema
             self._files[name] = pq.ParquetWriter(
-                directory / name / _FILE, schema, compression="zstd", use_dictionary=["split"]
+                directory / name / FILE, schema, compression="zstd", use_dictionary=["split"]
             )
 
     def __enter__(self) -> "_Writers":
@@ -220,39 +183,11 @@ class _Writers:
         return tuple(TaskSummary(name, *map(int, c)) for name, c in self._counts.items())
 
 
-def _edges(tokenizer: Tokenizer, path: Path | None) -> Edges:
-    """Of the bins of a tokenizer that has them by code."""
-    if tokenizer.config.scheme.units or tokenizer.config.maps:
-        why = "maps codes to others" if tokenizer.config.maps else "has bins by unit"
-        raise UserError(f"bins: {path} {why}; fit one with bins by the codes of the data")
-    return {code: edges for code, edges in tokenizer.fitted.edges.items() if len(edges)}
-
-
-def _delays(config: NarrateConfig, tokens: Path | None, bins: Tokenizer | None) -> Delays:
-    """Those of the config, of the tokens and of the tokenizer with the bins, which must agree."""
-    found: dict[str, Delays] = {}
-    if config.delay is not None:
-        found["the config"] = Delays(config.delay)
-    if tokens is not None:
-        found[str(tokens)] = delays_of(read_manifest(tokens, TOKENS, reader=_PRODUCER))
-    if bins is not None:
-        found[str(config.bins)] = Delays(bins.config.delay)
-    return agreed(found)
-
-
-def _splits(
-    meds: Path, keys: pl.DataFrame, everyone: npt.NDArray[np.int64], seed: int
-) -> pl.DataFrame:
-    splits, subjects = read_splits(meds, seed=seed), keys["subject_id"].unique().sort()
-    splits.of_everyone(everyone)  # a subject without one is refused as elsewhere, labelled or not
-    index = splits.of(subjects.to_numpy())
-    return pl.DataFrame({"subject_id": subjects, "split": [SPLITS[i] for i in index.tolist()]})
-
-
 def _last_seen(keys: pl.DataFrame, config: NarrateConfig) -> pl.DataFrame:
     latest = keys.group_by("subject_id").agg(pl.col("prediction_time").max()).sort("subject_id")
     times = latest["prediction_time"].cast(pl.Int64).to_list()
-    last = pl.Series("last", [cutoff(t, config.gap_days) for t in times], pl.Int64)
+    seen = [cutoff(t, config.gap_days, config.gap_months) for t in times]
+    last = pl.Series("last", seen, pl.Int64)
     return latest.select("subject_id", last.cast(pl.Datetime("us")))
 
 
@@ -269,7 +204,7 @@ def _made(
             subject, record = next(told, (None, empty))
         made = narrate_record(record if subject == asked else empty, time, config)
         rows.append((asked, time, made.text, made.events, made.truncated))
-        if len(rows) == _GROUP_ROWS:
+        if len(rows) == GROUP_ROWS:
             yield _table(rows)
             rows = []
     if rows:
@@ -286,10 +221,3 @@ def _table(rows: list[tuple[int, int, str, int, int]]) -> pl.DataFrame:
     }
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     return frame.with_columns(prediction_time=pl.col("time").cast(pl.Datetime("us")))
-
-
-def _portable(config: NarrateConfig) -> dict[str, Any]:
-    """As plain values; tables by name alone, since a manifest holds no path (inputs have their hash)."""
-    named = tuple(dataclasses.replace(x, table=Path(x.table.name)) for x in config.lookups)
-    bins = config.bins and Path(config.bins.name)
-    return to_dict(dataclasses.replace(config, lookups=named, bins=bins))

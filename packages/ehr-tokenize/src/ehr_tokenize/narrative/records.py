@@ -78,7 +78,7 @@ def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig, edges: Edge
     return (
         events.join(said, on="code", how="left", maintain_order="left")
         .join(
-            _numbers(events, edges),
+            _numbers(events, edges, number=config.bin_names == "number"),
             on=["code", "numeric_value"] if edges else ["numeric_value"],
             how="left",
             maintain_order="left",
@@ -93,7 +93,9 @@ def _said(events: pl.DataFrame, terms: Terms, config: NarrateConfig, edges: Edge
             text=pl.concat_str(
                 "phrase",
                 pl.when(value == "").then(blank).otherwise(pl.lit(" ") + value),
-                pl.when((value == "") | (unit == "")).then(blank).otherwise(pl.lit(" ") + unit),
+                pl.when((value == "") | (unit == "") | pl.col("numbered").fill_null(False))
+                .then(blank)
+                .otherwise(pl.lit(" ") + unit),
             ),
         )
     )
@@ -104,8 +106,11 @@ def _squeezed(column: str) -> pl.Expr:
     return pl.col(column).fill_null("").str.replace_all(r"\s+", " ").str.strip_chars()
 
 
-def _numbers(events: pl.DataFrame, edges: Edges) -> pl.DataFrame:
-    """Each value that occurs, with edges that of each code -> its text; NaN is no value."""
+def _numbers(events: pl.DataFrame, edges: Edges, *, number: bool) -> pl.DataFrame:
+    """Each value that occurs, with edges that of each code -> its text; NaN is no value.
+
+    `numbered` says whether the text is the number of a bin, which has no unit.
+    """
     columns = ["code", "numeric_value"] if edges else ["numeric_value"]
     found = (
         events.select(columns).drop_nulls().filter(pl.col("numeric_value").is_not_nan()).unique()
@@ -113,7 +118,10 @@ def _numbers(events: pl.DataFrame, edges: Edges) -> pl.DataFrame:
     values = found["numeric_value"].to_list()
     codes = found["code"].to_list() if edges else [""] * len(values)
     said = [
-        say_bin(edges[code], value) if code in edges else say_value(value)
+        say_bin(edges[code], value, number=number) if code in edges else say_value(value)
         for code, value in zip(codes, values, strict=True)
     ]
-    return found.with_columns(number=pl.Series(said, dtype=pl.String))
+    numbered = [number and code in edges for code in codes]
+    return found.with_columns(
+        number=pl.Series(said, dtype=pl.String), numbered=pl.Series(numbered, dtype=pl.Boolean)
+    )

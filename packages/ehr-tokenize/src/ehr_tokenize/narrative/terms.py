@@ -11,7 +11,7 @@ from ehr_tokenize.narrative.config import NarrateConfig, TermTable
 from ehr_tracking.arrow.meds import NO_INFO, CodeInfo
 from ehr_tracking.errors import UserError
 
-_BIRTH = re.compile(r"^MEDS_BIRTH(//|$)")
+BIRTH = r"^MEDS_BIRTH(//|$)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Terms:
 
     def __init__(self, infos: Mapping[str, CodeInfo], config: NarrateConfig) -> None:
         self._infos, self._config = infos, config
-        self._tables = [_table(lookup) for lookup in config.lookups]
+        self._tables = [config.terms, *map(_table, config.lookups)]
         self._prefixes = PREFIXES | config.prefixes
         self._demographics = [re.compile(p) for p in config.demographics]
         self._exclude = [re.compile(p) for p in config.exclude]
@@ -49,7 +49,7 @@ class Terms:
         phrase = self._phrases[code] = Phrase(
             text=self._text(code, bare),
             unit=unit,
-            birth=bool(_BIRTH.search(code)),
+            birth=bool(re.search(BIRTH, code)),
             excluded=any(p.search(code) for p in self._exclude),
             demographic=re.split("/+", code)[0]
             if any(p.search(code) for p in self._demographics)
@@ -74,6 +74,14 @@ class Terms:
             if description:
                 return description
         return None
+
+
+def unknown_line(unknown: tuple[str, ...]) -> list[str]:
+    """What is said of codes without a term, if there are any."""
+    if not unknown:
+        return []
+    some = ", ".join(unknown[:3])
+    return [f"{len(unknown):,} codes have no term and are told as they are, such as {some}"]
 
 
 def _table(lookup: TermTable) -> dict[str, str]:

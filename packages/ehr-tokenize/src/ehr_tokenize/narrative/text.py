@@ -5,11 +5,11 @@ Times are microseconds since 1970. T events of one subject.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from ehr_tokenize.narrative.ages import age_decile, age_years
 from ehr_tokenize.narrative.config import NarrateConfig
 from ehr_tracking.arrow.parquet import DAY_US
 
@@ -43,20 +43,36 @@ class Narrative:
     """Visible events that were left out, the oldest, to stay within the limit."""
 
 
-def cutoff(prediction_time: int, gap_days: float) -> int:
+def cutoff(prediction_time: int, gap_days: float, gap_months: int = 0) -> int:
     """The last microsecond whose events may be told.
 
     The gap is the closed interval from (prediction time - gap) to the prediction time, and nothing
-    in it is told. With no gap there is no interval, and MEDS says that the prediction time itself
-    is visible.
+    in it is told. Months are those of the calendar; a day that a month lacks is its last. With no gap
+    there is no interval, and MEDS says that the prediction time itself is visible.
 
     Examples:
         >>> cutoff(5 * DAY_US, 0) == 5 * DAY_US
         True
         >>> cutoff(5 * DAY_US, 2) == 3 * DAY_US - 1
         True
+        >>> march = int(np.datetime64("2021-03-31T12:00", "us").astype(np.int64))
+        >>> str(np.datetime64(cutoff(march, 0, gap_months=1), "us"))
+        '2021-02-28T11:59:59.999999'
     """
-    return prediction_time - round(gap_days * DAY_US) - 1 if gap_days else prediction_time
+    if not gap_days and not gap_months:
+        return prediction_time
+    begins = _months_before(prediction_time, gap_months) if gap_months else prediction_time
+    return begins - round(gap_days * DAY_US) - 1
+
+
+def _months_before(time: int, months: int) -> int:
+    day, within = divmod(time, DAY_US)
+    date = np.datetime64(day, "D")
+    month = date.astype("M8[M]")
+    target = month - months
+    last = (target + 1).astype("M8[D]") - 1
+    moved = min(target.astype("M8[D]") + (date - month.astype("M8[D]")), last)
+    return int(moved.astype(np.int64)) * DAY_US + within
 
 
 def narrate_record(record: Record, prediction_time: int, config: NarrateConfig) -> Narrative:
@@ -78,30 +94,42 @@ def narrate_record(record: Record, prediction_time: int, config: NarrateConfig) 
         >>> narrate_record(record, 2 * DAY_US, NarrateConfig(dates="relative")).text
         'age 40 years, female, 1 day before: Essential hypertension'
     """
-    last = cutoff(prediction_time, config.gap_days)
+    last = cutoff(prediction_time, config.gap_days, config.gap_months)
     visible = int(np.searchsorted(record.time, last, side="right"))
-    about = _about(record, last, prediction_time)
+    return tell(record, visible, prediction_time, config, last=last)
+
+
+def tell(
+    record: Record,
+    visible: int,
+    prediction_time: int,
+    config: NarrateConfig,
+    *,
+    last: int | None = None,
+    whole: bool = False,
+) -> Narrative:
+    """Tell the newest of the first events that fit.
+
+    Args:
+        record: All of the subject.
+        visible: How many events may be told, from the oldest on.
+        prediction_time: Microseconds since 1970: what age and relative dates refer to.
+        config: How.
+        last: The last microsecond of which demographics are known; the prediction time where None.
+        whole: Tell one event even if it alone exceeds the limit.
+    """
+    about = _about(record, prediction_time if last is None else last, prediction_time, config)
     heads = _Heads(record.time, prediction_time, config.dates)
     start = max(
-        _fit(about, record.text[:visible], heads, config.separator, limit, measure)
+        _fit(about, record.text, visible, heads, config.separator, limit, measure)
         for limit, measure in ((config.max_words, _words), (config.max_characters, len))
     )
+    if whole and visible:
+        start = min(start, visible - 1)
     told = list(record.text[start:visible])
     for i in heads.openings(start, visible):
         told[i - start] = heads[i] + told[i - start]
     return Narrative(config.separator.join([*about, *told]), len(told), start)
-
-
-def age_years(birth: int, at: int) -> int:
-    """Birthdays between two times.
-
-    Examples:
-        >>> day = lambda text: int(np.datetime64(text, "us").astype(np.int64))
-        >>> age_years(day("1980-03-01"), day("2020-02-29")), age_years(day("1980-02-29"), day("2020-02-29"))
-        (39, 40)
-    """
-    (year, month, day), (year_at, month_at, day_at) = _civil(birth // DAY_US), _civil(at // DAY_US)
-    return year_at - year - ((month_at, day_at) < (month, day))
 
 
 def say_value(value: float) -> str:
@@ -121,18 +149,23 @@ def say_value(value: float) -> str:
     return np.format_float_scientific(number, trim="-")
 
 
-def say_bin(edges: npt.NDArray[np.float32], value: float) -> str:
+def say_bin(edges: npt.NDArray[np.float32], value: float, *, number: bool = False) -> str:
     """Bounds of the bin that holds a value: the lower inclusive, the upper exclusive.
 
     Args:
         edges: Inner ones, ascending; at least one.
         value: Any number.
+        number: The number of the bin instead, from 1.
 
     Examples:
         >>> [say_bin(np.array([3.5, 5], np.float32), x) for x in (0.0, 3.5, 9.0)]
         ['below 3.5', '3.5 to 5', 'at least 5']
+        >>> say_bin(np.array([3.5, 5], np.float32), 4.0, number=True)
+        '2'
     """
     i = int(np.searchsorted(edges, np.float32(value), side="right"))
+    if number:
+        return str(i + 1)
     if i == 0:
         return f"below {say_value(edges[0])}"
     if i == len(edges):
@@ -140,14 +173,20 @@ def say_bin(edges: npt.NDArray[np.float32], value: float) -> str:
     return f"{say_value(edges[i - 1])} to {say_value(edges[i])}"
 
 
-def _about(record: Record, last: int, prediction_time: int) -> list[str]:
+def _about(record: Record, last: int, prediction_time: int, config: NarrateConfig) -> list[str]:
     """Age, then static events, then the last known one of each kind that has a time."""
     about = []
     if record.birth is not None and record.birth <= last:
-        years = age_years(record.birth, prediction_time)
-        about.append(f"age {years} year{'s' * (years != 1)}")
+        about.append(_say_age(record.birth, prediction_time, config))
     known = {kind: text for time, kind, text in record.demographics if time <= last}
     return list(dict.fromkeys([*about, *record.statics, *known.values()]))
+
+
+def _say_age(birth: int, at: int, config: NarrateConfig) -> str:
+    if config.age == "decile" and config.age_edges is not None:
+        return f"AGE_decile {age_decile(birth, at, config.age_edges)}"
+    years = age_years(birth, at)
+    return f"age {years} year{'s' * (years != 1)}"
 
 
 class _Heads:
@@ -181,6 +220,7 @@ class _Heads:
 def _fit(
     about: Sequence[str],
     texts: Sequence[str],
+    visible: int,
     heads: _Heads,
     separator: str,
     limit: int | None,
@@ -192,8 +232,8 @@ def _fit(
     # a separator without white space joins two words to one, so it can count for less than none
     between = measure(f"x{separator}x") - 2 * measure("x")
     left = limit - measure(separator.join(about)) + (0 if about else between)
-    for i in range(len(texts) - 1, -1, -1):
-        opens = i == len(texts) - 1 or heads.opens(i)
+    for i in range(visible - 1, -1, -1):
+        opens = i == visible - 1 or heads.opens(i)
         left -= between + measure(heads[i] + texts[i] if opens else texts[i])
         if left < 0:
             return i + 1
@@ -202,15 +242,3 @@ def _fit(
 
 def _words(text: str) -> int:
     return len(text.split())
-
-
-@lru_cache(maxsize=1 << 16)
-def _civil(days: int) -> tuple[int, int, int]:
-    """Year, month and day of a day since 1970, the latter two counted from 0."""
-    day = np.datetime64(days, "D")
-    month, year = day.astype("M8[M]"), day.astype("M8[Y]")
-    return (
-        int(year.astype(np.int64)) + 1970,
-        int((month - year.astype("M8[M]")).astype(np.int64)),
-        int((day - month.astype("M8[D]")).astype(np.int64)),
-    )

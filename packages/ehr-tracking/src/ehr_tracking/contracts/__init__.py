@@ -258,15 +258,20 @@ NARRATIVES = Contract(
     "narratives",
     1,
     "`{task}/narratives.parquet`: one row a label, by subject and prediction time; labels as in "
-    "`labels/1`.",
+    "`labels/1`. Of whole records `records/narratives.parquet`: one row a piece.",
     (
         _SUBJECT,
-        _PREDICTION_TIME,
-        Column("split", "string", "train, tuning or held_out."),
-        Column("text", "string", "What was known at the prediction time less the gap."),
+        Column(
+            "prediction_time", "timestamp[us]", "What is known then is told; null: a whole record."
+        ),
+        Column("split", "string", "train, tuning or held_out; of whole records never held_out."),
+        Column("text", "string", "What was known at the prediction time less the gap, or a piece."),
         *LABELS.columns[2:6],
+        Column("piece", "int64", "Which piece of the record, from 0, the oldest.", optional=True),
         Column("events", "int64", "Events that the text tells, demographics apart."),
-        Column("truncated", "int64", "Older events left out to stay within the limit."),
+        Column(
+            "truncated", "int64", "Older events left out to stay within the limit.", optional=True
+        ),
     ),
 )
 FUTURES_COLUMNS = (
