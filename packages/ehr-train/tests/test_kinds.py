@@ -104,7 +104,7 @@ def test_the_parts_of_two_processes_add_up_to_what_one_learns(tokens, examples, 
     def gradient(rank, world):
         share = Share(rank=rank, world=world, micro_tokens=150, c=0.01)
         step = next(share.prepare(sampler.steps(Position()), asker.ask))
-        stepper.optimizer.zero_grad()
+        stepper.update.clear()
         means, counts, *_ = stepper._backward(step.passes)
         grads = [p.grad * counts for p in learner.parameters() if p.grad is not None]
         return means * counts, counts, grads

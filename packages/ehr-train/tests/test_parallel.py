@@ -37,7 +37,7 @@ def is_running(pid):
 def config():
     # 15 windows of 20 steps: at times one process has a single window and the other none
     return tiny_config(
-        optim=OptimConfig(lr=3e-3, steps=20),
+        optim=OptimConfig(lr=3e-3, steps=20, kind="muon", ema=0.5),
         data=DataConfig(context=32, batch_tokens=200, micro_tokens=64),
     )
 

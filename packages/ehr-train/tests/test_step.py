@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ehr_tracking.errors import UserError
 from ehr_tracking.runs import read_log
-from ehr_train.config import DataConfig, LogConfig, OptimConfig
+from ehr_train.config import DataConfig, LogConfig, OptimConfig, SkipConfig
 from ehr_train.data.loader import Ahead
 from ehr_train.data.sampler import Position
 from ehr_train.job import Job
@@ -89,7 +89,7 @@ def test_a_loss_that_is_no_number_is_found_late_but_named_rightly_and_not_saved(
     found = []
     for every in (1, 7):
         config = tiny_config(
-            optim=OptimConfig(lr=1e30, steps=50, warmup=3),
+            optim=OptimConfig(lr=1e30, steps=50, warmup=3, skip=SkipConfig(in_a_row=0)),
             data=DataConfig(context=32, batch_tokens=400, micro_tokens=150),
             log=LogConfig(every=every),
         )

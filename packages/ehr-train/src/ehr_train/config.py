@@ -57,16 +57,36 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class OptimConfig:
-    """AdamW and its learning rate."""
+class SkipConfig:
+    """How many steps whose loss or gradient is not finite are passed over before a run is ended."""
 
+    in_a_row: Annotated[int, Field(ge=0)] = 5
+    """Most of them one after another; 0 ends the run at the first one."""
+    in_all: Annotated[int, Field(ge=0)] = 50
+    """Most of them in the whole run."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimConfig:
+    """The optimizer and its learning rate."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` moves the matrices of the model's layers by orthogonal updates of AdamW's size, and all else
+    (embeddings, heads, norms, biases, stacked experts) by AdamW; both at rate `lr`."""
     lr: Positive = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.98)
+    """Of AdamW."""
     eps: Positive = 1e-8
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Of Muon."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """On matrices only: no norm, bias or embedding."""
     clip: Positive = 1.0
     """Largest norm of the gradient."""
+    skip: SkipConfig = Field(default_factory=SkipConfig)
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, which is then what is validated and kept: e.g. 0.999,
+    the mean of about the last 1,000 steps. None: the weights themselves."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     warmup: Annotated[float, Field(ge=0)] = 0.1
     """Below 1 a share of all steps, from 1 on a number of steps."""
@@ -181,8 +201,9 @@ class TrainConfig:
     """Where `--labels` is `shots/1`: which draw; `--shots` trains on all."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` computes under autocast, weights stay fp32; `auto` takes it where it is the faster one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`bf16` and `fp16` compute under autocast, weights stay fp32; `fp16` scales the loss. `auto` takes
+    bf16 where it is the faster one, and fp16 on a GPU without it."""
     compile: bool = False
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
     recompute: bool = False

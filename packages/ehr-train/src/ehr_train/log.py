@@ -38,6 +38,7 @@ class Log:
             bar: Shows progress.
         """
         self.names, self.beside = stepper.names, stepper.beside
+        self.limits, self.scaled = stepper.config.optim.skip, stepper.update.guard.scaled
         self.watch = watch
         self.bar = bar
         self.stopping = False
@@ -67,40 +68,46 @@ class Log:
         """Wait for the device and have the figures of all steps so far.
 
         Raises:
-            UserError: Naming the first step whose loss or gradient is not a number.
+            UserError: If more steps than may be were no update, as their loss or gradient was not a
+                number, naming the last of them.
         """
         if not self._pending:
             return
         figures = torch.stack([done.figures for _, done, _ in self._pending]).tolist()
         self.stopping = self.stopping or any(asked > 0 for _, _, asked, *_ in figures)
-        for (record, done, waited), (loss, norm, _, *each) in zip(
-            self._pending, figures, strict=True
-        ):
-            if not math.isfinite(loss) or not math.isfinite(norm):
+        for (record, done, waited), row in zip(self._pending, figures, strict=True):
+            loss, norm, _, skipped, in_a_row, overflows, scale, _, *each = row
+            if in_a_row > self.limits.in_a_row or skipped > self.limits.in_all:
                 if self._read:
                     self.write({})
                 raise UserError(
-                    f"step {record['step']}: the loss is {loss}, the norm of its gradient {norm}; "
-                    "lower optim.lr, lengthen optim.warmup, or take precision=fp32"
+                    f"step {record['step']}: the loss is {loss}, the norm of its gradient {norm}"
+                    f"{_skipped(int(skipped), int(in_a_row))}; lower optim.lr, lengthen optim.warmup, "
+                    "or take precision=fp32"
                 )
             k = len(self.names)
             means, counts = each[:k], each[k : 2 * k]
             filled = {
                 "step": record["step"],
                 "epoch": record["epoch"],
-                **({"loss": loss} if sum(counts) else {}),
+                **({"loss": loss} if sum(counts) and math.isfinite(loss) else {}),
                 "lr": record["lr"],
-                "grad_norm": norm,
+                **({"grad_norm": norm} if math.isfinite(norm) else {}),
                 "targets": int(sum(counts)),
                 "tokens": record["tokens"],
             }
+            if skipped:
+                filled["skipped"] = int(skipped)
+            if self.scaled:
+                filled |= {"overflows": int(overflows), "scale": scale}
             if len(self.names) > 1:
                 filled |= {
                     f"loss_{name.removesuffix('/loss')}": mean
                     for name, mean, count in zip(self.names, means, counts, strict=True)
-                    if count
+                    if count and math.isfinite(mean)
                 }
-            filled |= zip(self.beside, each[2 * k :], strict=True)
+            beside = zip(self.beside, each[2 * k :], strict=True)
+            filled |= {name: value for name, value in beside if math.isfinite(value)}
             self._read.append((filled, done, waited))
         self._pending.clear()
 
@@ -141,6 +148,13 @@ class Log:
         figures = ", ".join(f"{name} {value}" for name, value in shown.items())
         done = f"step {step:,} of {total:,} ({step / total:.0%})"
         click.echo(f"{done}: {figures}, {tqdm.format_interval(left)} left", err=True)
+
+
+def _skipped(steps: int, in_a_row: int) -> str:
+    """How often that was so before, where it was."""
+    if steps == 1:
+        return ""
+    return f", as in {steps - 1} steps before it, {in_a_row - 1} of them the last ones"
 
 
 def _shown(record: dict[str, Any], name: str) -> str:

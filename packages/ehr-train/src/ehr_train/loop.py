@@ -28,7 +28,7 @@ from ehr_train.optim import learning_rate
 from ehr_train.scale import group
 from ehr_train.scale.stop import Stop
 from ehr_train.speed import Stopwatch
-from ehr_train.state import Progress, State
+from ehr_train.state import Progress, Snapshot, State
 from ehr_train.step import Done, Stepper
 from ehr_train.validation import Validator, measured
 
@@ -61,7 +61,7 @@ class Trainer:
         self.model.train()
         learner = Learner(self.model, objective).to(self.device)
         self.stepper = Stepper(learner, config, self.device, stop)
-        self.state = State(self.model, self.stepper.optimizer, Progress())
+        self.state = State(self.model, self.stepper.update, Progress())
         if latest is not None:
             self.state.restore(latest)
         self.share = Share(
@@ -182,7 +182,8 @@ class Trainer:
     def _validate(self) -> tuple[dict[str, float], bool]:
         """Metrics at this step, and whether they are the best so far."""
         assert self.validator is not None
-        metrics = self.validator.measure(self.stepper.learner)
+        with self.state.update.averaged():
+            metrics = self.validator.measure(self.stepper.learner)
         score = self._score(metrics)
         if score is None:
             return metrics, False
@@ -199,9 +200,14 @@ class Trainer:
         return metrics.get(f"val_{self.config.score.name}")
 
     def _save(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
-        snapshot = self.state.gather()
-        if group.rank():
-            return
+        with self.state.update.averaged():
+            snapshot = self.state.gather()
+            if group.rank() == 0:
+                self._write(snapshot, figures, metrics)
+
+    def _write(
+        self, snapshot: Snapshot, figures: dict[str, float], metrics: dict[str, float]
+    ) -> None:
         inputs, base = self.job.inputs().sources, None
         if self.config.adapter is not None:
             base = self.job.init

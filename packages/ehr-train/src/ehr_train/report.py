@@ -15,6 +15,10 @@ from ehr_tracking.runs import read_log
 from ehr_train.config import TrainConfig
 from ehr_train.objectives.parts import Score
 
+_NO_UPDATE = {
+    "skipped": "loss or gradient not finite, so no update",
+    "overflows": "gradient beyond fp16, so no update and half the scale",
+}
 _SMOOTH = 200
 """Most points of a drawn training curve; each is a mean over its stretch."""
 
@@ -66,8 +70,11 @@ def _figures(
         "inputs": "; ".join(inputs),
         "steps": f"{last['step']}",
         "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
-        "train loss": _ends([r for r in metrics if "loss" in r], len(metrics)),
+        "train loss": _ends([r for r in metrics if "loss" in r], metrics),
     }
+    for name, why in _NO_UPDATE.items():
+        if last.get(name):
+            figures[name] = f"{last[name]:,} of {last['step']:,} steps: {why}"
     if best := best_record(validated, config.score):
         shown = ", ".join(f"{k[4:]} {v:.4f}" for k, v in best.items() if k.startswith("val_"))
         figures["best validation"] = f"{shown} at step {best['step']}"
@@ -87,16 +94,17 @@ def _is_validated(record: dict[str, Any]) -> bool:
     return any(key.startswith("val_") for key in record)
 
 
-def _ends(learned: list[dict[str, Any]], steps: int) -> str:
+def _ends(learned: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
     """The first and the last loss of the steps that had a target."""
     if not learned:
         return "none: no step had a target"
     first, last = learned[0], learned[-1]
-    if len(learned) == steps:
+    empty = sum(r["targets"] == 0 for r in metrics)
+    if not empty:
         return f"{first['loss']:.4f} at the first step, {last['loss']:.4f} at the last"
     return (
         f"{first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step {last['step']}; "
-        f"{steps - len(learned):,} of {steps:,} steps had no target"
+        f"{empty:,} of {len(metrics):,} steps had no target"
     )
 
 

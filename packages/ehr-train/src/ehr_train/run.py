@@ -111,7 +111,9 @@ def train(  # noqa: PLR0913 -- what the command's options say
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
             with _directory(out, begun=False):
-                resolved = replace(config, precision=resolve_precision(config.precision, device))
+                resolved = replace(
+                    config, precision=resolve_precision(config.precision, device, training=True)
+                )
                 write_start(out, resolved, inputs)
                 _run(job, nproc, stop, track, nodes)
     return out

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ehr_models.layers.experts import Experts
+from ehr_models.precision import DTYPES
 from ehr_train.scale import group
 
 
@@ -77,7 +78,7 @@ def flops_per_token(model: nn.Module) -> int:
 def matmul_peak(device: torch.device, precision: str) -> float:
     """Floating-point operations per second of one large matrix product, the best of a few."""
     n = 1024 if device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     a = torch.ones(n, n, dtype=dtype, device=device)
     best = 0.0
     for _ in range(4):

@@ -4,11 +4,10 @@ There is no generator among it: every draw depends on seed, step and process alo
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -23,6 +22,8 @@ from ehr_models.checkpoint import TRAINING_STATE
 from ehr_tracking.contracts import ADAPTER, CHECKPOINT
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_train import PRODUCER
+from ehr_train.guard import Tally
+from ehr_train.update import ASIDE, Update
 
 _OPTIMIZER, _PROGRESS = "optimizer.safetensors", "state.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -44,6 +45,8 @@ class Progress:
     """Best validation score so far."""
     worse: int = 0
     """Validations in a row without a better one."""
+    tally: Tally = field(default_factory=Tally)
+    """What the guard has counted by then; of a saved state alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,24 +71,29 @@ class State:
     """A model in training."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    update: Update
     progress: Progress
 
     def gather(self) -> Snapshot:
-        """The whole state; every process has to call it."""
+        """The whole state; every process has to call it.
+
+        Called within `update.averaged()`, so that the weights are those that are kept; those that go on
+        learning are then among what is set aside.
+        """
         options = replace(_WHOLE, ignore_frozen_params=is_adapted(self.model))
         weights: Any = get_model_state_dict(self.model, options=options)
-        found = get_optimizer_state_dict(self.model, self.optimizer, options=_WHOLE)
+        found = get_optimizer_state_dict(self.model, self.update.optimizers, options=_WHOLE)
         parts: Any = found.get("state", {})
         tensors = {
             f"{name}/{key}": value.contiguous()
             for name, values in parts.items()
             for key, value in values.items()
         }
-        return Snapshot(weights=weights, optimizer=tensors, progress=self.progress)
+        progress = replace(self.progress, tally=self.update.guard.tally())
+        return Snapshot(weights=weights, optimizer=tensors, progress=progress)
 
     def restore(self, checkpoint: Path) -> None:
-        """Put the optimizer and the progress back; the model has its weights already.
+        """Put all of it back but the weights that are kept, which the model has already.
 
         Raises:
             ContractError: If the checkpoint was changed, or carries no training state.
@@ -98,9 +106,17 @@ class State:
             name, _, part = key.rpartition("/")
             parts.setdefault(name, {})[part] = value
         # the groups are functions of the config; only their members are asked for
-        groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
+        optimizers = self.update.optimizers
+        groups = get_optimizer_state_dict(self.model, optimizers)["param_groups"]
+        if any(ASIDE in part for part in parts.values()):
+            self.update.begin_average()  # laid out as the weights are, for what is to be loaded
         whole: Any = {"state": parts, "param_groups": groups}
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self.model, self.optimizer, whole, options=options)
+        set_optimizer_state_dict(self.model, optimizers, whole, options=options)
+        self.update.swap()
         text = check_file(checkpoint, manifest, f"{TRAINING_STATE}/{_PROGRESS}").read_text("utf-8")
-        self.progress = Progress(**json.loads(text))
+        saved = json.loads(text)
+        if "tally" in saved:
+            saved["tally"] = Tally(**saved["tally"])
+            self.update.guard.restore(saved["tally"])
+        self.progress = Progress(**saved)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ehr_models.precision import autocast
 from ehr_train.config import TrainConfig
@@ -12,10 +12,10 @@ from ehr_train.data import draws
 from ehr_train.data.loader import Prepared
 from ehr_train.objectives.learner import SHARES, Learner
 from ehr_train.objectives.parts import Question
-from ehr_train.optim import make_optimizer
 from ehr_train.scale import group
 from ehr_train.scale.stop import Stop
 from ehr_train.scale.wrap import synchronised, wrap
+from ehr_train.update import Update
 
 _DROPOUT = 21  # so that two uses of one seed draw differently
 
@@ -25,9 +25,10 @@ class Done:
     """What one step did; nothing has waited for the device yet."""
 
     figures: Tensor
-    """[3 + 2 K + B] float64 on the device: the loss before the update, the norm of its gradient before
-    clipping, how many processes have been asked to stop, of each of K losses the mean over all processes
-    and the number of targets, and what B figures the model gives beside (`Stepper.beside`)."""
+    """[8 + 2 K + B] float64 on the device: the loss before the update, the norm of its gradient before
+    clipping, how many processes have been asked to stop, the five numbers of a `Tally`, of each of K
+    losses the mean over all processes and the number of targets, and what B figures the model gives
+    beside (`Stepper.beside`)."""
     tokens: int
     """Of all processes."""
 
@@ -59,7 +60,8 @@ class Stepper:
         if config.recompute:
             learner.model.activation_checkpointing_enable()
         self.wrapped = wrap(learner, device, compiled=config.compile)
-        self.optimizer = make_optimizer(learner.model, config.optim)
+        scaled = config.precision == "fp16"
+        self.update = Update(learner.model, config.optim, device, scaled=scaled)
         self.names = tuple(learner.objective.weights)
         """Of the losses."""
         self.beside = (*learner.auxiliary, *learner.shares)
@@ -75,16 +77,13 @@ class Stepper:
         """
         torch.manual_seed(int(draws.bits(self.config.seed, _DROPOUT, number, group.rank())))
         means, counts, beside, asked = self._backward(prepared.passes)
-        norm = nn.utils.clip_grad_norm_(self.learner.model.parameters(), self.config.optim.clip)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
-        self.optimizer.step()
-        self.learner.rebalance(beside[len(self.learner.auxiliary) :])
-        self.optimizer.zero_grad(set_to_none=True)
         weights = self._on_device(list(self.learner.objective.weights.values()))
-        figures = torch.cat(
-            [(means * weights).sum()[None], norm.double()[None], asked, means, counts, beside]
-        )
+        loss = (means * weights).sum()
+        norm, found = self.update.take(loss, lr)
+        self.learner.rebalance(beside[len(self.learner.auxiliary) :], found)
+        self.update.clear()
+        told = [loss[None], norm.double()[None], asked, self.update.guard.counts]
+        figures = torch.cat([*told, means, counts, beside])
         return Done(figures, prepared.tokens)
 
     def settle(self, prepared: Prepared[Question]) -> None:
@@ -94,7 +93,7 @@ class Stepper:
         them the order of summation; a resumed run has to sum like one that was never stopped.
         """
         self._backward(prepared.passes[:1])
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.clear()
 
     def _backward(self, questions: list[Question]) -> Summed:
         """Leave the gradient of the weighted means in the parameters."""
@@ -117,7 +116,8 @@ class Stepper:
                 sums = [pairs[name][0] * counted for name in losses]
                 # data parallelism takes the mean over processes; this makes it the sum
                 shares = (s * (w * group.world()) for s, w in zip(sums, weights, strict=True))
-                sum(shares, torch.zeros((), device=self.device)).backward()
+                total = sum(shares, torch.zeros((), device=self.device))
+                (total * self.update.scale if self.update.guard.scaled else total).backward()
             went = [pairs[SHARES][0].flatten() * counted] if self.learner.shares else []
             found = torch.cat([torch.stack(sums), *went])
             means += found.detach().double() * scale

@@ -24,7 +24,7 @@ def freeze(model: PreTrainedModel, trained: TrainedConfig) -> None:
     if trained.backbone == "frozen":
         backbone.requires_grad_(False)
     elif trained.backbone == "last":
-        layers = _layers(backbone)
+        layers = layers_of(backbone)
         if trained.last > len(layers):
             raise ConfigError(
                 f"trained.last = {trained.last}, but the model has {len(layers)} layers; "
@@ -39,7 +39,7 @@ def freeze(model: PreTrainedModel, trained: TrainedConfig) -> None:
     freeze_codes(model, None if trained.codes is None else trained.codes == "frozen")
 
 
-def _layers(backbone: PreTrainedModel) -> nn.ModuleList:
+def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
     """The list of a backbone's layers, whatever its kind calls it."""
     n = backbone.config.num_hidden_layers
     lists = (m for m in backbone.modules() if isinstance(m, nn.ModuleList))

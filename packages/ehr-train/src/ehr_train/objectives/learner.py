@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -55,11 +56,15 @@ class Learner(nn.Module):
             return pairs, {}
         return pairs, scores if isinstance(scores, dict) else {UNNAMED: scores}
 
-    def rebalance(self, shares: Tensor) -> None:
-        """Tell the model of a step's shares [layers E] of tokens, in the order of `shares`."""
+    def rebalance(self, shares: Tensor, found: Tensor) -> None:
+        """Tell the model of a step's shares [layers E] of tokens, in the order of `shares`.
+
+        Where `found` is 1 the step must change nothing: it is told of even shares.
+        """
         if self.shares:
             backbone: Any = self.model.base_model
-            backbone.rebalance(shares.view(len(self.expert_layers), -1))
+            rows = shares.view(len(self.expert_layers), -1)
+            backbone.rebalance(torch.where(found.bool(), 1 / rows.shape[1], rows))
 
 
 def _beside(made: Answer, tokens: int) -> Pairs:
