@@ -173,6 +173,22 @@ def test_trees_are_lightgbms_own():
     np.testing.assert_allclose(fitted.probability, expected, atol=1e-12)
 
 
+def test_features_that_are_equal_in_every_row_are_left_out_without_a_change():
+    """Counts of few rows are often equal, and must not be told apart in new rows by chance."""
+    rng = np.random.default_rng(0)
+    few, new = rng.poisson(0.4, (40, 30)), rng.poisson(0.4, (50, 90))
+    x = np.concatenate([few, few[:, ::-1], np.zeros((40, 10)), few[:, :20]], axis=1)
+    x, y = x.astype(np.float32), few[:, 3] + few[:, 7] > 0
+    head = LightGBMConfig(learning_rate=(0.1, 0.5), max_depth=(-1,), num_leaves=(10,))
+    for fit in boosted_trees(head, sparse.csr_matrix(x), y):
+        every = LGBMClassifier(
+            **{**fit.point, "min_child_samples": 1, "n_jobs": 1, "verbosity": -1},
+            **{"deterministic": True, "force_col_wise": True, "random_state": 0},
+        ).fit(x, y)
+        assert len(set(every.feature_importances_)) > 1
+        np.testing.assert_array_equal(fit.predict(new), every.booster_.predict(new))
+
+
 @pytest.mark.parametrize("rows", [4, 30, 120])
 def test_each_point_of_a_grid_of_trees_is_what_it_would_be_by_itself(rows):
     rng = np.random.default_rng(rows)

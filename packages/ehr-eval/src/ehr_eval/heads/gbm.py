@@ -51,7 +51,7 @@ def boosted_trees(config: LightGBMConfig, x: Matrix, y: Labels) -> Iterator[Fit]
     A limit that no tree of a looser fit has reached changes nothing: that fit is taken again. Of few rows most
     points of the grid are such.
     """
-    used = _varying(x)  # no tree can split the others, and of counts few shots have any
+    used = _distinct(x)  # no tree would split the others, and of counts few shots have any
     data = lightgbm.Dataset(x[:, used], y.astype(np.float32), params=_FIXED, free_raw_data=False)
     for rate in config.learning_rate:
         limits = [Limits(*each) for each in itertools.product(config.max_depth, config.num_leaves)]
@@ -128,7 +128,28 @@ def _reached(model: str) -> Limits:
     return Limits(deepest, leaves)
 
 
-def _varying(x: Matrix) -> npt.NDArray[np.int64]:
-    """Features with more than one value; the first where there is none."""
-    found = np.flatnonzero(dense(x.max(axis=0)) != dense(x.min(axis=0)))
-    return found if len(found) else np.zeros(1, np.int64)
+def _distinct(x: Matrix) -> npt.NDArray[np.int64]:
+    """Features with more than one value, of equal ones the first; the first where there is none.
+
+    Of equal gains the first feature's is taken, so a later one that is equal in every row is never split.
+    """
+    varying = np.flatnonzero(dense(x.max(axis=0)) != dense(x.min(axis=0)))
+    if not len(varying):
+        return np.zeros(1, np.int64)
+    part: Any = x[:, varying]
+    first: dict[bytes, int] = {}
+    for column, feature in zip(_columns(part), varying.tolist(), strict=True):
+        first.setdefault(column, feature)
+    return np.array(list(first.values()), np.int64)
+
+
+def _columns(x: Any) -> Iterator[bytes]:  # noqa: ANN401 -- dense or CSR
+    """What is in each column, the same for equal ones alone."""
+    if not sparse.issparse(x):
+        yield from (column.tobytes() for column in np.ascontiguousarray(x.T))
+        return
+    columns = x.tocsc()
+    columns.eliminate_zeros()
+    columns.sort_indices()
+    for begin, end in itertools.pairwise(columns.indptr):
+        yield columns.indices[begin:end].tobytes() + columns.data[begin:end].tobytes()

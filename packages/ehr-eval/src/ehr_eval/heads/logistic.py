@@ -8,7 +8,6 @@ so its gradient shrinks with n and 1 / C, and how small is small enough depends 
 tolerance ends a weakly penalised fit long before its minimum.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +22,11 @@ from ehr_eval.heads.grid import Labels
 from ehr_eval.judge.metrics.ranked import Floats
 
 _FEW = 1000
-"""Unknowns up to which the Hessian is factored: a handful of steps. Above, L-BFGS is faster."""
+"""Unknowns up to which the Hessian is factored: a handful of steps. Above, L-BFGS is faster, mostly."""
+_MANY = 5000
+"""Unknowns up to which the Hessian can be factored, where L-BFGS does not end."""
+_LONG = 300
+"""Steps of L-BFGS that cost about as much as those by factored Hessians of `_FEW` to `_MANY` unknowns."""
 _MEMORY = 100
 """Steps that L-BFGS remembers: with 10, as is common, it takes three times as many."""
 _DIRECT = 200
@@ -114,7 +117,7 @@ class Logistic:
 
 
 def fit(loss: Logistic, start: Floats, *, max_iter: int) -> Minimum:
-    """Go from a start to the minimum: by Newton's method where unknowns are few, else by L-BFGS.
+    """Go from a start to the minimum: by Newton's method where unknowns are few or steps many, else by L-BFGS.
 
     Args:
         loss: Of rows with both classes.
@@ -129,11 +132,20 @@ def fit(loss: Logistic, start: Floats, *, max_iter: int) -> Minimum:
         >>> fit(Logistic(x, y, c=1.0), np.zeros(2), max_iter=1).converged
         False
     """
-    solve: Callable[[Logistic, Floats, int], Floats] = _newton if len(start) <= _FEW else _lbfgs
-    end = solve(loss, start, max_iter)
-    gradient = float(np.abs(loss.gradient(end)).max())
+    if len(start) <= _FEW:
+        return _ended(loss, _newton(loss, start, max_iter))
+    if len(start) > _MANY:
+        return _ended(loss, _lbfgs(loss, start, max_iter))
+    found = _ended(loss, _lbfgs(loss, start, min(max_iter, _LONG)))
+    if found.converged or max_iter <= _LONG:
+        return found
+    return _ended(loss, _newton(loss, np.append(found.weight, found.bias), max_iter - _LONG))
+
+
+def _ended(loss: Logistic, at: Floats) -> Minimum:
+    gradient = float(np.abs(loss.gradient(at)).max())
     # the last digits of the loss may end L-BFGS a little before the tolerance
-    return Minimum(end[:-1], float(end[-1]), gradient, gradient <= 10 * loss.tolerance)
+    return Minimum(at[:-1], float(at[-1]), gradient, gradient <= 10 * loss.tolerance)
 
 
 def _newton(loss: Logistic, at: Floats, max_iter: int) -> Floats:
