@@ -1,6 +1,7 @@
-"""One Hypothesis profile for the workspace, and the place of real data."""
+"""One Hypothesis profile for the workspace, the place of real data, and the place of what tests write."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import settings
 # torch's lazy imports make per-example deadlines flaky
 settings.register_profile("ehr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ehr")
+
+# What is written is synced to disk, and a thousand small artifacts wait for that as long as they compute.
+MEMORY, ROOM = Path("/dev/shm"), 6_000_000_000
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 BESIDE = Path(__file__).parent.parent / "shared" / "data"
 REAL_DATA = Path(os.environ.get("EHR_REAL_DATA") or BESIDE)

@@ -188,7 +188,10 @@ def test_the_offline_run_of_wandb_holds_each_step_once(tmp_path) -> None:
     killed_and_resumed(run, "wandb:readmission")
     (folder,) = (run / "wandb").iterdir()
     (file,) = folder.glob("*.wandb")
-    found = [Record.FromString(raw) for raw in records(file)]
+    found, until = [], time.monotonic() + 20
+    while not any(r.HasField("exit") for r in found):  # its service writes on for a moment
+        assert time.monotonic() < until
+        found = [Record.FromString(raw) for raw in records(file)]
     (begun,) = [r.run for r in found if r.HasField("run")]
     assert (begun.project, begun.display_name) == ("readmission", "behrt")
     config = {c.key: c.value_json for c in begun.config.update}
