@@ -1,23 +1,32 @@
-import subprocess
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
 def shell() -> Callable[..., str]:
-    """Run one of our commands as a user does; return what it printed."""
+    """Run one of our commands from the root of the repository; return what it printed.
+
+    In this process: one of its own would spend most of its time on imports. That the commands are
+    installed and start is held by tests/test_wheels.py and tests/test_meds_dev.py.
+    """
 
     def shell(*words: object, code: int = 0) -> str:
-        line = " ".join(str(w) for w in words).split()
-        line[0] = str(Path(sysconfig.get_path("scripts")) / line[0])
-        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
-        said = done.stdout + done.stderr
-        assert done.returncode == code, f"{' '.join(line)}\nexit code {done.returncode}\n{said}"
+        name, *line = " ".join(str(w) for w in words).split()
+        package = {"ehr-track": "ehr_tracking"}.get(name, name.replace("-", "_"))
+        main = import_module(f"{package}.cli").main
+        with chdir(ROOT):
+            done = CliRunner().invoke(main, line, catch_exceptions=False)
+        said = done.output
+        assert done.exit_code == code, (
+            f"{name} {' '.join(line)}\nexit code {done.exit_code}\n{said}"
+        )
         return said
 
     return shell
