@@ -15,7 +15,10 @@ from ehr_tokenize.sources.config import EventsConfig, MimicConfig, OmopConfig, P
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.synthetic.sequence.config import SequenceConfig
 from ehr_tracking.config import load_config
+from ehr_train.cli import main as ehr_train
 from ehr_train.config import TrainConfig
+from ehr_train.sweep.checks import check_space, options_of
+from ehr_train.sweep.space import SweepConfig, read_space
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMA = {
@@ -24,6 +27,7 @@ SCHEMA = {
     "synth": SynthConfig,
     "synth/sequence": SequenceConfig,
     "train": TrainConfig,
+    "sweep": SweepConfig,
     "counts": CountsConfig,
     "eval": EhrshotConfig,
     "eval/survival": SurvivalConfig,
@@ -41,6 +45,14 @@ def test_a_recipe_loads(path: Path) -> None:
     folder = path.parent.name
     schema = SCHEMA.get(f"{folder}/{path.stem}") or SCHEMA[folder]
     assert type(load_config(schema, path)) is schema
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sweep/*.yaml")), ids=lambda p: p.stem)
+def test_a_sweep_fits_the_run_that_it_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    found = re.search(r'--run "(.+)"', path.read_text())
+    assert found is not None
+    check_space(read_space(path), options_of(found[1], ehr_train), path)
 
 
 def test_each_command_with_a_config_has_a_recipe() -> None:

@@ -10,6 +10,7 @@ import ehr_train
 from ehr_tracking.errors import Group
 from ehr_tracking.options import PATH, config_options, overwrite_option
 from ehr_train.slurm.command import slurm
+from ehr_train.sweep.command import sweep
 
 if TYPE_CHECKING:
     from ehr_train.config import TrainConfig
@@ -256,3 +257,4 @@ def _lines(figures: dict[str, object]) -> str:
 
 
 main.add_command(slurm)
+main.add_command(sweep)

@@ -1,4 +1,7 @@
-"""Weights & Biases, offline: a folder in the run, which `wandb sync` sends if you want it sent."""
+"""Weights & Biases, offline: a folder in the run, which `wandb sync` sends if you want it sent.
+
+Under an agent of a sweep it is sent at once, unless `WANDB_MODE` is set.
+"""
 
 import os
 import shutil
@@ -26,7 +29,9 @@ class Wandb:
             card: What the run is.
             known: Its id.
         """
-        self.id = known or uuid.uuid4().hex[:8]
+        # an agent of a sweep has named the run, and its server wants the figures at once
+        swept = "WANDB_SWEEP_ID" in os.environ
+        self.id = known or (swept and os.environ.get("WANDB_RUN_ID")) or uuid.uuid4().hex[:8]
         self.last = 0
         for left in (run / "wandb").glob(f"offline-run-*-{self.id}"):
             shutil.rmtree(left)
@@ -36,7 +41,7 @@ class Wandb:
             name=card.name,
             config={**card.params, "tags": dict(card.tags)},
             settings=wandb.Settings(
-                mode="offline",
+                mode="online" if swept and "WANDB_MODE" not in os.environ else "offline",
                 root_dir=str(run),
                 reinit="create_new",
                 silent=True,
