@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 UV := $(or $(shell command -v uv),$(CURDIR)/.tools/bin/uv)
 RUN := $(UV) run --no-sync
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 OUT ?= demo
 # Some images forbid it, and then every process compiles torch and transformers anew: 15 s each.
 export PYTHONDONTWRITEBYTECODE :=
@@ -14,7 +15,9 @@ setup: ## Make .venv with all five packages; install uv with pip where it is mis
 demo: setup ## The main job, from a cohort to the report; MEDS=path takes your own data set
 	@UV=$(UV) OUT=$(OUT) MEDS=$(MEDS) scripts/demo.sh
 
-check: setup lint types imports deps pins test-without-data test ## All gates and all tests: what CI runs
+check: setup ## All gates and all tests: what CI runs
+	@$(MAKE) --no-print-directory --jobs 2 lint types imports deps pins test-without-data
+	@$(MAKE) --no-print-directory test
 
 lint: ## Format and lint
 	$(RUN) ruff format --check .
@@ -33,14 +36,14 @@ pins: ## Every version that is resolved is pinned
 	$(RUN) scripts/pins.py --check
 
 test: ## All tests, those of the built wheels included
-	$(RUN) pytest -n 2 --dist loadfile
+	$(RUN) pytest $(TWO)
 
 test-without-data: ## The tests that ask for real data, where there is none: each passes or is left out
 	@empty=$$(mktemp -d) && trap 'rmdir "$$empty"' EXIT && \
 	EHR_REAL_DATA=$$empty $(RUN) pytest -m real_data packages/*/tests tests
 
 test-fast: ## Without the tests that take more than 5 s
-	$(RUN) pytest -n 2 --dist loadfile -m "not slow"
+	$(RUN) pytest $(TWO) -m "not slow"
 
 bench: ## The benchmarks, quick
 	$(RUN) python benchmarks/tokenize --quick

@@ -52,6 +52,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("real_data")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a worker takes whole files, and the last ones to begin should be short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say in one line how much was left out for want of real data."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from ehr_eval.tasks.chexpert import FINDINGS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(r"^ {4}((?:[A-Z]+=\S+ )?(?:ehr-\w+|configs/recipes/\S+\.sh) .*)$", re.MULTILINE)
 FEW = ["optim.epochs=null", "optim.steps=4", "validation.every=2", "validation.max_tokens=3000",
