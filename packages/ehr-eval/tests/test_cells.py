@@ -417,3 +417,33 @@ def test_tasks_may_have_the_names_of_our_own_plots(toys, tmp_path):
     assert (out / "plots/overview.png").read_bytes() != (
         out / "plots/tasks/overview.png"
     ).read_bytes()
+
+
+def test_a_store_keeps_cells_for_runs_that_compare_other_models(toys, tmp_path):
+    labels, features = toys.tasks(tmp_path, subjects=60)
+    store = tmp_path / "store"
+
+    def kept():
+        return len(list(store.rglob("*.safetensors")))
+
+    two = {name: features[name] for name in ("model", "counts")}
+    run_ehrshot(labels, two, tmp_path / "two", SMALL, store=store)
+    first = kept()
+    out = run_ehrshot(labels, features, tmp_path / "three", SMALL, store=store)
+    assert kept() - first == first / 2  # those of one model more
+    assert same(out, run_ehrshot(labels, features, tmp_path / "alone", SMALL))
+    # under other names, with a further k and other settings of the report
+    renamed = {"a": features["noise"], "b": features["model"]}
+    more = replace(SMALL, ks=(4, *SMALL.ks), few_positives=3)
+    run_ehrshot(labels, renamed, tmp_path / "renamed", more, store=store)
+    assert kept() - first == first / 2 + first / 3  # two models at a third as many draws
+    # what a cell depends on
+    before = kept()
+    for number, config in enumerate(
+        (
+            replace(SMALL, bootstraps=21),
+            replace(SMALL, heads={"lr": LogisticRegressionConfig(c=(0.1, 2.0))}),
+        )
+    ):
+        run_ehrshot(labels, two, tmp_path / f"other{number}", config, store=store)
+        assert kept() - before == first * (number + 1)

@@ -3,10 +3,11 @@
 n held-out rows, B bootstrap draws.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +27,7 @@ from ehr_eval.predictions import Predicted
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
 from ehr_eval.protocol.shots import draws_of, shots_of
 from ehr_eval.protocol.taskrows import Draw, Given, TaskRows, map_task
+from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, TRAIN, TUNING
 
 
@@ -81,7 +83,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a worker needs to know of a run; a few hundred bytes."""
+    """All that a worker needs to know of a run; a few kilobytes."""
 
     directory: Path
     """Of tasks and outcomes."""
@@ -90,6 +92,10 @@ class Plan:
     config: EhrshotConfig
     alike: bool = True
     """Whether all draws of all rows have the same rows."""
+    store: Path | None = None
+    """Where outcomes outlive the run, for others that share them."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """`<task>/<model>` -> what outcomes depend on beside head, k and replicate; needed by a store."""
 
     def task(self, name: str) -> Path:
         """Where the rows of a task are."""
@@ -104,8 +110,18 @@ class Plan:
     def outcome(self, cell: Cell) -> Path:
         """Where the outcome of a cell is, once it is done."""
         cell = self.fitted(cell)
+        if self.store is not None:
+            return self.store / self._name(cell)
         name = f"k={cell.k},replicate={cell.replicate}.safetensors"
         return self.directory / "cells" / cell.task / cell.model / cell.head / name
+
+    def _name(self, cell: Cell) -> str:
+        """Of a file in the store: two levels, since there may be tens of thousands."""
+        head = self.config.heads.get(cell.head)
+        about = [self.names[f"{cell.task}/{cell.model}"], cell.k, cell.replicate]
+        text = json.dumps([*about, None if head is None else to_dict(head)])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"{digest[:2]}/{digest[2:]}.safetensors"
 
 
 def cells_of(task: TaskRows, config: EhrshotConfig) -> list[Cell]:

@@ -33,6 +33,11 @@ from ehr_tracking.options import PATH, config_options, named_option, overwrite_o
 )
 @click.option("--out", type=PATH, required=True, help="Where the results shall be.")
 @click.option("--shots", type=PATH, help="Where the rows of each draw shall be, as shots/1.")
+@click.option(
+    "--store",
+    type=PATH,
+    help="Folder that keeps what is fitted: no model's cell is fitted twice, whatever it is compared with.",
+)
 @config_options("EhrshotConfig", "replicates=3")
 @click.option(
     "--compare",
@@ -57,6 +62,7 @@ def ehrshot(
     shots_from: Path | None,
     out: Path,
     shots: Path | None,
+    store: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     compare: tuple[tuple[str, str], ...],
@@ -93,6 +99,7 @@ def ehrshot(
         shots=shots,
         splits=splits,
         shots_from=shots_from,
+        store=store,
         workers=workers or os.cpu_count() or 1,
         overwrite=overwrite,
     )

@@ -6,6 +6,7 @@ Foundation Models" (NeurIPS 2023).
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ehr_eval.frames import PRODUCER, tell_tasks
@@ -16,6 +17,7 @@ from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.evaluation import Evaluation, gather, no_rows, settings_of_task
 from ehr_eval.protocol.groups import group_rows
 from ehr_eval.protocol.inputs import open_inputs
+from ehr_eval.protocol.kept import names_of
 from ehr_eval.protocol.markdown import write_markdown
 from ehr_eval.protocol.pairs import compare, pairs_of
 from ehr_eval.protocol.published import read_published
@@ -46,6 +48,7 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     shots: PathLike | None = None,
     splits: PathLike | None = None,
     shots_from: PathLike | None = None,
+    store: PathLike | None = None,
     workers: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -66,6 +69,8 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
         splits: CSV file that names the split of each subject, as EHRSHOT's `person_id_map.csv`.
         shots_from: `shots/1`, or EHRSHOT's `all_shots_data.json` (one, or a folder with one a task): these rows
             are used as they stand, and none are drawn.
+        store: Folder that keeps what comes of every cell, by all that it depends on: nothing that another run has
+            fitted is fitted again. Several runs may use one at once.
         workers: Processes; cells are shared among them. The results do not depend on it.
         overwrite: Replace results and shots that are there.
 
@@ -105,6 +110,9 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
             if left.name != _WORK:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         plan = Plan(unfinished / _WORK, inputs.features, config, all_rows_alike(inputs.tasks))
+        if store is not None:
+            named_cells = names_of(inputs.tasks, inputs.sources, config)
+            plan = replace(plan, store=Path(store).absolute(), names=named_cells)
         for task in inputs.tasks:
             write_task(plan.task(task.name), task)
         cells = [cell for task in inputs.tasks for cell in cells_of(task, config)]
