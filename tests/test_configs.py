@@ -28,6 +28,7 @@ SCHEMA = {
     "synth/sequence": SequenceConfig,
     "train": TrainConfig,
     "sweep": SweepConfig,
+    "text": TrainConfig,
     "counts": CountsConfig,
     "eval": EhrshotConfig,
     "eval/survival": SurvivalConfig,

@@ -41,6 +41,13 @@ from ehr_tracking.manifest import (
 )
 
 VOCABULARY = ("vocab.parquet", "tokenizer.json")
+LANGUAGE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""What else transformers wants of the tokenizer of a language model."""
 TRAINING_STATE = "training_state"
 POOLED_CLASSES = {
     "AutoModelForSequenceClassification": modeling.PooledForSequenceClassification,
@@ -107,7 +114,7 @@ def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
         inputs = {**inputs, "base": source(base)}
     else:
         _write_model(directory, model, weights)
-    for name in VOCABULARY:
+    for name in (*VOCABULARY, *(name for name in LANGUAGE if (tokens / name).is_file())):
         shutil.copyfile(tokens / name, directory / name)
     (directory / "metrics.json").write_text(
         json.dumps(dict(metrics), indent=1, sort_keys=True) + "\n", encoding="utf-8"

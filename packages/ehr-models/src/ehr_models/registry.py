@@ -21,6 +21,7 @@ from transformers import (
 from ehr_models.config import ModelConfig
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
+from ehr_models.heads.native import native_class
 from ehr_models.heads.token import attention_of
 from ehr_models.kinds import KINDS, kind_for, kind_of
 from ehr_models.kinds.auto import AUTO, FIELD, AutoModelConfig
@@ -62,7 +63,11 @@ def torch_half(kind: Kind) -> TorchHalf:
 
 
 def model_class(kind: Kind, head: HeadName, config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of a kind with a head; of `auto` by its configuration."""
+    """The class of a kind with a head; of `auto`, and of a head of transformers, by its configuration."""
+    if head == "pooled":
+        native = native_class(config)
+        if native is not None and native.__name__ in (config.architectures or ()):
+            return native
     if head == "token" and kind.name == AUTO.name:
         found: type[PreTrainedModel] = TOKEN_CLASSES[kind.pretraining]._model_mapping[type(config)]
         return found

@@ -11,6 +11,7 @@ from ehr_tracking.errors import Group
 from ehr_tracking.options import PATH, config_options, overwrite_option
 from ehr_train.slurm.command import slurm
 from ehr_train.sweep.command import sweep
+from ehr_train.text.command import text
 
 if TYPE_CHECKING:
     from ehr_train.config import TrainConfig
@@ -258,3 +259,4 @@ def _lines(figures: dict[str, object]) -> str:
 
 main.add_command(slurm)
 main.add_command(sweep)
+main.add_command(text)

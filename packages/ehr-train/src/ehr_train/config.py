@@ -180,6 +180,23 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class TextConfig:
+    """How texts become what a language model reads."""
+
+    prompt: str | None = None
+    """What stands behind every text, e.g. a question. None: nothing, but "Answer:" on a line of its own for
+    objective label_words."""
+    long: Literal["truncate", "refuse"] = "truncate"
+    """Of a labelled text longer than the context: leave out its oldest tokens, or stop."""
+    framework: Literal["peft", "unsloth"] = "peft"
+    """Whose adapters and layers."""
+    model: str | None = None
+    """As `--model` named it: kept for the record."""
+    revision: str | None = None
+    """Commit of a model of the hub; of a name without it that which the local cache has."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """One training run."""
 
@@ -192,6 +209,8 @@ class TrainConfig:
     """What the columns of `--labels FILE.csv` are called."""
     adapter: AdapterConfig | None = None
     """Train a few weights beside those of `--init`, which stay as they are, and keep them alone."""
+    text: TextConfig | None = None
+    """Of `ehr-train text`."""
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     validation: ValidationConfig = Field(default_factory=ValidationConfig)

@@ -174,7 +174,7 @@ class Job:
         Raises:
             ContractError: If it is not one that can be read.
         """
-        return open_tokens(self.tokens)
+        return open_tokens(self.tokens, texts=True)
 
     def examples(self, config: TrainConfig, tokens: TokenSet, *splits: str) -> Examples:
         """What the model is shown of some splits.

@@ -21,6 +21,10 @@ class AdapterConfig:
     """`rslora` scales by alpha / sqrt(rank); `dora` trains the length of each output's weights
     apart; `pissa` starts from the largest singular vectors of W; `qlora` keeps W in 4 bits (NF4)."""
     rank: PositiveInt = 8
+    quantised: bool = False
+    """Keep W in 4 bits (NF4), whatever the kind; `qlora` is `lora` with it."""
+    compute: Literal["fp32", "bf16"] = "fp32"
+    """What products with W in 4 bits are computed in."""
     alpha: PositiveInt | None = None
     """scale = alpha / rank; twice the rank where it is not given."""
     dropout: Fraction = 0.0
@@ -29,6 +33,11 @@ class AdapterConfig:
     """Which linear modules of the blocks: those that the kind names for it, all, or these last names."""
     embeddings: bool = False
     """Train and keep the table of code embeddings as well."""
+
+    @property
+    def in_4_bits(self) -> bool:
+        """Whether W is kept in 4 bits."""
+        return self.quantised or self.kind == "qlora"
 
     @property
     def scale(self) -> float:

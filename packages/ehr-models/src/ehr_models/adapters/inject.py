@@ -5,13 +5,14 @@
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.adapters.linears import linears, targets
-from ehr_models.adapters.nf4 import QUANTISED, quantise, require_bitsandbytes, round_to_4_bits
+from ehr_models.adapters.nf4 import quantise, quantised, require_bitsandbytes, round_to_4_bits
 from ehr_models.kinds import kind_of
 from ehr_tracking.config import ConfigError
 
@@ -42,8 +43,8 @@ def adapt(model: PreTrainedModel, config: AdapterConfig) -> None:
     from peft import LoraConfig
 
     chosen = targets(model, config)
-    if config.kind == "qlora":
-        model.config.quantization_config = QUANTISED
+    if config.in_4_bits:
+        model.config.quantization_config = quantised(config.compute)
     theirs = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,
@@ -72,7 +73,8 @@ def put_in(model: PreTrainedModel, config: "LoraConfig", *, rounded: bool = Fals
         if rounded:
             round_to_4_bits(model.base_model)
         else:
-            quantise(model.base_model)
+            said = model.config.quantization_config["bnb_4bit_compute_dtype"]
+            quantise(model.base_model, getattr(torch, said))
             cast("Any", model).is_loaded_in_4bit = True  # by which peft knows
     whole, config.modules_to_save = config.modules_to_save, None
     config.inference_mode = False

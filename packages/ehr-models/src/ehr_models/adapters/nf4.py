@@ -12,15 +12,22 @@ from transformers.pytorch_utils import Conv1D
 from ehr_models.adapters.linears import linears
 from ehr_tracking.errors import UserError
 
-QUANTISED = {
-    "quant_method": "bitsandbytes",
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "bnb_4bit_compute_dtype": "float32",
-}
-"""What `config.json` says of such a model, in the words of transformers."""
 _OPTIONS: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
+
+
+def quantised(compute: str) -> dict[str, Any]:
+    """What `config.json` says of such a model, in the words of transformers.
+
+    Args:
+        compute: fp32 or bf16.
+    """
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": {"fp32": "float32", "bf16": "bfloat16"}[compute],
+    }
 
 
 def require_bitsandbytes() -> None:
@@ -30,17 +37,24 @@ def require_bitsandbytes() -> None:
         UserError: Saying how to install it.
     """
     if find_spec("bitsandbytes") is None:
-        raise UserError("qlora needs bitsandbytes: pip install 'ehr-models[qlora]'")
+        raise UserError(
+            "weights in 4 bits (qlora, quantised) need bitsandbytes: pip install 'ehr-models[qlora]'"
+        )
 
 
-def quantise(backbone: nn.Module) -> None:
-    """Put the linear modules of the blocks into 4 bits, in place; nothing of them can be trained."""
+def quantise(backbone: nn.Module, compute: torch.dtype = torch.float32) -> None:
+    """Put the linear modules of the blocks into 4 bits, in place; nothing of them can be trained.
+
+    Args:
+        backbone: Of a model.
+        compute: Type of products with them.
+    """
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     for name, module in linears(backbone).items():
         weight = _upright(module)
         packed = Linear4bit(
-            weight.shape[1], weight.shape[0], bias=False, compute_dtype=torch.float32, **_OPTIONS
+            weight.shape[1], weight.shape[0], bias=False, compute_dtype=compute, **_OPTIONS
         )
         packed.weight = Params4bit(weight, requires_grad=False, **_OPTIONS)
         packed.bias = module.bias

@@ -10,9 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ehr_models import __version__
-from ehr_tracking.contracts import BOS_ID, CLS_ID, TOKENS, ContractError
+from ehr_tracking.contracts import BOS_ID, CLS_ID, TEXT_TOKENS, TOKENS, ContractError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import MANIFEST, Manifest, check_file, read_manifest, sha256
+from ehr_tracking.manifest import (
+    MANIFEST,
+    Manifest,
+    check_file,
+    load_manifest,
+    read_manifest,
+    sha256,
+)
 
 STATIC = np.iinfo(np.int64).min
 """The `time` of a token that is always known: sorts before every real time."""
@@ -59,11 +66,15 @@ class TokenSet:
     """Of `vocab.parquet`: equal where two artifacts mean the same by a token id."""
 
 
-def open_tokens(directory: PathLike) -> TokenSet:
+def open_tokens(directory: PathLike, *, texts: bool = False) -> TokenSet:
     """Check the contract of a token data set and say what it holds.
 
     All that lies beside its shards (vocabulary, tokenizer, coverage) is compared with the manifest, whoever
     reads it: a directory that was changed is no input. Shards are, when they are opened.
+
+    Args:
+        directory: Where it lies.
+        texts: Take `text_tokens/1` as well, whose ids are a language model's and whose rows are texts.
 
     Raises:
         ContractError: If it is unfinished, changed, or of another contract or version.
@@ -71,7 +82,9 @@ def open_tokens(directory: PathLike) -> TokenSet:
     directory = Path(directory)
     import pyarrow.parquet as pq
 
-    manifest = read_manifest(directory, TOKENS, reader=f"ehr-models {__version__}")
+    mine = texts and load_manifest(directory).contract == TEXT_TOKENS.tag
+    contract = TEXT_TOKENS if mine else TOKENS
+    manifest = read_manifest(directory, contract, reader=f"ehr-models {__version__}")
     shards = {p for p in manifest.files if "/" in p and p.endswith(".parquet")}
     for name in manifest.files.keys() - shards:
         check_file(directory, manifest, name)

@@ -9,7 +9,7 @@ from pydantic_core import ArgsKwargs
 from ehr_tracking.config import STRICT
 
 Pooling = Literal["last", "mean", "max", "sum", "attention", "bigru", "cls"]
-Shape = Literal["linear", "ffn", "gru", "lstm"]
+Shape = Literal["linear", "ffn", "gru", "lstm", "native"]
 Problem = Literal["binary", "multiclass", "multilabel", "regression", "survival"]
 """What the outputs of a head mean: one logit; one logit a class; one logit a label; numbers; one
 logit a hazard of discrete time."""
@@ -26,7 +26,8 @@ class PooledConfig:
     `attention` by a learned query, `bigru` (a GRU from either end), or the leading [CLS]."""
     shape: Shape = "linear"
     """What is on top: one `linear` layer; `ffn`, hidden layers before it; `gru` or `lstm`, which read
-    all states in order and are asked at the last one (`pooling` is `last` then)."""
+    all states in order and are asked at the last one (`pooling` is `last` then); `native`, the head that
+    transformers has for the architecture, which pools in its own way."""
     hidden: PositiveInt | None = None
     """Width of the hidden layers or of the recurrent state; that of the model where not given."""
     layers: PositiveInt = 1
@@ -52,6 +53,14 @@ class PooledConfig:
             raise ValueError(
                 f"shape = {self.shape} is asked at the last position: leave out pooling = {self.pooling}"
             )
-        if self.shape == "linear" and (self.hidden, self.layers) != (None, 1):
-            raise ValueError("shape = linear has no hidden layer: take shape = ffn, gru or lstm")
+        if self.shape in ("linear", "native") and (self.hidden, self.layers) != (None, 1):
+            raise ValueError(
+                f"shape = {self.shape} has no hidden layer: take shape = ffn, gru or lstm"
+            )
+        if self.shape == "native" and (self.pooling, self.dropout, self.measurements) != (
+            PooledConfig.pooling, 0.0, 0
+        ):  # fmt: skip
+            raise ValueError(
+                "shape = native is as it is: leave out pooling, dropout and measurements"
+            )
         return self

@@ -18,6 +18,7 @@ from ehr_models.heads import pooling as beside
 from ehr_models.heads.config import PooledConfig, Problem
 from ehr_models.heads.losses import PROBLEM_TYPES
 from ehr_models.heads.modeling import PooledForPreTraining, PooledForSequenceClassification
+from ehr_models.heads.native import build_native, is_native, native_logits
 from ehr_models.heads.token import attention_of, hidden_states
 from ehr_models.kinds import kind_of
 from ehr_tracking.config import ConfigError
@@ -66,6 +67,8 @@ def class_logits(model: PreTrainedModel, states: Tensor, batch: Batch) -> Tensor
         UserError: If it pools by cls and a span does not begin with [CLS], or the batch lacks the
             measurements that it reads.
     """
+    if is_native(model):
+        return native_logits(model, states, batch)
     head = cast("PooledForSequenceClassification", model)
     measurements = batch.subject.get("measurements")
     try:
@@ -96,6 +99,8 @@ def build_classifier(
         ConfigError: If the number of outputs does not go with the problem.
     """
     _refuse(n_outputs, problem, survival_edges)
+    if config.shape == "native":
+        return build_native(backbone, n_outputs, problem, attention_of(kind_of(backbone.config)))
     found: Any = deepcopy(backbone.config)
     found.num_labels = n_outputs
     found.problem_type = PROBLEM_TYPES[problem]

@@ -57,7 +57,7 @@ def answer(model: PreTrainedModel, batch: Batch, layers: Layers | None = None) -
     """
     kind = kind_of(model.config)
     inputs = {name: getattr(batch, field) for name, field in kind.inputs.items()}
-    options: dict[str, Any] = {"use_cache": False} if kind.incremental else {}
+    options: dict[str, Any] = {"use_cache": False} if kind.incremental or kind.caches else {}
     if kind.isolates == "padded":
         return _padded(model, kind, inputs, options, batch, layers)
     if kind.isolates == "spans":

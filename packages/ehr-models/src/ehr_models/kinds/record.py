@@ -91,6 +91,8 @@ class Kind:
     by the model itself, wherever a position is 0; `padded`, by being padded after all."""
     incremental: bool = False
     """It decodes token by token from a cache (`use_cache`, `past_key_values`)."""
+    caches: bool = False
+    """It fills a cache where it is not told otherwise (`use_cache`), though nothing decodes from it."""
     inputs: Mapping[str, str]
     """Argument of the model -> field of `Batch`."""
     lookups: Callable[[Any, Sequence[str]], Mapping[str, Sequence[int]]] | None = None

@@ -63,6 +63,15 @@ TOKENS = Contract(
     ),
     {"vocab.parquet": VOCABULARY_COLUMNS},
 )
+TEXT_TOKENS = Contract(
+    "text_tokens",
+    1,
+    "Texts as a language model's tokenizer has them, laid out as `tokens/1`: one row a text, ids of "
+    "`vocab.parquet`, which is the tokenizer's; `time` is the prediction time of the text, and null for the "
+    "tokens that stay in view however much is cut. Beside them the tokenizer's own files.",
+    TOKENS.columns,
+    TOKENS.beside,
+)
 CHECKPOINT = Contract(
     "checkpoint",
     1,
@@ -330,7 +339,7 @@ RUN = Contract(
 CONTRACTS = {
     c.name: c
     for c in (
-        TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
+        TOKENS, TEXT_TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
         TRAJECTORIES, CURVE, RESULTS, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
         ATTRIBUTIONS, SHAP, PRIVACY,
     )

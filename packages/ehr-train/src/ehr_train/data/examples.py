@@ -59,20 +59,19 @@ def whole_records(tokens: "Tokens") -> Examples:
 def label_examples(rows: LabelRows, tokens: "Tokens") -> Examples:
     """The labels of the subjects of one split; a prediction time itself is visible.
 
+    Where a subject has several rows, each is a text of what was known at one prediction time: of a label it is
+    the row that ends then.
+
     Args:
         rows: Of any subjects.
         tokens: The split.
 
     Raises:
-        ContractError: If nothing at all is known of a subject at its prediction time.
+        ContractError: If nothing at all is known of a subject at its prediction time, or no row ends then.
     """
     from ehr_models.data.cutoff import visible_tokens
 
-    order = np.argsort(tokens.subject_id, kind="stable")
-    at = np.searchsorted(tokens.subject_id, rows.subject_id, sorter=order)
-    row = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(0, np.int64)
-    mine = np.flatnonzero(tokens.subject_id[row] == rows.subject_id) if len(order) else row
-    row = row[mine]
+    row, mine = _rows_of(rows, tokens)
     visible = visible_tokens(tokens, row, rows.time[mine])
     if (visible == 0).any():
         raise ContractError(
@@ -88,3 +87,32 @@ def label_examples(rows: LabelRows, tokens: "Tokens") -> Examples:
         measurements=None if rows.measurements is None else rows.measurements[mine],
         measured=rows.measured,
     )
+
+
+def _rows_of(
+    rows: LabelRows, tokens: "Tokens"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The row of each label whose subject is in the split, and which labels these are."""
+    none = np.zeros(0, np.int64)
+    if not len(tokens):
+        return none, none
+    subject = tokens.subject_id
+    end = none
+    if len(np.unique(subject)) < len(subject):
+        end = tokens.time[tokens.offsets[1:] - 1]
+    order = np.lexsort((end, subject)) if len(end) else np.argsort(subject, kind="stable")
+    first = np.searchsorted(subject, rows.subject_id, sorter=order)
+    mine = np.flatnonzero(subject[order[np.minimum(first, len(order) - 1)]] == rows.subject_id)
+    at = first[mine]
+    if len(end):
+        last = np.searchsorted(subject, rows.subject_id[mine], side="right", sorter=order)
+        wanted = rows.time[mine]
+        while (earlier := (end[order[at]] < wanted) & (at + 1 < last)).any():
+            at = at + earlier
+        if (wrong := end[order[at]] != wanted).any():
+            number = int(mine[np.argmax(wrong)])
+            raise ContractError(
+                f"subject {rows.subject_id[number]} has no text of "
+                f"{rows.time[number].astype('datetime64[us]')}; are labels and narratives of one making?"
+            )
+    return order[at], mine

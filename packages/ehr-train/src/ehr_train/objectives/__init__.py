@@ -14,6 +14,7 @@ from ehr_train.data.examples import Examples
 from ehr_train.objectives.classification import Classification
 from ehr_train.objectives.clm import CLM
 from ehr_train.objectives.events import Events
+from ehr_train.objectives.label_words import LabelWords
 from ehr_train.objectives.mlm import MLM
 from ehr_train.objectives.multiclass import MultiClass
 from ehr_train.objectives.multilabel import MultiLabel
@@ -157,6 +158,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "events": Events,
     "query": Query,
     "classification": Classification,
+    "label_words": LabelWords,
     "multiclass": MultiClass,
     "multilabel": MultiLabel,
     "regression": Regression,

@@ -21,12 +21,17 @@ class CLM(TokenObjective):
     """The next token of the same span."""
 
     kind: Literal["clm"] = "clm"
+    unasked: tuple[int, ...] = (PAD_ID, UNK_ID)
+    """Token ids that are never targets: [PAD] is nothing, and [UNK] is whatever the vocabulary left out. Of a
+    language model, whose ids mean other things, there are none."""
     sees: ClassVar[Sees | None] = "past"
 
     def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:  # noqa: ARG002 -- the same in each
         """The successor of every token that has one worth asking for."""
         ids = batch.input_ids.numpy()
-        rows = next_token_rows(ids, batch.index.numpy(), batch.span.numpy(), batch.time.numpy())
+        rows = next_token_rows(
+            ids, batch.index.numpy(), batch.span.numpy(), batch.time.numpy(), self.unasked
+        )
         rows = rows[material.askable(batch)[rows + 1]]
         return asked(rows, ids[rows + 1])
 
@@ -36,18 +41,19 @@ def next_token_rows(
     index: npt.NDArray[np.int64],
     span: npt.NDArray[np.int64],
     time: npt.NDArray[np.int64],
+    unasked: tuple[int, ...] = (PAD_ID, UNK_ID),
 ) -> npt.NDArray[np.int64]:
     """The tokens [M] whose successor is to be forecast.
 
     The successor must be of the same span, next to it in the record (behind the prefix of a window
-    that is cut comes a gap), and an event with a name: static tokens are known from the start, [PAD]
-    is nothing, and [UNK] is whatever the vocabulary left out.
+    that is cut comes a gap), and worth asking for: static tokens are known from the start.
 
     Args:
         ids: [T] token ids.
         index: [T] where each lies in the split.
         span: [T] which span each is of.
         time: [T] microseconds, `STATIC` for static tokens.
+        unasked: Token ids that are no target.
 
     Examples:
         >>> ids, time = np.array([5, 9, UNK_ID, 8, 7]), np.array([STATIC, 1, 2, 3, 4])
@@ -58,7 +64,6 @@ def next_token_rows(
         (span[1:] == span[:-1])
         & (index[1:] == index[:-1] + 1)
         & (time[1:] != STATIC)
-        & (ids[1:] != PAD_ID)
-        & (ids[1:] != UNK_ID)
+        & ~np.isin(ids[1:], unasked)
     )
     return np.flatnonzero(asked_for)

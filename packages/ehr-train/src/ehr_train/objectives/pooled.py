@@ -141,7 +141,12 @@ class PooledObjective(PooledConfig):
     def _logits(self, model: "PreTrainedModel", states: "Tensor", question: Question) -> "Tensor":
         from ehr_models.heads.pooled import class_logits
 
-        return class_logits(model, states, question.batch).float()
+        logits = class_logits(model, states, question.batch).float()
+        if (
+            self.problem == "binary" and logits.shape[1] == 2
+        ):  # of no and of yes, as transformers has it
+            return logits[:, 1:] - logits[:, :1]
+        return logits
 
 
 def both_classes(positive: npt.NDArray[np.bool_], what: str) -> tuple[int, int]:

@@ -49,10 +49,16 @@ AUTO = Kind(
 """Of a directory that was not looked at yet; `told` and `kind_of_directory` say more."""
 
 
+PACKED = {"input_ids": "input_ids", "position_ids": "position_ids"}
+"""What one takes that looks its attention up by name."""
+
+
 def told(said: Mapping[str, Any]) -> Kind:
     """The kind of a model that was built so, from what its configuration says of it (`FIELD`)."""
     lists: dict[str, Any] = {n: tuple(said[n]) for n in ("token_head", "adapters", "heads")}
-    return replace(AUTO, sees=said["sees"], **lists)
+    packed = said.get("isolates") == "spans"
+    ways: dict[str, Any] = {"isolates": "spans", "inputs": PACKED} if packed else {}
+    return replace(AUTO, sees=said["sees"], caches=said.get("caches", False), **lists, **ways)
 
 
 def read(directory: Path) -> dict[str, Any]:

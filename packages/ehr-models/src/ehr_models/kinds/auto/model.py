@@ -97,12 +97,12 @@ def from_directory(
     if torch.get_default_device().type == "meta":
         model: PreTrainedModel = CLASSES[view].from_config(found, **options)
     else:
-        model = _loaded(directory, found, CLASSES[view], options)
+        model = load_weights(directory, found, CLASSES[view], options)
     _renew_vocabulary(model, padded)
     for name, value in {**SPECIAL, "true_vocab_size": rows}.items():
         setattr(model.config, name, value)
     if getattr(model.config, "max_position_embeddings", None) is None:
-        model.config.max_position_embeddings = _UNBOUNDED
+        model.config.max_position_embeddings = UNBOUNDED
     if model.can_generate():
         model.generation_config = GenerationConfig.from_model_config(model.config)
     model.eval()
@@ -137,28 +137,44 @@ def require_code(directory: Path, tree: dict[str, Any]) -> None:
 
 TRUSTED = "EHR_TRUST_CODE"
 """Environment variable: model types, separated by commas, whose code beside checkpoints may be run."""
-_UNBOUNDED = 2**20
+UNBOUNDED = 2**20
 """Positions of a model that has no bound."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars over files that take milliseconds."""
-    shown = logging.is_progress_bar_enabled()
+    """Without transformers' progress bars over files that take milliseconds, and its reports of weights."""
+    shown, said = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(said)
         if shown:
             logging.enable_progress_bar()
 
 
-def _loaded(
+def load_weights(
     directory: Path,
     config: PreTrainedConfig,
     auto: Any,  # noqa: ANN401 -- a factory of transformers
     options: dict[str, Any],
+    *,
+    new: tuple[str, ...] = (),
 ) -> PreTrainedModel:
+    """A model with the weights of a directory, in fp32.
+
+    Args:
+        directory: Holds safetensors.
+        config: Of the model.
+        auto: Of transformers, e.g. `AutoModelForCausalLM`.
+        options: For it.
+        new: Parameters in whose name one of these is found are new where the directory has none, or another's.
+
+    Raises:
+        ConfigError: If there are no safetensors, or other weights than the configuration says.
+    """
     names = sorted(path.name for path in directory.iterdir())
     if not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in names if name.endswith(PICKLES)]
@@ -183,12 +199,18 @@ def _loaded(
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as e:
         raise ConfigError(f"{directory}: {str(e).splitlines()[0]}") from None
     for name, there, here in found["mismatched_keys"]:
+        if any(part in name for part in new):
+            continue
         raise ConfigError(
             f"{directory}: {name} is {list(there)}, but by config.json it is {list(here)}: not the "
             "weights, or not the vocabulary, of that model"
         )
     body = f"{model.base_model_prefix}."
-    missing = sorted(name for name in found["missing_keys"] if name.startswith(body))
+    missing = sorted(
+        name
+        for name in found["missing_keys"]
+        if name.startswith(body) and not any(part in name for part in new)
+    )
     if missing:
         raise ConfigError(f"{directory}: the weights lack {missing[0]}")
     for parameter in model.parameters():
@@ -230,6 +252,20 @@ def kind_of_model(model: PreTrainedModel, directory: Path) -> dict[str, Any]:
     head = [
         n for n, m in model.named_children() if n != prefix and any(True for _ in m.parameters())
     ]
+    if not next(model.parameters()).is_meta:
+        _try(model, head, view, directory)
+    return {
+        "sees": view,
+        "token_head": head,
+        "adapters": adaptable(model),
+        "heads": ["token"]
+        if model.config.model_type not in CONFIG_MAPPING
+        else ["token", "pooled", "both"],
+    }
+
+
+def adaptable(model: PreTrainedModel) -> list[str]:
+    """Last names of the linear modules that adapters go to: of attention where a name tells, else of all blocks."""
     stacks = [n for n, m in model.base_model.named_modules() if isinstance(m, nn.ModuleList)]
     inside = [
         name
@@ -237,16 +273,7 @@ def kind_of_model(model: PreTrainedModel, directory: Path) -> dict[str, Any]:
         if isinstance(module, nn.Linear | Conv1D) and any(name.startswith(f"{s}.") for s in stacks)
     ]
     near = [name for name in inside if "att" in name.lower()] or inside
-    if not next(model.parameters()).is_meta:
-        _try(model, head, view, directory)
-    return {
-        "sees": view,
-        "token_head": head,
-        "adapters": sorted({name.rpartition(".")[2] for name in near}),
-        "heads": ["token"]
-        if model.config.model_type not in CONFIG_MAPPING
-        else ["token", "pooled", "both"],
-    }
+    return sorted({name.rpartition(".")[2] for name in near})
 
 
 def _backbone(model: PreTrainedModel) -> nn.Module:
