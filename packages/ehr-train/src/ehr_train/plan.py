@@ -61,8 +61,8 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         if not begun:
             job, _ = job.resolved(checkpoint)
         model = load_or_build(job.init, config, objective, token_set, latest)
-    steps, per_epoch = count_steps(order, config), order.steps_of(1)
-    mean_tokens = float(order.lengths.sum()) / per_epoch
+    steps, per_epoch = count_steps(order, config), order.steps_an_epoch
+    mean_tokens = order.tokens / per_epoch
     precision = resolve_precision(config.precision, device, training=True)
     flops = flops_per_token(model) * mean_tokens * steps
     return {
