@@ -29,6 +29,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert store.best() == store.directory / "step-00000002"
 
 
+def test_milestones_are_kept_for_good(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c", keep=1, keep_every=4)
+    for step in range(1, 11):
+        save(store, step, float(step))
+    kept = [f"step-{n:08d}" for n in (1, 4, 8, 10)]  # the best, two milestones, the newest
+    assert names(store) == ["pointers.json", *kept]
+    store.forget(["step-00000008"])
+    assert store.fall_back() is None
+    assert store.latest() == store.directory / "step-00000010"
+
+
 def test_with_max_the_highest_score_is_best_and_nan_never(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "c", mode="max", keep=1)
     for step, score in [(1, 0.6), (2, 0.9), (3, float("nan")), (4, 0.7)]:

@@ -19,9 +19,10 @@ from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
 from ehr_train.cli import main
 from ehr_train.config import CheckpointConfig, FoldConfig, OptimConfig, ValidationConfig
-from ehr_train.folds import train_folds
+from ehr_train.folds import runs_of_folds, train_folds
 from ehr_train.job import Job
 from ehr_train.objectives import Classification, Regression, Survival
+from ehr_train.plan import plan_all
 from ehr_train.run import train
 
 from .conftest import DAY_US, tiny_config, write_tokens
@@ -123,7 +124,7 @@ def whole(cohort, tmp_path_factory):
     return out, done.stdout
 
 
-def test_every_fold_is_a_run_and_the_table_says_what_they_say(cohort, whole):
+def test_every_fold_is_a_run_and_the_table_says_what_they_say(cohort, whole, tmp_path):
     out, printed = whole
     assert {p.name for p in out.iterdir()} == {
         *("fold-1", "fold-2", "fold-3", "folds.csv", "report.html")
@@ -146,6 +147,10 @@ def test_every_fold_is_a_run_and_the_table_says_what_they_say(cohort, whole):
     assert float(rows[4]["loss"]) == pytest.approx(np.std(best, ddof=1))
     assert f"{np.mean(best):.4g}" in printed
     assert f"{np.mean(best):.4g}" in (out / "report.html").read_text()
+    tokens, root = cohort
+    planned = plan_all(tokens, runs_of_folds(tmp_path, config(), 3).items(), labels=root / "number")
+    steps = [len(read_log(out / f"fold-{n}" / "metrics.jsonl")) for n in (1, 2, 3)]
+    assert (planned["runs"], planned["steps_of_all"], planned["steps"]) == (3, sum(steps), steps[0])
 
 
 def test_folds_that_are_resumed_end_with_the_same_bits(cohort, whole, tmp_path):

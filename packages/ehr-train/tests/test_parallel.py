@@ -63,7 +63,13 @@ def test_two_processes_move_experts_as_one_does(tokens, tmp_path, config):
     model = Gpt2MoeModelConfig(**TINY, every=1, balance=0.0, bias_rate=0.01)
     config = replace(config, model=model, objective=CLM())
     config = replace(config, optim=OptimConfig(lr=3e-3, steps=4))
+    config = replace(config, checkpoint=CheckpointConfig(every=None, minutes=1e-9))
     one, two = (train(tokens, tmp_path / f"{n}", config, nproc=n) for n in (1, 2))
+    for run in (one, two):  # by the clock of the first process, of which all hear
+        saves = read_log(run / "saves.jsonl")
+        assert [(s["step"], "minutes" in s["why"]) for s in saves] == [
+            (n, True) for n in (1, 2, 3, 4)
+        ]
     logs = (read_log(run / "metrics.jsonl") for run in (one, two))
     for x, y in zip(*logs, strict=True):
         told = [name for name in x if name.startswith(("loss", "aux_z", "share_"))]
@@ -119,7 +125,7 @@ def test_workers_end_with_their_launcher(tokens, tmp_path, by):
     launcher.send_signal(by)
     _, error = launcher.communicate()
     if by == signal.SIGTERM:
-        assert re.search(r"UserError: stopped by SIGTERM after step \d+ of 100000; .*\n$", error)
+        assert re.search(r"StoppedError: stopped by SIGTERM after step \d+ of 100000; .*\n$", error)
     deadline = time.monotonic() + 20
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "workers outlive their launcher"
@@ -131,7 +137,7 @@ def test_two_processes_told_to_stop_save_their_state_and_resume_bit_identical(
 ):
     run = tmp_path / "run"
     code, _, said = stop(command(tokens, run, config, "--nproc", 2), run, 7, signal.SIGTERM)
-    assert code == 2
+    assert code == 75
     stopped = re.fullmatch(
         r"Error: stopped by SIGTERM after step (\d+) of 20; the state is saved, "
         r"go on with --resume\n",

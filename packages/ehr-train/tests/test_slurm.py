@@ -165,6 +165,21 @@ def test_two_machines_learn_of_every_chunk_what_one_process_learns(tokens, tmp_p
     assert verify(tmp_path / "two") == []
 
 
+@pytest.mark.parametrize(("codes", "ends", "queued"), [((0, 75), 0, True), ((2, 0), 1, False)])
+def test_a_run_that_was_stopped_is_queued_again_and_one_that_failed_is_not(
+    tmp_path, slurm, codes, ends, queued
+):
+    """Also where somebody else sent the signal."""
+    (slurm / "ehr-train").write_text('#!/bin/bash\n[[ "$*" == *"--out a"* ]] && exit $A; exit $B\n')
+    runs = [part for name in "ab" for part in ("--run", f"--tokens t --out {name}")]
+    script = tmp_path / "job.sh"
+    made = ehr_train("--gpus", 0, "--script", script, *runs)
+    assert made.exit_code == 0, made.output
+    job = start(script, A=str(codes[0]), B=str(codes[1]))
+    said = job.communicate()[0]
+    assert (job.returncode, (slurm / "requeued").exists()) == (ends, queued), said
+
+
 def test_a_script_says_what_is_asked_for_and_is_written_and_submitted_when_told(tmp_path, slurm):
     script = tmp_path / "job.sh"
     asked = ["--partition", "gpu", "--memory", "64G", "--account", "lab", "--time", "1-00:00:00"]

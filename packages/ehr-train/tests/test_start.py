@@ -78,7 +78,9 @@ def test_a_resumed_run_may_change_what_changes_no_result_and_decides_nothing_aga
     now = yaml.safe_load((run / "config.yaml").read_text())
     assert (now["precision"], now["data"]["ahead"], now["log"]["every"]) == ("fp32", 0, 3)
     assert (run / "metrics.jsonl").read_bytes() == before
-    with pytest.raises(UserError, match=r"resumed with: data\.micro_tokens: 150 -> 99$"):
+    with pytest.raises(
+        UserError, match=r"begun otherwise: data\.micro_tokens: 150 -> 99\. Go on so"
+    ):
         train(tokens, run, replace(config, data=replace(config.data, micro_tokens=99)), resume=True)
 
 

@@ -14,7 +14,8 @@ from ehr_train.data.loader import Ahead
 from ehr_train.data.sampler import Position
 from ehr_train.job import Job
 from ehr_train.loop import Trainer
-from ehr_train.run import train, write_start
+from ehr_train.run import train
+from ehr_train.start import write_start
 
 from .conftest import tiny_config
 

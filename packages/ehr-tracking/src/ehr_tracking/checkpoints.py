@@ -42,19 +42,26 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, directory: PathLike, *, keep: int = 2, mode: Literal["min", "max"] = "min"
+        self,
+        directory: PathLike,
+        *,
+        keep: int = 2,
+        keep_every: int | None = None,
+        mode: Literal["min", "max"] = "min",
     ) -> None:
         """Open or create the store.
 
         Args:
             directory: `<run>/checkpoints`.
             keep: How many of the newest to keep; the best is kept besides.
+            keep_every: Those after a multiple of so many steps are kept besides as well.
             mode: Whether a low or a high score is better.
         """
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least the latest checkpoint must be kept")
         self.directory = Path(directory)
         self.keep = keep
+        self.keep_every = keep_every
         self.sign = 1.0 if mode == "min" else -1.0
 
     @contextmanager
@@ -194,7 +201,8 @@ class CheckpointStore:
         latest = max(scores)
         scored = [(self.sign * s, n) for n, s in scores.items() if s is not None]
         best = min(scored)[1] if scored else None
-        kept = {*sorted(scores)[-self.keep :], latest, *([best] if best else [])}
+        milestones = [n for n in scores if self.keep_every and step_of(n) % self.keep_every == 0]
+        kept = {*sorted(scores)[-self.keep :], latest, *([best] if best else []), *milestones}
         pointers = _Pointers(
             latest=latest,
             best=best,
@@ -209,6 +217,16 @@ class CheckpointStore:
     def _remove_partials(self) -> None:
         for path in self.directory.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(name: str) -> int:
+    """Optimizer steps behind a checkpoint, by its name.
+
+    Examples:
+        >>> step_of("step-00000300")
+        300
+    """
+    return int(name.partition("-")[2])
 
 
 def _text(pointers: _Pointers) -> str:

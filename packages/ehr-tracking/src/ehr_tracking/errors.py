@@ -14,10 +14,24 @@ class UnfinishedError(UserError):
     """Work ended early, but the same command goes on from what is done: that is kept."""
 
 
+class StoppedError(UnfinishedError):
+    """A signal ended it: who started it may start it again as it is."""
+
+
+STOPPED = 75
+"""Exit code of what was stopped by a signal and goes on with the same command: EX_TEMPFAIL of sysexits.h."""
+
+
 class Failure(click.ClickException):
     """A `UserError` on its way to the terminal."""
 
     exit_code = 2
+
+
+class Stopped(Failure):
+    """A `StoppedError` on its way to the terminal."""
+
+    exit_code = STOPPED
 
 
 _PATH_ERRORS = {
@@ -52,7 +66,7 @@ class Group(click.Group):
     """A click group whose commands may raise `UserError`."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 -- click's own signature
-        """Run the command; one line and exit code 2 for what the user can mend.
+        """Run the command; one line and exit code 2 for what the user can mend, 75 for a signal.
 
         Raises:
             Failure: For a `UserError`, a full disk, or a path that may not be read or written.
@@ -61,6 +75,8 @@ class Group(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except StoppedError as e:
+            raise Stopped(str(e)) from e
         except UserError as e:
             raise Failure(str(e)) from e
         except PermissionError as e:

@@ -1,6 +1,5 @@
 """`ehr-train`: pretrain or fine-tune a model on tokens."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +80,11 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
 @overwrite_option("a run")
 @click.option(
+    "--allow-changes",
+    is_flag=True,
+    help="With --resume: go on also with another learning rate, number of steps, and whatever else may change.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print the resolved config and the plan; write nothing."
 )
 @click.option(
@@ -106,6 +110,7 @@ def main(
     shots: Path | None,
     resume: bool,
     overwrite: bool,
+    allow_changes: bool,
     dry_run: bool,
     interactive: bool,
 ) -> None:  # fmt: skip
@@ -131,6 +136,7 @@ def main(
         return
     if tokens is None or out is None:
         raise click.UsageError("--tokens and --out are needed, or --interactive")
+    _refuse_changes(allow_changes, alone=resume and not (folds or shots))
     alone = not (folds or overwrite or dry_run)
     meeting = _meeting(nodes, node, rendezvous, resumed=resume and alone)
     from ehr_tracking.backends import check_trackers
@@ -144,15 +150,21 @@ def main(
     common: dict[str, Any] = {
         **{"nproc": nproc, "init": init, "labels": labels, "device": device},
         **{"resume": resume, "overwrite": overwrite},
+        **({"allow_changes": True} if allow_changes else {}),
     }
     if dry_run:
-        _plan(tokens, out, config, folds, common)
+        _plan(tokens, out, config, folds, shots, common)
     elif folds:
         _train_folds(tokens, out, config, folds, common | {"track": track})
     elif shots:
         _train_shots(tokens, out, config, shots, common)
     else:
         _train(tokens, out, config, meeting, common | {"track": track})
+
+
+def _refuse_changes(allow_changes: bool, *, alone: bool) -> None:
+    if allow_changes and not alone:
+        raise click.UsageError("--allow-changes is for one run that goes on: it needs --resume")
 
 
 def _meeting(
@@ -171,17 +183,29 @@ def _meeting(
 
 
 def _plan(
-    tokens: Path, out: Path, config: "TrainConfig", folds: int | None, common: dict[str, Any]
+    tokens: Path,
+    out: Path,
+    config: "TrainConfig",
+    folds: int | None,
+    shots: Path | None,
+    common: dict[str, Any],
 ) -> None:
     import yaml
 
     from ehr_tracking.config import to_dict
-    from ehr_train.config import FoldConfig
-    from ehr_train.plan import plan
+    from ehr_train.few_shots import runs_of
+    from ehr_train.folds import runs_of_folds
+    from ehr_train.plan import plan, plan_all
 
     if folds:
-        config, out = replace(config, fold=FoldConfig(of=folds, number=1)), out / "fold-1"
-    figures = plan(tokens, config, out=out, **common)
+        figures = plan_all(tokens, runs_of_folds(out, config, folds).items(), **common)
+    elif shots:
+        _require_init(common)
+        figures = plan_all(
+            tokens, runs_of(out, config, shots=shots).items(), **common | {"labels": shots}
+        )
+    else:
+        figures = plan(tokens, config, out=out, **common)
     click.echo(yaml.safe_dump(to_dict(config), sort_keys=False))
     click.echo(_lines(figures))
 
@@ -199,13 +223,19 @@ def _train_folds(
 def _train_shots(
     tokens: Path, out: Path, config: "TrainConfig", shots: Path, common: dict[str, Any]
 ) -> None:
-    from ehr_tracking.config import ConfigError
     from ehr_train.few_shots import train_shots
 
-    if common["init"] is None or common.pop("labels") is not None:
-        raise ConfigError("--shots needs --init, and has its own labels")
-    runs = train_shots(tokens, out, config, shots=shots, **common)
+    _require_init(common)
+    given = {name: value for name, value in common.items() if name != "labels"}
+    runs = train_shots(tokens, out, config, shots=shots, **given)
     click.echo(f"wrote {len(runs):,} runs below {out}")
+
+
+def _require_init(common: dict[str, Any]) -> None:
+    from ehr_tracking.config import ConfigError
+
+    if common["init"] is None or common["labels"] is not None:
+        raise ConfigError("--shots needs --init, and has its own labels")
 
 
 def _train(
@@ -218,16 +248,21 @@ def _train(
     from ehr_train.run import train
     from ehr_train.scale.launch import ALONE, Nodes
 
-    finished = common["resume"] and (out / "manifest.json").is_file()
+    before = _manifest(out) if common["resume"] else None
     nodes = ALONE if meeting is None else Nodes(*meeting)
     train(tokens, out, config, nodes=nodes, **common)
     if nodes.number:
         return
-    if finished:
+    if before == _manifest(out):
         click.echo(f"{out} is complete; nothing to resume")
     else:
         click.echo((out / "SUMMARY.txt").read_text(encoding="utf-8"), nl=False)
         click.echo(f"wrote {out}; see {out / 'report.html'}")
+
+
+def _manifest(out: Path) -> bytes | None:
+    path = out / "manifest.json"
+    return path.read_bytes() if path.is_file() else None
 
 
 def _with_objective(

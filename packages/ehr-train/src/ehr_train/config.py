@@ -48,6 +48,16 @@ class DataConfig:
     ahead: Annotated[int, Field(ge=0)] = 2
     """Steps that a thread makes ready while others are trained; 0 makes each when its turn comes."""
 
+    def unused(self, tokens: int, steps: int) -> float:
+        """Share of what steps could hold that no token is in: nothing is padded, but windows are whole.
+
+        Examples:
+            >>> DataConfig(context=100, batch_tokens=1000, micro_tokens=100).unused(1500, 2)
+            0.25
+        """
+        most = self.batch_tokens if self.loader == "tokens" else self.batch_records * self.context
+        return 1 - tokens / (steps * most)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         budgets = [self.micro_tokens] + [self.batch_tokens] * (self.loader == "tokens")
@@ -162,12 +172,20 @@ class ShotsConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointConfig:
-    """What is kept."""
+    """When a run is saved besides at its best and its end, and what is kept."""
 
-    every: Count = 100
-    """Steps between checkpoints; a validation that is the best so far and the last step save too."""
+    every: Count | None = 100
+    """Steps between checkpoints; None, here and below: none for that reason."""
+    tokens: Count | None = None
+    """Real tokens between checkpoints, over all processes: behind the step that completes so many."""
+    epochs: Count | None = None
+    """Epochs between checkpoints, behind the last step of one."""
+    minutes: Positive | None = None
+    """Most minutes since the last checkpoint, by the clock of the first process."""
     keep: Count = 2
     """Newest ones kept, the best besides."""
+    keep_every: Count | None = None
+    """Steps between checkpoints that are saved and kept for good, as for a study of how a model comes to be."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

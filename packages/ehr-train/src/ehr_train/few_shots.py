@@ -47,22 +47,34 @@ def train_shots(  # noqa: PLR0913 -- what the command's options say
     Raises:
         UserError: As `train`; also if the shots have none of the tasks.
     """
-    out, shots = Path(out), Path(shots)
-    draws = [draw for draw in draws_of(shots) if not tasks or draw.task in tasks]
-    missing = sorted({*tasks} - {draw.task for draw in draws})
-    if missing or not draws:
-        raise ConfigError(f"{shots} has no shots of {missing[0] if missing else 'any task'}")
-    runs = []
-    for number, draw in enumerate(draws, start=1):
-        run = out / draw.task / f"k={draw.k}" / f"replicate={draw.replicate}"
-        click.echo(f"{run} ({number} of {len(draws)})", err=True)
-        of_draw = replace(config, shots=draw)
+    runs = runs_of(out, config, shots=shots, tasks=tasks)
+    for number, (run, of_draw) in enumerate(runs.items(), start=1):
+        click.echo(f"{run} ({number} of {len(runs)})", err=True)
         train(
             tokens, run, of_draw, nproc=nproc, init=init, labels=shots,
             resume=resume and run.is_dir(), overwrite=overwrite, device=device,
         )  # fmt: skip
-        runs.append(run)
-    return runs
+    return list(runs)
+
+
+def runs_of(
+    out: PathLike, config: TrainConfig, *, shots: PathLike, tasks: Sequence[str] = ()
+) -> dict[Path, TrainConfig]:
+    """The config of each run of `train_shots`, by where it writes.
+
+    Raises:
+        ConfigError: If the shots have none of the tasks.
+    """
+    draws = [draw for draw in draws_of(Path(shots)) if not tasks or draw.task in tasks]
+    missing = sorted({*tasks} - {draw.task for draw in draws})
+    if missing or not draws:
+        raise ConfigError(f"{shots} has no shots of {missing[0] if missing else 'any task'}")
+    return {
+        Path(out) / draw.task / f"k={draw.k}" / f"replicate={draw.replicate}": replace(
+            config, shots=draw
+        )
+        for draw in draws
+    }
 
 
 def draws_of(shots: Path) -> list[ShotsConfig]:

@@ -93,17 +93,26 @@ def train_folds(  # noqa: PLR0913 -- what the command's options say
         sizes = _sizes(job, first)
         rows = []
         with nullcontext() if begun else _replacing(out):
-            for number, (trained, validated) in enumerate(sizes, start=1):
+            runs = runs_of_folds(out, config, folds).items()
+            for number, ((path, of_fold), size) in enumerate(
+                zip(runs, sizes, strict=True), start=1
+            ):
                 click.echo(f"fold {number} of {folds}", err=True)
                 run = train(
-                    tokens, out / f"{_FOLD}{number}", of_folds(config, folds, number),
+                    tokens, path, of_fold,
                     nproc=nproc, init=init, labels=labels, resume=resume, device=device, track=track,
                 )  # fmt: skip
-                about = {"fold": number, "trained": trained, "validated": validated}
+                about = dict(zip(("fold", "trained", "validated"), (number, *size), strict=True))
                 rows.append({**about, **_best(run, config)})
         rows = _summed_up(rows)
         _write(out, rows)
     return rows
+
+
+def runs_of_folds(out: PathLike, config: TrainConfig, folds: int) -> dict[Path, TrainConfig]:
+    """The config of each run of `train_folds`, by where it writes."""
+    numbers = range(1, folds + 1)
+    return {Path(out) / f"{_FOLD}{n}": of_folds(config, folds, n) for n in numbers}
 
 
 def of_folds(config: TrainConfig, folds: int, number: int) -> TrainConfig:

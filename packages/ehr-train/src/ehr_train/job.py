@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.data.folds import in_fold
 from ehr_train.data.labels import LabelRows, read_rows, read_shots, refuse_unknown
-from ehr_train.data.sampler import Sampler
+from ehr_train.data.sampler import Position, Sampler
 from ehr_train.objectives import OBJECTIVES, Objective
 
 INPUTS = "inputs.json"
@@ -109,7 +110,10 @@ class Job:
         """Where the run keeps its checkpoints."""
         config = self.config()
         return CheckpointStore(
-            self.out / "checkpoints", keep=config.checkpoint.keep, mode=config.score.mode
+            self.out / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_every=config.checkpoint.keep_every,
+            mode=config.score.mode,
         )
 
     def inputs(self) -> Inputs:
@@ -300,7 +304,8 @@ def require_targets(objective: Objective, order: Sampler, tokens: TokenSet) -> N
     from ehr_train.objectives.asker import Asker
 
     asker = Asker(objective, order.examples, tokens.vocab_size, order.seed, Codes(tokens))
-    missing = asker.without_target(order.epoch(0))
+    epoch = islice(order.steps(Position()), order.steps_of(1))
+    missing = asker.without_target(windows for _, windows in epoch)
     if missing:
         kinds = ", ".join(name.rpartition("/")[0] or objective.kind for name in missing)
         raise ContractError(
@@ -326,14 +331,15 @@ def nothing_to_validate(
 
     order = sampler(config, tuning)
     asker = Asker(objective, tuning, tokens.vocab_size, config.seed, Codes(tokens))
-    return bool(asker.without_target(order.epoch(0)))
+    epoch = islice(order.steps(Position()), order.steps_of(1))
+    return bool(asker.without_target(windows for _, windows in epoch))
 
 
 def count_steps(order: Sampler, config: TrainConfig) -> int:
     """Optimizer steps of the whole run."""
     if config.optim.steps is not None:
         return config.optim.steps
-    return order.steps_an_epoch * (config.optim.epochs or _EPOCHS)
+    return order.steps_of(config.optim.epochs or _EPOCHS)
 
 
 def _require_compiler() -> None:

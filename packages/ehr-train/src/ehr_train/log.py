@@ -10,7 +10,9 @@ import torch
 from tqdm import tqdm
 
 from ehr_tracking.errors import UserError
+from ehr_tracking.runs import RunLog
 from ehr_tracking.steps import StepLog
+from ehr_train.saving import SAVES
 from ehr_train.scale import group
 from ehr_train.speed import Stopwatch
 from ehr_train.step import Done, Stepper
@@ -43,12 +45,16 @@ class Log:
         self.bar = bar
         self.stopping = False
         """Whether a process has been asked to stop, by the end of a step that has been read."""
-        self.steps = StepLog(out)
+        self.overdue = False
+        """Whether one has been asked to save since the last save; by the same."""
+        self.steps, self._saves = StepLog(out), RunLog(out / SAVES)
+        self._data = stepper.config.data
         self._step, self._began, self._said = step, time.monotonic(), time.monotonic()
         self._pending: list[tuple[dict[str, Any], Done, float]] = []
         self._read: list[tuple[dict[str, Any], Done, float]] = []
         if group.rank() == 0:
             self.steps.rewind(step)
+            self._saves.rewind(step)
 
     def __len__(self) -> int:
         """Steps that are not written yet."""
@@ -74,9 +80,10 @@ class Log:
         if not self._pending:
             return
         figures = torch.stack([done.figures for _, done, _ in self._pending]).tolist()
-        self.stopping = self.stopping or any(asked > 0 for _, _, asked, *_ in figures)
+        self.stopping = self.stopping or any(stop > 0 for _, _, stop, *_ in figures)
+        self.overdue = self.overdue or any(save > 0 for _, _, _, save, *_ in figures)
         for (record, done, waited), row in zip(self._pending, figures, strict=True):
-            loss, norm, _, skipped, in_a_row, overflows, scale, _, *each = row
+            loss, norm, _, _, skipped, in_a_row, overflows, scale, _, *each = row
             if in_a_row > self.limits.in_a_row or skipped > self.limits.in_all:
                 if self._read:
                     self.write({})
@@ -131,7 +138,13 @@ class Log:
                 record, {"step": record["step"], **timing, "waited": round(waited, 4)}
             )
         record, timing = steps[-1][0], timings[-1]
-        shown = {"loss": _shown(record, "loss"), "tokens/s": f"{timing['tokens_per_second']:,.0f}"}
+        tokens = sum(done.tokens for _, done, _ in steps)
+        shown = {
+            "loss": _shown(record, "loss"),
+            "tokens/s": f"{timing['tokens_per_second']:,.0f}",
+            "mfu": f"{timing['mfu']:.1%}",
+            "unused": f"{self._data.unused(tokens, len(steps)):.1%}",
+        }
         if "val_loss" in record:
             shown["val"] = _shown(record, "val_loss")
         self.bar.set_postfix(shown, refresh=False)
@@ -139,6 +152,19 @@ class Log:
         if self.bar.disable and (metrics or time.monotonic() - self._said > _SILENCE):
             self._say(record["step"], shown)
         return loss
+
+    def saved(self, step: int, seconds: float, why: list[str]) -> None:
+        """Take note of a checkpoint; the time that it took is of no step.
+
+        Args:
+            step: Behind which.
+            seconds: That it took.
+            why: Names of triggers.
+        """
+        self.overdue = False
+        self.watch.restart()
+        if group.rank() == 0:
+            self._saves.append({"step": step, "seconds": round(seconds, 4), "why": why})
 
     def _say(self, step: int, shown: dict[str, str]) -> None:
         """A line where no terminal shows the bar."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from ehr_models.checkpoint import save_checkpoint
 from ehr_models.data.windows import Windows
 from ehr_tracking.config import to_dict
-from ehr_tracking.errors import UnfinishedError
+from ehr_tracking.errors import StoppedError
 from ehr_train import PRODUCER
 from ehr_train.data.balance import attention_share
 from ehr_train.data.codes import Codes
@@ -25,6 +26,7 @@ from ehr_train.objectives.asker import Asker
 from ehr_train.objectives.learner import Learner
 from ehr_train.objectives.parts import Question
 from ehr_train.optim import learning_rate
+from ehr_train.saving import Saving
 from ehr_train.scale import group
 from ehr_train.scale.stop import Stop
 from ehr_train.speed import Stopwatch
@@ -60,7 +62,8 @@ class Trainer:
         self.model: PreTrainedModel = load_or_build(job.init, config, objective, tokens, latest)
         self.model.train()
         learner = Learner(self.model, objective).to(self.device)
-        self.stepper = Stepper(learner, config, self.device, stop)
+        self.saving = Saving(config.checkpoint, self.sampler)
+        self.stepper = Stepper(learner, config, self.device, self._asked)
         self.state = State(self.model, self.stepper.update, Progress())
         if latest is not None:
             self.state.restore(latest)
@@ -83,15 +86,14 @@ class Trainer:
 
         Raises:
             UserError: If the loss is not a number any more.
-            UnfinishedError: If it was asked to stop; the state is saved.
+            StoppedError: If it was asked to stop; the state is saved.
         """
         progress, first = self.state.progress, group.rank() == 0
         if group.world() > 1:
             self.stepper.settle(next(self.prepared(Position())))
         with (
             Ahead(
-                self.prepared(Position(progress.epoch, progress.block, progress.done)),
-                self.config.data.ahead,
+                self.prepared(Position(progress.epoch, progress.done)), self.config.data.ahead
             ) as ready,
             tqdm(
                 total=self.job.steps,
@@ -101,13 +103,14 @@ class Trainer:
             ) as bar,
             self.stop.heeded(),
         ):
+            self.saving.saved()
             watch = Stopwatch(self.model, self.device, self.config.precision)
             log = Log(self.job.out, progress.step, self.stepper, watch, bar)
             while not self._finished():
                 self._advance(next(ready), ready.waited, log)
 
     def _advance(self, prepared: Prepared[Question], waited: float, log: Log) -> None:
-        done = self.step(prepared)
+        before, done = self.state.progress, self.step(prepared)
         progress = self.state.progress
         lr = learning_rate(progress.step - 1, self.job.steps, self.config.optim)
         record = {
@@ -117,27 +120,35 @@ class Trainer:
             "tokens": progress.tokens,
         }
         log.add(record, done, waited)
-        validated, saved = (
-            self._due(self.config.validation.every),
-            self._due(self.config.checkpoint.every),
+        due, last = self.saving.due(before, progress), progress.step >= self.job.steps
+        validated = self.validator is not None and (
+            last or progress.step % self.config.validation.every == 0
         )
-        validated = validated and self.validator is not None
         every = self.config.log.every or _EVERY[self.device.type]
-        asked = self.stop.by is not None and group.world() == 1
-        if not (validated or saved or asked or len(log) >= every):
+        asked = group.world() == 1 and any(self._asked())
+        if not (validated or due or last or asked or len(log) >= every):
             return
         log.read()
         metrics, improved = self._validate() if validated else ({}, False)
         loss = log.write(metrics)
-        stopped = log.stopping and not self._finished()
-        if improved or saved or stopped or self._finished():
+        ended = self._finished()
+        stopped = log.stopping and not ended
+        others = {"minutes": log.overdue, "best": improved, "signal": stopped, "end": ended}
+        if why := due + [name for name, is_so in others.items() if is_so]:
             figures = {"step": self.state.progress.step, **loss, **metrics}
+            began = time.perf_counter()
             self._save(figures, metrics)
+            self.saving.saved()
+            log.saved(progress.step, time.perf_counter() - began, why)
         if stopped:
-            raise UnfinishedError(
+            raise StoppedError(
                 f"stopped by {self._stopped_by()} after step {self.state.progress.step} of "
                 f"{self.job.steps}; the state is saved, go on with --resume"
             )
+
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether this process has been asked to stop, and to save: by the clock of the first one."""
+        return self.stop.by is not None, group.rank() == 0 and self.saving.overdue()
 
     def _stopped_by(self) -> str:
         """The signal, which some processes may not have heard of yet; none leaves before all are here."""
@@ -154,7 +165,8 @@ class Trainer:
         self.state.progress = replace(
             progress,
             step=progress.step + 1,
-            **prepared.position._asdict(),
+            epoch=prepared.position.epoch,
+            done=prepared.position.done,
             tokens=progress.tokens + done.tokens,
         )
         return done
@@ -167,10 +179,6 @@ class Trainer:
             return question.pinned() if self.device.type == "cuda" else question
 
         return self.share.prepare(self.sampler.steps(position), ask)
-
-    def _due(self, every: int) -> bool:
-        step = self.state.progress.step
-        return not step % every or step >= self.job.steps
 
     def _finished(self) -> bool:
         patience = self.config.validation.patience

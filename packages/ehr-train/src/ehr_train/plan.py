@@ -1,5 +1,6 @@
 """`plan`: what a run would do and cost, without a step (`--dry-run`)."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,54 @@ from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
+from ehr_train.data.sampler import Sampler
 from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
-from ehr_train.run import check_start
 from ehr_train.scale.launch import threads_each
 from ehr_train.speed import flops_per_token, matmul_peak
+from ehr_train.start import check_start
+
+
+def plan_all(
+    tokens: PathLike,
+    runs: Iterable[tuple[PathLike, TrainConfig]],
+    *,
+    labels: PathLike | None = None,
+    resume: bool = False,
+    **common: Any,  # noqa: ANN401 -- as of `plan`
+) -> dict[str, Any]:
+    """What several runs on the same tokens would do, one after the other.
+
+    Args:
+        tokens: As of `plan`.
+        runs: Of each, where it would write, and its config.
+        labels: As of `plan`.
+        resume: Leave those that are finished, go on with those that are begun.
+        common: As of `plan`.
+
+    Returns:
+        That of `plan` for the first, and `runs`, `steps_of_all`, `flops_of_all` and `seconds_at_peak_of_all`.
+
+    Raises:
+        UserError: As `plan` does of the first; also where another has nothing to learn from.
+    """
+    (out, config), *others = [(Path(path), config) for path, config in runs]
+    first = plan(tokens, config, labels=labels, out=out, resume=resume and out.is_dir(), **common)
+    labels = None if labels is None else Path(labels)
+    job = Job(tokens=Path(tokens), out=out, init=None, labels=labels, device=first["device"])
+    token_set, steps, seen = job.open_tokens(), 0, 0.0
+    for one in (config, *(other for _, other in others)):
+        order = sampler(one, job.train_examples(one, token_set))
+        steps += count_steps(order, one)
+        seen += count_steps(order, one) * _mean_tokens(order)
+    share = seen / (first["steps"] * first["tokens_per_step"])
+    return {
+        **first,
+        "runs": 1 + len(others),
+        "steps_of_all": steps,
+        "flops_of_all": first["flops"] * share,
+        "seconds_at_peak_of_all": round(first["seconds_at_peak"] * share, 1),
+    }
 
 
 def plan(  # noqa: PLR0913 -- what the command's options say
@@ -29,6 +73,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
     out: PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changes: bool = False,
 ) -> dict[str, Any]:
     """What `train` would do, from the data and the model but without a step.
 
@@ -50,7 +95,10 @@ def plan(  # noqa: PLR0913 -- what the command's options say
     job.check(config, nproc)
     begun = False
     if out is not None:
-        job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
+        start = check_start(
+            job, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes
+        )
+        job, begun = start.job, start.begun
     latest = job.checkpoints().latest() if begun else None
     token_set = job.open_tokens()
     order = sampler(config, job.train_examples(config, token_set))
@@ -61,8 +109,8 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         if not begun:
             job, _ = job.resolved(checkpoint)
         model = load_or_build(job.init, config, objective, token_set, latest)
-    steps, per_epoch = count_steps(order, config), order.steps_an_epoch
-    mean_tokens = order.tokens / per_epoch
+    steps, per_epoch = count_steps(order, config), order.steps_of(1)
+    mean_tokens = _mean_tokens(order)
     precision = resolve_precision(config.precision, device, training=True)
     flops = flops_per_token(model) * mean_tokens * steps
     return {
@@ -81,3 +129,8 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         "processes": nproc,
         "threads_each": threads_each(nproc),
     }
+
+
+def _mean_tokens(order: Sampler) -> float:
+    """Of a step."""
+    return float(order.lengths.sum()) / order.steps_of(1)

@@ -14,6 +14,8 @@ from ehr_tracking.report import figure, html_page, line_plot, table
 from ehr_tracking.runs import read_log
 from ehr_train.config import TrainConfig
 from ehr_train.objectives.parts import Score
+from ehr_train.saving import SAVES
+from ehr_train.start import changes_of
 
 _NO_UPDATE = {
     "skipped": "loss or gradient not finite, so no update",
@@ -35,7 +37,10 @@ def write_report(out: Path, config: TrainConfig, inputs: Sequence[str]) -> str:
         The text of SUMMARY.txt.
     """
     metrics, timings = read_log(out / "metrics.jsonl"), read_log(out / "timings.jsonl")
-    figures = _figures(metrics, timings, config, inputs)
+    learnt = _learnt(metrics, config, inputs)
+    if changes := changes_of(out):
+        learnt["changed on the way"] = "; ".join(changes)
+    figures = learnt | _spent(timings, read_log(out / SAVES))
     width = max(map(len, figures))
     text = "".join(f"{name:<{width}}  {value}\n" for name, value in figures.items())
     (out / "SUMMARY.txt").write_text(text, encoding="utf-8")
@@ -57,19 +62,18 @@ def write_report(out: Path, config: TrainConfig, inputs: Sequence[str]) -> str:
     return text
 
 
-def _figures(
-    metrics: list[dict[str, Any]],
-    timings: list[dict[str, Any]],
-    config: TrainConfig,
-    inputs: Sequence[str],
+def _learnt(
+    metrics: list[dict[str, Any]], config: TrainConfig, inputs: Sequence[str]
 ) -> dict[str, str]:
+    """From what, and how well."""
     last, validated = metrics[-1], [r for r in metrics if _is_validated(r)]
     figures = {
         "objective": config.objective.kind,
         "precision": config.precision,
         "inputs": "; ".join(inputs),
         "steps": f"{last['step']}",
-        "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded)",
+        "real tokens seen": f"{last['tokens']:,} (packed: nothing is padded; "
+        f"{config.data.unused(last['tokens'], last['step']):.1%} of the budget unused)",
         "train loss": _ends([r for r in metrics if "loss" in r], metrics),
     }
     for name, why in _NO_UPDATE.items():
@@ -80,14 +84,21 @@ def _figures(
         figures["best validation"] = f"{shown} at step {best['step']}"
     else:
         figures["best validation"] = "none: no tuning subjects, or nothing to predict of any"
-    rates = [t["tokens_per_second"] for t in timings]
-    figures["seconds"] = f"{sum(t['seconds'] for t in timings):.1f} (validation included)"
-    figures["tokens per second"] = f"{np.median(rates):,.0f} (median over steps)"
-    figures["share of matrix peak"] = f"{np.median([t['mfu'] for t in timings]):.1%}"
-    waiting = sum(t["waited"] for t in timings) / sum(t["seconds"] for t in timings)
-    figures["waiting for data"] = f"{waiting:.1%} of the time"
-    figures["peak memory"] = f"{max(t['memory_mb'] for t in timings):,.0f} MB a process"
     return figures
+
+
+def _spent(timings: list[dict[str, Any]], saves: list[dict[str, Any]]) -> dict[str, str]:
+    """Time and memory."""
+    seconds, saving = sum(t["seconds"] for t in timings), sum(s["seconds"] for s in saves)
+    rates = [t["tokens_per_second"] for t in timings]
+    return {
+        "seconds": f"{seconds:.1f} (validation included)",
+        "tokens per second": f"{np.median(rates):,.0f} (median over steps)",
+        "share of matrix peak": f"{np.median([t['mfu'] for t in timings]):.1%} (median over steps)",
+        "waiting for data": f"{sum(t['waited'] for t in timings) / seconds:.1%} of the time",
+        "saving": f"{len(saves):,} times, {saving:.1f} seconds in all",
+        "peak memory": f"{max(t['memory_mb'] for t in timings):,.0f} MB a process",
+    }
 
 
 def _is_validated(record: dict[str, Any]) -> bool:

@@ -4,35 +4,27 @@ What pulls in transformers is imported where it is used: a process that only lau
 not wait for it.
 """
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
-import yaml
 
 from ehr_models.precision import resolve_precision
 from ehr_tracking.backends import Card
 from ehr_tracking.backends.follow import following
-from ehr_tracking.checkpoints import CheckpointStore, reading
+from ehr_tracking.checkpoints import reading
 from ehr_tracking.config import dotted, to_dict
 from ehr_tracking.contracts import RUN
-from ehr_tracking.errors import UserError, is_disk_full
-from ehr_tracking.files import PathLike, write_whole
-from ehr_tracking.manifest import MANIFEST, refuse_existing, seal
-from ehr_tracking.outputs import held, refuse_inputs
-from ehr_tracking.runs import environment, read_log
+from ehr_tracking.files import PathLike
+from ehr_tracking.manifest import MANIFEST, seal
+from ehr_tracking.outputs import held
 from ehr_train import PRODUCER
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.job import (
-    INPUTS,
-    Inputs,
     Job,
     count_steps,
     nothing_to_validate,
@@ -42,6 +34,7 @@ from ehr_train.job import (
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.scale.stop import Stop
+from ehr_train.start import check_start, directory, write_start
 
 _WORKER = "ehr_train.worker"
 
@@ -56,6 +49,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
     labels: PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changes: bool = False,
     device: str | None = None,
     track: Sequence[str] = (),
     nodes: launch.Nodes = launch.ALONE,
@@ -72,6 +66,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
         labels: MEDS labels of one task, for an objective that learns from such.
         resume: Go on where a run in `out` was stopped; begin where there is none.
         overwrite: Replace a run in `out`.
+        allow_changes: Go on also where the config is another one, as far as it may be: learning rate,
+            steps, validation, checkpoints and the like; a finished run as well. `changes.jsonl` keeps it.
         device: cpu or cuda; the GPU where there is one.
         track: Trackers that show the run, `NAME` or `NAME:WHERE` each; they change nothing of it.
         nodes: This machine among several, on each of which `train` is called alike.
@@ -97,24 +93,25 @@ def train(  # noqa: PLR0913 -- what the command's options say
                 launch.launch(_WORKER, {"device": device}, nproc, device, stop, nodes)
         return out
     with stop.listening(), held(out):
-        job, begun = check_start(job, config, resume=resume, overwrite=overwrite)
-        if begun:
-            if (out / MANIFEST).is_file():
-                return out
-            _write_config(out, _taken_over(config, job.config()))
-            if passed_over := job.checkpoints().fall_back(f"val_{job.config().score.name}"):
+        start = check_start(
+            job, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes
+        )
+        job = start.job
+        if start.complete:
+            return out
+        if start.begun:
+            if passed_over := job.checkpoints().fall_back(f"val_{config.score.name}"):
                 click.echo(passed_over, err=True)
+            start.go_on()
             adapted = job.init if config.adapter is not None else None
-            with _directory(out, begun=True), reading(adapted) if adapted else nullcontext():
+            with directory(out, None), reading(adapted) if adapted else nullcontext():
                 _run(job, nproc, stop, track, nodes)
             return out
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
-            with _directory(out, begun=False):
-                resolved = replace(
-                    config, precision=resolve_precision(config.precision, device, training=True)
-                )
-                write_start(out, resolved, inputs)
+            precision = resolve_precision(config.precision, device, training=True)
+            resolved = replace(config, precision=precision)
+            with directory(out, lambda new: write_start(new, resolved, inputs)):
                 _run(job, nproc, stop, track, nodes)
     return out
 
@@ -139,133 +136,6 @@ def _card(job: Job) -> Card:
         params=dotted(to_dict(job.config())),
         tags={"producer": PRODUCER, **inputs},
     )
-
-
-def check_start(
-    job: Job, config: TrainConfig, *, resume: bool, overwrite: bool
-) -> tuple[Job, bool]:
-    """Refuse to begin where something else is, or to go on otherwise; writes nothing.
-
-    Returns:
-        The job, and whether it goes on: then it is as it was begun.
-
-    Raises:
-        UserError: Saying what is there, or what differs.
-    """
-    if resume and (job.out / "config.yaml").is_file():
-        return _as_begun(job, config), True
-    _refuse_existing(job, overwrite=overwrite)
-    return job, False
-
-
-def _taken_over(config: TrainConfig, old: TrainConfig) -> TrainConfig:
-    """How a run was begun, with what changes no result as it is wanted now."""
-    ahead, every = config.data.ahead, config.log.every
-    return replace(old, data=replace(old.data, ahead=ahead), log=replace(old.log, every=every))
-
-
-def _refuse_existing(job: Job, *, overwrite: bool) -> None:
-    """Raise unless there is nothing, or a run of ours that may go and that nothing is read from."""
-    out, read = job.out, [path for path in (job.tokens, job.labels, job.init) if path]
-    ours = all((out / name).is_file() for name in ("config.yaml", INPUTS))
-    if not ours or (out / MANIFEST).is_file():
-        refuse_existing(out, RUN, overwrite=overwrite, inputs=read)
-    else:
-        refuse_inputs(out, read)
-        if not overwrite:
-            raise UserError(f"{out} holds an unfinished run; pass --resume to go on or --overwrite")
-
-
-def _as_begun(job: Job, config: TrainConfig) -> Job:
-    """The job as the run in `job.out` was begun.
-
-    Raises:
-        UserError: If that was with another config or other inputs.
-    """
-    old = job.config()
-    if config.precision == "auto":
-        config = replace(config, precision=old.precision)
-    old = _taken_over(config, old)
-    same, changed = job.again(job.inputs())
-    differences = differing_keys(to_dict(old), to_dict(config)) + changed
-    if differences:
-        raise UserError(
-            f"{job.out} was begun otherwise, so it cannot be resumed with: {'; '.join(differences)}"
-        )
-    if same.init is not None and not same.init.exists():
-        gone = f"{same.init}, from which {job.out} was begun, is gone"
-        if old.adapter is not None:
-            raise UserError(f"{gone}, and the run holds an adapter of it alone")
-        if job.checkpoints().latest() is None:
-            raise UserError(
-                f"{gone}, and the run has no checkpoint of its own yet; begin anew with --overwrite"
-            )
-    return same
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys by which two configs differ.
-
-    Examples:
-        >>> differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3})
-        ['a.c: 2 -> 4', 'd: 3 -> None', 'e: None -> 3']
-    """
-    differences = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            differences += differing_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            differences.append(f"{prefix}{key}: {before} -> {after}")
-    return differences
-
-
-@contextmanager
-def _directory(out: Path, *, begun: bool) -> Iterator[None]:
-    """Make way for a run; put everything back as it was if it fails before its first step.
-
-    Raises:
-        UserError: If the disk fills after it: the run stays, to be resumed.
-    """
-    old = out.with_name(f".{out.name}.old")
-    if not begun and out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException as e:
-        if not begun and not read_log(out / "metrics.jsonl"):
-            shutil.rmtree(out)
-            if old.exists():
-                old.rename(out)
-        elif is_disk_full(e):
-            raise UserError(
-                f"the disk is full; {_what_is_kept(out)}; free some space and pass --resume"
-            ) from e
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _what_is_kept(out: Path) -> str:
-    latest = CheckpointStore(out / "checkpoints").latest()
-    if latest is None:
-        return f"the run {out} has no checkpoint yet and will begin anew"
-    return f"the run {out} is kept at its last checkpoint, {latest.name}"
-
-
-def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
-    """Write the resolved config, the inputs and the environment into a new run directory."""
-    (out / "environment.json").write_text(
-        json.dumps(environment(), indent=1) + "\n", encoding="utf-8"
-    )
-    inputs.write(out)
-    # last: it is what tells a begun run from other folders
-    _write_config(out, config)
-
-
-def _write_config(out: Path, config: TrainConfig) -> None:
-    write_whole(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def _prepare(job: Job) -> Job:

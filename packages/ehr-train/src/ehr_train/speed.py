@@ -23,6 +23,10 @@ class Stopwatch:
         self.peak = matmul_peak(device, precision) * group.world()
         self.last = time.perf_counter()
 
+    def restart(self) -> None:
+        """Leave out the time since the last call."""
+        self.last = time.perf_counter()
+
     def laps(self, tokens: list[int]) -> list[dict[str, float]]:
         """Figures of the steps that ended since the last call; all took equally long.
 

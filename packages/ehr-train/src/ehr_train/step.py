@@ -1,5 +1,6 @@
 """One optimizer step: ask, answer, sum over passes and processes, update."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from ehr_train.data.loader import Prepared
 from ehr_train.objectives.learner import SHARES, Learner
 from ehr_train.objectives.parts import Question
 from ehr_train.scale import group
-from ehr_train.scale.stop import Stop
 from ehr_train.scale.wrap import synchronised, wrap
 from ehr_train.update import Update
 
@@ -25,10 +25,10 @@ class Done:
     """What one step did; nothing has waited for the device yet."""
 
     figures: Tensor
-    """[8 + 2 K + B] float64 on the device: the loss before the update, the norm of its gradient before
-    clipping, how many processes have been asked to stop, the five numbers of a `Tally`, of each of K
-    losses the mean over all processes and the number of targets, and what B figures the model gives
-    beside (`Stepper.beside`)."""
+    """[9 + 2 K + B] float64 on the device: the loss before the update, the norm of its gradient before
+    clipping, how many processes have been asked to stop and how many to save, the five numbers of a
+    `Tally`, of each of K losses the mean over all processes and the number of targets, and what B figures
+    the model gives beside (`Stepper.beside`)."""
     tokens: int
     """Of all processes."""
 
@@ -43,17 +43,28 @@ class Summed(NamedTuple):
     beside: Tensor
     """[A + F] means over tokens"""
     asked: Tensor
-    """[1] processes that have been asked to stop: told along, so that all stop at the same step"""
+    """[2] processes that have been asked to stop, and to save: told along, so that all do at the same step"""
 
 
 class Stepper:
     """Takes steps with one model."""
 
     def __init__(
-        self, learner: Learner, config: TrainConfig, device: torch.device, stop: Stop | None = None
+        self,
+        learner: Learner,
+        config: TrainConfig,
+        device: torch.device,
+        asked: Callable[[], tuple[bool, bool]] = lambda: (False, False),
     ) -> None:
-        """Wrap the learner and make its optimizer; it lies on the device."""
-        self.stop = stop or Stop()
+        """Wrap the learner and make its optimizer; it lies on the device.
+
+        Args:
+            learner: What is trained.
+            config: Of the run.
+            device: Where the learner is.
+            asked: Whether this process has been asked to stop, and to save.
+        """
+        self.asked = asked
         self.learner = learner
         self.config = config
         self.device = device
@@ -100,8 +111,8 @@ class Stepper:
         counted_ones = [q for q in questions if q.counted]
         mine = [sum(q.counts[n] for q in counted_ones) for n in self.names]
         mine += [sum(len(q.batch.input_ids) for q in counted_ones)] * len(self.beside)
-        told = group.add_up(self._on_device([*mine, int(self.stop.by is not None)]))
-        counts, asked = told[:-1], told[-1:]
+        told = group.add_up(self._on_device([*mine, *map(int, self.asked())]))
+        counts, asked = told[:-2], told[-2:]
         scale = 1 / counts.clamp(min=1)
         losses = {**self.learner.objective.weights, **self.learner.auxiliary}
         weights = self._on_device(list(losses.values())) * scale[: len(losses)]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ehr_tracking.errors import UserError, is_disk_full
+from ehr_tracking.errors import STOPPED, StoppedError, UserError, is_disk_full
 from ehr_tracking.files import write_whole
 from ehr_train.scale.stop import NAMES, Stop
 
@@ -85,7 +85,8 @@ def launch(
         nodes: Machines on each of which as many are run.
 
     Raises:
-        UserError: What a process raised as such; or that a process was killed, or all were stopped.
+        UserError: What a process raised as such; or that a process was killed.
+        StoppedError: If all were stopped.
         OSError: If the disk is full.
     """
     import logging
@@ -123,9 +124,10 @@ def launch(
             except ChildFailedError as e:
                 if any(f.exitcode == errno.ENOSPC for f in e.failures.values()):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-                raise UserError(_explain(e, error_file)) from None
+                stopped = any(f.exitcode == STOPPED for f in e.failures.values())
+                raise (StoppedError if stopped else UserError)(_explain(e, error_file)) from None
             except SignalException as e:
-                raise UserError(
+                raise StoppedError(
                     f"stopped by {signal.Signals(e.sigval).name}; go on with --resume"
                 ) from None
 
@@ -163,7 +165,7 @@ def member(device: str) -> Iterator[Stop]:
     What is yielded is asked to stop when the launcher is.
 
     A `UserError` is left in a file for the launcher, which prints it as its own; the process ends
-    with code 2. On a full disk nothing can be left but the exit code.
+    with code 2, or as one that was stopped. On a full disk nothing can be left but the exit code.
     """
     stop = Stop()
     _obey(int(os.environ[_LAUNCHER]), Path(os.environ[_STOP_FILE]), stop)
@@ -181,7 +183,7 @@ def member(device: str) -> Iterator[Stop]:
             time.sleep(_GRACE)
             raise
         _report(e)
-        os._exit(2)
+        os._exit(STOPPED if isinstance(e, StoppedError) else 2)
     dist.destroy_process_group()
 
 

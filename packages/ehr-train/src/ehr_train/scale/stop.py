@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ehr_tracking.errors import UnfinishedError
+from ehr_tracking.errors import StoppedError
 
 NAMES = tuple(n for n in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, n))
 """What schedulers, `timeout`, Ctrl-C and a lost terminal send."""
@@ -28,11 +28,11 @@ class Stop:
             by: Name of the signal.
 
         Raises:
-            UnfinishedError: Where nobody heeds: not between steps, so there is nothing to be saved.
+            StoppedError: Where nobody heeds: not between steps, so there is nothing to be saved.
         """
         self.by = self.by or by
         if self._tell is None:
-            raise UnfinishedError(f"stopped by {by}; go on with --resume")
+            raise StoppedError(f"stopped by {by}; go on with --resume")
         self._tell(by)
 
     @contextmanager

@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT, ConfigError, load_config
+from ehr_tracking.errors import STOPPED
 
 Count = Annotated[int, Field(ge=1)]
 _REFUSED = ("overwrite", "dry_run", "interactive", "nodes", "node", "rendezvous")
@@ -81,6 +82,7 @@ def job_script(runs: Sequence[str], resources: Resources, ehr_train: click.Comma
         threads=max(1, resources.cpus // len(commands)),
         devices=",".join(map(str, range(resources.gpus))),
         starts="\n".join(starts),
+        stopped=STOPPED,
     )
 
 
@@ -180,6 +182,8 @@ for run in "${{runs[@]}}"; do
     kill -0 "$run" 2> /dev/null || break
   done
   [ "$code" -eq 0 ] || failed=1
+  # stopped by a signal, whoever sent it
+  [ "$code" -ne {stopped} ] || told=1
 done
 
 if [ "$failed" -ne 0 ] && [ -n "$told" ]; then

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ehr_tracking.config import to_dict
-from ehr_tracking.errors import UnfinishedError, UserError
+from ehr_tracking.errors import StoppedError, UserError
 from ehr_tracking.files import PathLike, write_whole
 from ehr_tracking.outputs import held
 from ehr_train.scale.stop import Stop
@@ -72,7 +72,7 @@ def run_sweep(
 
     Raises:
         UserError: If Optuna is missing, `out` is taken or was begun otherwise, or all trials fail.
-        UnfinishedError: If it was asked to stop.
+        StoppedError: If it was asked to stop.
     """
     out, search = Path(out), search or Search()
     if find_spec("optuna") is None:
@@ -88,7 +88,7 @@ def run_sweep(
             driver.go()
         swept = write_page(out, driver.study, space)
     if stop.by:
-        raise UnfinishedError(f"stopped by {stop.by}; go on with --resume")
+        raise StoppedError(f"stopped by {stop.by}; go on with --resume")
     if driver.hopeless:
         raise UserError(
             f"the first {_HOPELESS} trials failed, the last one with: {driver.hopeless}; see {out / TRIALS}"

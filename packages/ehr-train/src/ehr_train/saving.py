@@ -1,0 +1,59 @@
+"""Which steps of a run are saved besides the best and the last: by steps, tokens, epochs and minutes."""
+
+import time
+
+from ehr_train.config import CheckpointConfig
+from ehr_train.data.sampler import Sampler
+from ehr_train.state import Progress
+
+SAVES = "saves.jsonl"
+"""Of a run: step, seconds and reasons of each checkpoint."""
+
+
+class Saving:
+    """Says of each step why it is saved; all but the minutes is a function of config and position."""
+
+    def __init__(self, config: CheckpointConfig, order: Sampler) -> None:
+        """Start the clock.
+
+        Args:
+            config: Any number of triggers.
+            order: Of the run's steps.
+        """
+        self.config = config
+        self.order = order
+        self._last_of: tuple[int, int] | None = None
+        self.saved()
+
+    def due(self, before: Progress, now: Progress) -> list[str]:
+        """Why a step is saved; every process says the same.
+
+        Args:
+            before: Where the run was ahead of it.
+            now: Behind it.
+        """
+        config = self.config
+        steps = [n for n in (config.every, config.keep_every) if n]
+        found = {
+            "steps": any(now.step % n == 0 for n in steps),
+            "tokens": config.tokens
+            and now.tokens // config.tokens > before.tokens // config.tokens,
+            "epochs": config.epochs
+            and (now.epoch + 1) % config.epochs == 0
+            and now.done == self._steps_in(now.epoch),
+        }
+        return [name for name, is_due in found.items() if is_due]
+
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is too many minutes ago, by the clock of this process."""
+        minutes = self.config.minutes
+        return minutes is not None and time.monotonic() - self._saved >= minutes * 60
+
+    def saved(self) -> None:
+        """Start the clock anew."""
+        self._saved = time.monotonic()
+
+    def _steps_in(self, epoch: int) -> int:
+        if self._last_of is None or self._last_of[0] != epoch:
+            self._last_of = epoch, self.order.steps_in(epoch)
+        return self._last_of[1]
