@@ -15,6 +15,7 @@ from ehr_eval.foreign.command import adopt
 from ehr_eval.generate.command import generate
 from ehr_eval.generate.zeroshot_command import aces, curve, zeroshot
 from ehr_eval.judgement.command import judge
+from ehr_eval.matching.command import match
 from ehr_eval.outcomes.command import outcomes
 from ehr_eval.perplexity.command import perplexity
 from ehr_eval.predict_command import predict
@@ -37,7 +38,7 @@ def main() -> None:
 
 for command in (
     *(aces, adopt, audit, counts, curve, ehrshot, explain, features, generate, join),
-    *(judge, labels, outcomes, perplexity, predict, privacy, query, strata, survival, tasks),
+    *(judge, labels, match, outcomes, perplexity, predict, privacy, query, strata, survival, tasks),
     zeroshot,
 ):
     main.add_command(command)

@@ -8,7 +8,7 @@ import yaml
 
 from ehr_tracking.config import parse_scalar, to_dict
 from ehr_tracking.errors import UserError
-from ehr_tracking.files import write_whole
+from ehr_tracking.files import PathLike, write_whole
 from ehr_train.sweep.space import Parameter, Space
 
 _SHELL = """\
@@ -19,7 +19,7 @@ exec ehr-train {options} --out {out}/"$WANDB_RUN_ID" --resume --track wandb{proj
 
 
 def write_agents(
-    path: Path, space: Space, arguments: Sequence[str], out: Path, *, overwrite: bool
+    path: PathLike, space: Space, arguments: Sequence[str], out: PathLike, *, overwrite: bool
 ) -> None:
     """Write a sweep for agents of W&B.
 
@@ -33,6 +33,7 @@ def write_agents(
     Raises:
         UserError: If there is one.
     """
+    path = Path(path)
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists; pass --overwrite to replace it")
     config = space.config

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import click
 
 from ehr_tracking.config import ConfigError, load_config
+from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.sweep.space import Space
 
@@ -60,7 +61,7 @@ def options_of(run: str, ehr_train: click.Command) -> Options:
     return Options(arguments, given["config_file"], tuple(given["overrides"]))
 
 
-def check_space(space: Space, options: Options, path: Path) -> None:
+def check_space(space: Space, options: Options, path: PathLike) -> None:
     """Hold each setting to the config of a run, and the metric to its objective.
 
     Args:

@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from ehr_tracking.config import STRICT, ConfigError, parse_scalar, read_yaml, validate
+from ehr_tracking.files import PathLike
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -189,7 +189,7 @@ class Space:
         return math.prod(len(p.steps()) for p in self.parameters)
 
 
-def read_space(path: Path) -> Space:
+def read_space(path: PathLike) -> Space:
     """Read a sweep.
 
     Args:
