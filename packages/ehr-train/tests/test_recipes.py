@@ -1,4 +1,4 @@
-"""Every recipe of `configs/train`, run: two steps of a tiny model on a made-up cohort."""
+"""Every recipe of `configs/train` and `configs/text`, run: two steps of a tiny model on a made-up cohort."""
 
 import math
 from pathlib import Path
@@ -15,10 +15,14 @@ from ehr_tracking.manifest import verify
 from ehr_tracking.runs import read_log
 from ehr_train.config import TrainConfig
 from ehr_train.run import train
+from ehr_train.text.command import load
+from ehr_train.text.run import train_text
 
 from .conftest import DAY_US, TINY, tiny_config, write_tokens
+from .language import byte_pairs, texts, word_pieces, write_model, write_narratives
 
-RECIPES = sorted((Path(__file__).parents[3] / "configs" / "train").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[3] / "configs"
+RECIPES, TEXT = (sorted((CONFIGS / name).glob("*.yaml")) for name in ("train", "text"))
 CODES = ["GENDER//F", "MEDS_DEATH", "HOSPITAL_ADMISSION//E", "HOSPITAL_DISCHARGE//HOME"]
 CODES += [f"ICD10CM//{i}" for i in range(20)]
 SMALL = [
@@ -93,6 +97,32 @@ def test_a_recipe_runs(recipe, cohort, base, tmp_path):
         init=None if pretrains else base,
         labels=labels / kind if config.objective.labelled else None,
     )
+    assert verify(run) == []
+    first, last = read_log(run / "metrics.jsonl")
+    assert math.isfinite(first["loss"])
+    assert math.isfinite(last[f"val_{config.score.name}"])
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    """Narratives, an encoder and a decoder."""
+    root, told = tmp_path_factory.mktemp("language"), texts()
+    models = {
+        "Bert": write_model(root / "bert", "Bert", word_pieces(told)),
+        "Llama": write_model(root / "llama", "Llama", byte_pairs(told)),
+    }
+    return write_narratives(root / "narratives", told), models
+
+
+@pytest.mark.parametrize("recipe", TEXT, ids=lambda p: p.stem)
+def test_a_recipe_of_text_runs(recipe, language, tmp_path):
+    narratives, models = language
+    small = [*SMALL, "precision=fp32", "data.loader=tokens", "optim.warmup=0"]
+    if "adapter" in yaml.safe_load(recipe.read_text()):
+        small += ["adapter.rank=4", "adapter.quantised=false"]  # 4 bits are an extra
+    config = load(recipe, tuple(small))
+    model = models["Bert" if recipe.stem == "bert" else "Llama"]
+    run = train_text(narratives, tmp_path / "run", config, model=str(model), device="cpu")
     assert verify(run) == []
     first, last = read_log(run / "metrics.jsonl")
     assert math.isfinite(first["loss"])

@@ -26,11 +26,13 @@ from ehr_train.sweep.study import Search, run_sweep
 from .conftest import tiny_config
 
 STAND_IN = """\
-import json, os, pathlib, signal, sys, time
+import fcntl, json, os, pathlib, signal, sys, time
 arguments = sys.argv[1:]
 settings = dict(x.split("=") for x in arguments if "=" in x)
 out = pathlib.Path(arguments[arguments.index("--out") + 1])
 out.mkdir(exist_ok=True)
+lock = (out.parent / f".{out.name}.lock").open("w")
+fcntl.flock(lock, fcntl.LOCK_EX)
 log, lr = out / "metrics.jsonl", float(settings["optim.lr"])
 done = len(log.read_text().splitlines()) if log.exists() else 0
 for step in range(done + 1, 5):

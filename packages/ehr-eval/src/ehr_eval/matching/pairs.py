@@ -72,13 +72,14 @@ def _fits(
 ) -> npt.NDArray[np.bool_]:
     """[N] who is there at the index date, as old, and known for about as long."""
     index, history = case["index"], case["index"] - case["first"]
-    there = (first <= index) & (index <= last)
     room = max(config.history_days * DAY_US, config.history * history)
-    as_long = np.abs((index - first) - history) <= room
+    fits: npt.NDArray[np.bool_] = (first <= index) & (index <= last)
+    fits &= np.abs((index - first) - history) <= room
     if case["birth"] is None:
-        return there & as_long & np.isnan(birth)
-    as_old: npt.NDArray[np.bool_] = np.abs(birth - case["birth"]) <= config.age_years * _YEAR_US
-    return there & as_long & as_old
+        fits &= np.isnan(birth)
+    else:
+        fits &= np.abs(birth - case["birth"]) <= config.age_years * _YEAR_US
+    return fits
 
 
 def _order(*key: int) -> bytes:

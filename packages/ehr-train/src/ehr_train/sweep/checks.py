@@ -1,6 +1,7 @@
 """What of a sweep can be refused before its first run."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ from ehr_tracking.config import ConfigError, load_config
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.sweep.space import Space
+from ehr_train.text.command import load as load_text
 
-_REFUSED = ("out", "resume", "overwrite", "dry_run", "interactive", "folds", "shots")
+_REFUSED = ("out", "resume", "overwrite", "dry_run", "interactive", "folds", "shots", "predictions")
 """Options of a run that a sweep cannot have, or sets itself."""
 
 
@@ -22,6 +24,18 @@ class Options(NamedTuple):
     """As they are given."""
     config_file: Path | None
     overrides: tuple[str, ...]
+    of_text: bool
+
+    def config(self, settings: Sequence[str]) -> TrainConfig:
+        """Of a run with these settings.
+
+        Raises:
+            ConfigError: As of `load_config`.
+        """
+        overrides = (*self.overrides, *settings)
+        if self.of_text:
+            return load_text(self.config_file, overrides)
+        return load_config(TrainConfig, self.config_file, overrides)
 
 
 def options_of(run: str, ehr_train: click.Command) -> Options:
@@ -58,7 +72,7 @@ def options_of(run: str, ehr_train: click.Command) -> Options:
     given = context.params
     if name == "ehr-train" and given["tokens"] is None:
         raise ConfigError(f"--run {run!r}: --tokens is needed")
-    return Options(arguments, given["config_file"], tuple(given["overrides"]))
+    return Options(arguments, given["config_file"], tuple(given["overrides"]), name == "text")
 
 
 def check_space(space: Space, options: Options, path: PathLike) -> None:
@@ -77,12 +91,12 @@ def check_space(space: Space, options: Options, path: PathLike) -> None:
         for text in parameter.ends:
             tried = [*first[:i], f"{parameter.key}={text}", *first[i + 1 :]]
             try:
-                load_config(TrainConfig, options.config_file, [*options.overrides, *tried])
+                options.config(tried)
             except ConfigError as e:
                 # one that two settings only give together is for the trials to find out
                 if parameter.key in str(e):
                     raise ConfigError(f"{path}: parameters.{parameter.key}: {e}") from None
-    config = load_config(TrainConfig, options.config_file, [*options.overrides, *first])
+    config = options.config(first)
     figures, metric = {"loss", *config.objective.figures}, space.config.metric
     if metric.figure not in figures:
         raise ConfigError(

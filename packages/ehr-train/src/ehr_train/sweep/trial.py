@@ -93,8 +93,8 @@ def run_trial(
             return ended
         if process.returncode == 0:
             return Outcome("complete")
-        if process.returncode == Failure.exit_code and "--resume" not in _last_line(said):
-            break
+        if process.returncode == Failure.exit_code:
+            break  # it would say so again
     return Outcome("failed", _last_line(said))
 
 
