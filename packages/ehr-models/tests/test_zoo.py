@@ -16,6 +16,7 @@ from ehr_models.config import any_of
 from ehr_models.data.batch import pack
 from ehr_models.data.tokens import STATIC, open_tokens
 from ehr_models.describe import count_parameters
+from ehr_models.heads import token
 from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, class_logits, classify, with_both
 from ehr_models.heads.token import hidden_states, token_logits
@@ -205,6 +206,29 @@ def test_bf16_autocast_stays_near_fp32(model, batch, training):
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         assert grads
         assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "behrt"])
+def test_tokens_computed_for_nothing_change_no_state(name, make_model, records, spans, monkeypatch):
+    """In bf16 on a CPU a batch is lengthened: here by as many tokens as it has, and more."""
+    model, batch = make_model(name), pack(records, spans[0])
+    exact = hidden_states(model, batch)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        plain = hidden_states(model, batch)
+        monkeypatch.setattr(token, "rounded", lambda batch: 2 * len(batch.input_ids) + 7)
+        longer = hidden_states(model, batch)
+    assert longer.shape == plain.shape
+    apart, rounding = (longer - plain).abs().mean(), (plain - exact).abs().mean()
+    assert apart <= rounding
+
+
+def test_few_sizes_are_computed_and_little_more_than_there_is(batch):
+    ids = torch.zeros(1, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        sizes = {n: token.rounded(replace(batch, input_ids=ids.expand(n))) for n in range(1, 9000)}
+    assert all(n <= size <= n * (1 + 1 / 32) for n, size in sizes.items())
+    assert len(set(sizes.values())) < 300
+    assert token.rounded(replace(batch, input_ids=ids.expand(2821))) == 2821
 
 
 # --- the table

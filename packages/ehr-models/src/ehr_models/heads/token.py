@@ -9,6 +9,7 @@ S spans, T tokens, L tokens of the longest span, D width, V vocabulary, E expert
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -18,6 +19,9 @@ from ehr_models.heads.layers import Layers
 from ehr_models.kinds import kind_of
 from ehr_models.kinds.record import Kind
 from ehr_models.layers.attention import NAME, no_mask
+
+FINENESS = 6
+"""Bits that the number of computed tokens has: sizes are multiples of 1/32 to 1/64 of them."""
 
 
 def attention_of(kind: Kind) -> str | None:
@@ -61,11 +65,39 @@ def answer(model: PreTrainedModel, batch: Batch, layers: Layers | None = None) -
     if kind.isolates == "padded":
         return _padded(model, kind, inputs, options, batch, layers)
     if kind.isolates == "spans":
+        more = 0 if kind.auxiliary else rounded(batch) - len(batch.input_ids)
+        inputs, cu_seqlens, longest = _lengthened(inputs, batch, more)
         options["attention_mask"] = no_mask(batch.input_ids.device)
-        options["cu_seq_lens_q"] = batch.cu_seqlens
-        options["max_length_q"] = batch.max_length
+        options["cu_seq_lens_q"] = cu_seqlens
+        options["max_length_q"] = longest
     out = model.base_model(**{name: value[None] for name, value in inputs.items()}, **options)
-    return _answer(kind, out, _states(out, layers)[0])
+    return _answer(kind, out, _states(out, layers)[0, : len(batch.input_ids)])
+
+
+def rounded(batch: Batch) -> int:
+    """Tokens that a batch is computed with: T, or where sizes are dear up to 1/32 more.
+
+    On a CPU in bf16 every product of a size not seen before has its kernel compiled first, for some
+    milliseconds each; there few sizes are worth more than the tokens that are computed for nothing.
+    """
+    tokens = len(batch.input_ids)
+    if batch.input_ids.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return tokens
+    grid = 1 << max(0, tokens.bit_length() - FINENESS)
+    return -(-tokens // grid) * grid
+
+
+def _lengthened(
+    inputs: dict[str, Tensor], batch: Batch, more: int
+) -> tuple[dict[str, Tensor], Tensor, int]:
+    """Inputs, spans and the longest of them, with a span of so many zeros behind the others."""
+    if not more:
+        return inputs, batch.cu_seqlens, batch.max_length
+    padded = {name: F.pad(value, (0, more)) for name, value in inputs.items()}
+    if "position_ids" in padded:
+        padded["position_ids"][-more:] = torch.arange(more)
+    ends = torch.cat([batch.cu_seqlens, batch.cu_seqlens[-1:] + more])
+    return padded, ends, max(batch.max_length, more)
 
 
 def _states(out: Any, layers: Layers | None) -> Tensor:  # noqa: ANN401 -- any backbone's
