@@ -51,7 +51,7 @@ def trl(number: int) -> dict[str, float]:
     net = build(config.model, VOCABULARY)
     net.set_attn_implementation("sdpa")
     net.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(seen[-1] + kwargs["input_ids"].numel()),
+        lambda _net, _args, kwargs: seen.append(seen[-1] + kwargs["input_ids"].numel()),
         with_kwargs=True,
     )
 
