@@ -1,9 +1,11 @@
-"""A run on a split of hundreds of millions of tokens: what it holds in memory, and when it begins."""
+"""A run on a split of a billion tokens: what it holds in memory, when it begins, how long it waits for data."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ SETTINGS = [
     *("model.size=tiny", "data.context=512", "optim.epochs=10", "validation.every=1000000"),
     *("checkpoint.every=1000000", "precision=fp32", "data.batch_tokens=4096"),
 ]
+STEPS = 30
 _POLL = 0.02
 
 
@@ -39,7 +42,7 @@ def write_split(directory: Path, tokens: int) -> Path:
 
     rng = np.random.default_rng(0)
     size = min(tokens, SHARD)
-    lengths = np.exp(rng.normal(np.log(300), 1.0, size // 100)).astype(np.int64).clip(3, 8_000)
+    lengths = _lengths(size // 100)
     lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths), size)))]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     total = int(offsets[-1])
@@ -62,7 +65,7 @@ def write_split(directory: Path, tokens: int) -> Path:
             pa.table({"subject_id": pa.array(subject), **lists}),
             directory / "train" / f"{shard:04d}.parquet",
             row_group_size=group,
-            compression="none",
+            compression="zstd",
             use_dictionary=False,
         )
     seal(directory, TOKENS, producer="benchmark", config={}, workers=2)
@@ -73,8 +76,8 @@ def watch(data: Path, out: Path, steps: int) -> dict[str, float]:
     """Run the command until it has made so many steps, and end it.
 
     Returns:
-        Seconds to the first step, and the peaks of memory of the process in MB: all, and that without
-        files (anonymous).
+        Seconds to the first step, the peaks of memory of the process in MB (all, and that without
+        files: anonymous), and the share of the time of all further steps that they waited for data.
     """
     settings = [part for s in SETTINGS for part in ("-s", s)]
     begin = time.perf_counter()
@@ -101,7 +104,10 @@ def watch(data: Path, out: Path, steps: int) -> dict[str, float]:
             raise RuntimeError(f"the run ended with code {process.returncode}")
     process.kill()
     process.wait()
-    return {"seconds": first, "peak_mb": peak / 1024, "anonymous_mb": anonymous / 1024}
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()[1:]]
+    share = sum(t["waited"] for t in timings) / sum(t["seconds"] for t in timings)
+    memory = {"peak_mb": peak / 1024, "anonymous_mb": anonymous / 1024}
+    return {"seconds": first, **memory, "loader_share": share}
 
 
 def _status(pid: int) -> dict[str, int]:
@@ -114,28 +120,66 @@ def _status(pid: int) -> dict[str, int]:
     return {name.rstrip(":"): int(value) for name, value, _ in split}
 
 
+def order(subjects: int) -> dict[str, float]:
+    """What the order of the steps of so many subjects costs; of their tokens there are the offsets alone."""
+    from ehr_models.data.tokens import Tokens
+    from ehr_train.data.examples import whole_records
+    from ehr_train.data.sampler import Position, Sampler
+
+    offsets = np.concatenate([[0], np.cumsum(_lengths(subjects))])
+    each, none = np.broadcast_to(np.uint32(3), subjects), np.zeros(0, np.uint8)
+    tokens = Tokens(np.broadcast_to(np.int64(0), subjects), offsets, each, *[none] * 5)
+    tracemalloc.start()
+    begin = time.perf_counter()
+    sampler = Sampler(whole_records(tokens), 512, "random", 16_384, 0)
+    next(sampler.steps(Position()))
+    first = time.perf_counter()
+    steps = sampler.steps_an_epoch
+    counted = time.perf_counter()
+    next(sampler.steps(Position(3, sampler.blocks // 2, 99)))
+    resumed = time.perf_counter()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "subjects": subjects,
+        "tokens": int(offsets[-1]),
+        "seconds_to_first_step": round(first - begin, 2),
+        "seconds_to_count_an_epoch": round(counted - first, 2),
+        "seconds_to_a_step_within_epoch_3": round(resumed - counted, 2),
+        "share_of_budget_filled": round(sampler.tokens / steps / sampler.batch, 5),
+        "memory_mb": round(peak / 1e6, 1),
+    }
+
+
+def _lengths(subjects: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.exp(rng.normal(np.log(300), 1.0, subjects)).astype(np.int64).clip(3, 8_000)
+
+
 def measure(scratch: Path, tokens: int) -> dict[str, Any]:
     """A large split beside a small one: what the size costs."""
-    steps = 4
     small = write_split(scratch / "small", 200_000)
     begin = time.perf_counter()
     large = write_split(scratch / "large", tokens)
     written = time.perf_counter() - begin
-    base = watch(small, scratch / "base", steps)
-    cold = watch(large, scratch / "cold", steps)
-    warm = watch(large, scratch / "warm", steps)
+    base = watch(small, scratch / "base", STEPS)
+    cold = watch(large, scratch / "cold", STEPS)
+    warm = watch(large, scratch / "warm", STEPS)
     store = sum(p.stat().st_size for p in (scratch / ".large.store").rglob("*.safetensors"))
     figures: dict[str, Any] = {
         "tokens": tokens,
         "seconds_to_write_the_split": round(written, 1),
         "store_bytes_per_token": round(store / tokens, 1),
-        "small_split": {k: round(v, 1) for k, v in base.items()},
+        "small_split": {k: round(v, 4) for k, v in base.items()},
     }
     for name, found in (("store_built", cold), ("store_there", warm)):
         figures[name] = {
             "seconds_to_first_step": round(found["seconds"], 1),
+            "seconds_above_small": round(found["seconds"] - base["seconds"], 1),
             "peak_mb": round(found["peak_mb"]),
             "peak_above_small_mb": round(found["peak_mb"] - base["peak_mb"]),
             "anonymous_above_small_mb": round(found["anonymous_mb"] - base["anonymous_mb"]),
+            "loader_share": round(found["loader_share"], 4),
         }
+    figures["order"] = [order(subjects) for subjects in (2_000_000, 20_000_000)]
     return figures

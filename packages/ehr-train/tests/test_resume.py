@@ -17,8 +17,9 @@ import yaml
 
 from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
+from ehr_tracking.contracts import CHECKPOINT
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import sha256, verify
+from ehr_tracking.manifest import read_manifest, seal, sha256, verify
 from ehr_train.config import CheckpointConfig, OptimConfig
 from ehr_train.run import train
 from ehr_train.scale.stop import Stop
@@ -144,6 +145,36 @@ def test_what_was_begun_otherwise_is_not_resumed(tokens, tmp_path, config):
     (run / "manifest.json").unlink()
     train(tokens, run, changed, overwrite=True)
     assert outcome(run) != before
+
+
+def test_a_run_whose_steps_were_made_up_otherwise_is_not_gone_on_with(
+    tmp_path, tokens, whole, config
+):
+    """As by versions whose position says epoch and step alone."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "manifest.json").unlink()
+    latest = CheckpointStore(run / "checkpoints").latest()
+    path = latest / "training_state" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in state.items() if k not in ("order", "block")}))
+    manifest = read_manifest(latest, CHECKPOINT, reader="test")
+    kept = {"config": manifest.config, "seed": manifest.seed, "inputs": manifest.inputs}
+    seal(latest, CHECKPOINT, producer=manifest.producer, **kept)
+    with pytest.raises(UserError, match=r"step-00000040 is of a run whose steps.*--overwrite$"):
+        train(tokens, run, config, resume=True)
+
+
+def test_tokens_that_changed_under_a_run_are_not_gone_on_with(tmp_path, config):
+    """Written anew in the same place, while what was mapped of the old ones lies beside them."""
+    rows = [{"subject_id": i, "token": [5, 7 + i % 3, 8], "time": [None, 1, 2]} for i in range(9)]
+    place = write_tokens(tmp_path / "t", {"train": rows, "tuning": rows[:2]})
+    run = train(place, tmp_path / "run", replace(config, optim=OptimConfig(steps=2)))
+    (run / "manifest.json").unlink()
+    shutil.rmtree(place)
+    rows[4]["token"] = [5, 9, 8]
+    write_tokens(place, {"train": rows, "tuning": rows[:2]})
+    with pytest.raises(UserError, match=r"cannot be resumed with: tokens: another one$"):
+        train(place, run, replace(config, optim=OptimConfig(steps=2)), resume=True)
 
 
 def turn_back(run):

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +25,7 @@ from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
 from ehr_train.data.folds import in_fold
 from ehr_train.data.labels import LabelRows, read_rows, read_shots, refuse_unknown
-from ehr_train.data.sampler import Position, Sampler
+from ehr_train.data.sampler import Sampler
 from ehr_train.objectives import OBJECTIVES, Objective
 
 INPUTS = "inputs.json"
@@ -304,8 +303,7 @@ def require_targets(objective: Objective, order: Sampler, tokens: TokenSet) -> N
     from ehr_train.objectives.asker import Asker
 
     asker = Asker(objective, order.examples, tokens.vocab_size, order.seed, Codes(tokens))
-    epoch = islice(order.steps(Position()), order.steps_of(1))
-    missing = asker.without_target(windows for _, windows in epoch)
+    missing = asker.without_target(order.epoch(0))
     if missing:
         kinds = ", ".join(name.rpartition("/")[0] or objective.kind for name in missing)
         raise ContractError(
@@ -331,15 +329,14 @@ def nothing_to_validate(
 
     order = sampler(config, tuning)
     asker = Asker(objective, tuning, tokens.vocab_size, config.seed, Codes(tokens))
-    epoch = islice(order.steps(Position()), order.steps_of(1))
-    return bool(asker.without_target(windows for _, windows in epoch))
+    return bool(asker.without_target(order.epoch(0)))
 
 
 def count_steps(order: Sampler, config: TrainConfig) -> int:
     """Optimizer steps of the whole run."""
     if config.optim.steps is not None:
         return config.optim.steps
-    return order.steps_of(config.optim.epochs or _EPOCHS)
+    return order.steps_an_epoch * (config.optim.epochs or _EPOCHS)
 
 
 def _require_compiler() -> None:

@@ -93,7 +93,8 @@ class Trainer:
             self.stepper.settle(next(self.prepared(Position())))
         with (
             Ahead(
-                self.prepared(Position(progress.epoch, progress.done)), self.config.data.ahead
+                self.prepared(Position(progress.epoch, progress.block, progress.done)),
+                self.config.data.ahead,
             ) as ready,
             tqdm(
                 total=self.job.steps,
@@ -165,8 +166,7 @@ class Trainer:
         self.state.progress = replace(
             progress,
             step=progress.step + 1,
-            epoch=prepared.position.epoch,
-            done=prepared.position.done,
+            **prepared.position._asdict(),
             tokens=progress.tokens + done.tokens,
         )
         return done

@@ -12,7 +12,6 @@ from ehr_tracking.checkpoints import reading
 from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
-from ehr_train.data.sampler import Sampler
 from ehr_train.job import Job, count_steps, require_targets, sampler
 from ehr_train.model import load_or_build
 from ehr_train.scale.launch import threads_each
@@ -51,7 +50,7 @@ def plan_all(
     for one in (config, *(other for _, other in others)):
         order = sampler(one, job.train_examples(one, token_set))
         steps += count_steps(order, one)
-        seen += count_steps(order, one) * _mean_tokens(order)
+        seen += count_steps(order, one) * order.tokens / order.steps_an_epoch
     share = seen / (first["steps"] * first["tokens_per_step"])
     return {
         **first,
@@ -109,8 +108,8 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         if not begun:
             job, _ = job.resolved(checkpoint)
         model = load_or_build(job.init, config, objective, token_set, latest)
-    steps, per_epoch = count_steps(order, config), order.steps_of(1)
-    mean_tokens = _mean_tokens(order)
+    steps, per_epoch = count_steps(order, config), order.steps_an_epoch
+    mean_tokens = order.tokens / per_epoch
     precision = resolve_precision(config.precision, device, training=True)
     flops = flops_per_token(model) * mean_tokens * steps
     return {
@@ -129,8 +128,3 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         "processes": nproc,
         "threads_each": threads_each(nproc),
     }
-
-
-def _mean_tokens(order: Sampler) -> float:
-    """Of a step."""
-    return float(order.lengths.sum()) / order.steps_of(1)

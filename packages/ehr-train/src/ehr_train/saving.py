@@ -22,7 +22,6 @@ class Saving:
         """
         self.config = config
         self.order = order
-        self._last_of: tuple[int, int] | None = None
         self.saved()
 
     def due(self, before: Progress, now: Progress) -> list[str]:
@@ -38,9 +37,7 @@ class Saving:
             "steps": any(now.step % n == 0 for n in steps),
             "tokens": config.tokens
             and now.tokens // config.tokens > before.tokens // config.tokens,
-            "epochs": config.epochs
-            and (now.epoch + 1) % config.epochs == 0
-            and now.done == self._steps_in(now.epoch),
+            "epochs": config.epochs and now.step % (config.epochs * self.order.steps_an_epoch) == 0,
         }
         return [name for name, is_due in found.items() if is_due]
 
@@ -52,8 +49,3 @@ class Saving:
     def saved(self) -> None:
         """Start the clock anew."""
         self._saved = time.monotonic()
-
-    def _steps_in(self, epoch: int) -> int:
-        if self._last_of is None or self._last_of[0] != epoch:
-            self._last_of = epoch, self.order.steps_in(epoch)
-        return self._last_of[1]

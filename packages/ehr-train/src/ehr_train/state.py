@@ -19,9 +19,10 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ehr_models.adapters.inject import is_adapted
 from ehr_models.checkpoint import TRAINING_STATE
-from ehr_tracking.contracts import ADAPTER, CHECKPOINT
+from ehr_tracking.contracts import ADAPTER, CHECKPOINT, ContractError
 from ehr_tracking.manifest import check_file, read_manifest
 from ehr_train import PRODUCER
+from ehr_train.data.sampler import ORDER
 from ehr_train.guard import Tally
 from ehr_train.update import ASIDE, Update
 
@@ -37,8 +38,10 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     epoch: int = 0
+    block: int = 0
+    """Blocks of this epoch done."""
     done: int = 0
-    """Steps of this epoch done."""
+    """Steps of this block done."""
     tokens: int = 0
     """Real tokens seen by all processes."""
     best: float | None = None
@@ -62,7 +65,7 @@ class Snapshot:
     def write(self, directory: Path) -> None:
         """Write all but the weights, which are the checkpoint's own."""
         save_file(self.optimizer, directory / _OPTIMIZER)
-        text = json.dumps(asdict(self.progress), indent=1) + "\n"
+        text = json.dumps({"order": ORDER, **asdict(self.progress)}, indent=1) + "\n"
         (directory / _PROGRESS).write_text(text, encoding="utf-8")
 
 
@@ -96,7 +99,8 @@ class State:
         """Put all of it back but the weights that are kept, which the model has already.
 
         Raises:
-            ContractError: If the checkpoint was changed, or carries no training state.
+            ContractError: If the checkpoint was changed, carries no training state, or one whose position
+                means other windows now.
         """
         contract = ADAPTER if is_adapted(self.model) else CHECKPOINT
         manifest = read_manifest(checkpoint, contract, reader=PRODUCER)
@@ -116,6 +120,11 @@ class State:
         self.update.swap()
         text = check_file(checkpoint, manifest, f"{TRAINING_STATE}/{_PROGRESS}").read_text("utf-8")
         saved = json.loads(text)
+        if saved.pop("order", 1) != ORDER:
+            raise ContractError(
+                f"{checkpoint} is of a run whose steps were made up in another way than by {PRODUCER}; "
+                "go on with the version that it was begun with, or begin anew with --overwrite"
+            )
         if "tally" in saved:
             saved["tally"] = Tally(**saved["tally"])
             self.update.guard.restore(saved["tally"])

@@ -167,13 +167,7 @@ def whole_visits(
     visible = np.atleast_1d(visible).astype(np.int64)
     first = tokens.offsets[row]
     prefix = np.minimum(tokens.prefix[row].astype(np.int64), context // 2)
-    bounds = [
-        _between_visits(tokens.visit[f : f + n], int(p), context) if n > context else [int(n), 0]
-        for f, n, p in zip(first, visible, prefix, strict=True)
-    ]
-    number = np.repeat(np.arange(len(row)), [len(b) - 1 for b in bounds])
-    start = np.array([at for b in bounds for at in b[1:]], np.int64)
-    stop = np.array([at for b in bounds for at in b[:-1]], np.int64)
+    number, start, stop = _between_visits(tokens.visit, first, visible, prefix, context)
     return Windows(
         example=(number if example is None else np.asarray(example, np.int64)[number]),
         first=first[number],
@@ -221,38 +215,100 @@ def every_chunk(
         >>> w.start.tolist(), w.stop.tolist(), w.fresh.tolist()
         ([0, 2, 3], [5, 6, 7], [0, 5, 6])
     """
-    row = np.atleast_1d(row).astype(np.int64)
-    visible = np.atleast_1d(visible).astype(np.int64)
-    first = tokens.offsets[row]
-    prefix = np.minimum(tokens.prefix[row].astype(np.int64), min(context // 2, context - 2))
-    step = context - 1 - prefix
-    step = step if stride is None else np.minimum(step, stride)
-    chunks = 1 + -(-np.maximum(visible - context, 0) // step)
-    number = np.repeat(np.arange(len(row)), chunks)
-    place = np.arange(len(number)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
-    further, prefix, step = place > 0, prefix[number], step[number]
+    row, visible = np.atleast_1d(row), np.atleast_1d(visible)
+    count = chunks(tokens, row, visible, context, stride=stride)
+    number = np.repeat(np.arange(len(row)), count)
+    place = np.arange(len(number)) - np.repeat(np.cumsum(count) - count, count)
+    example = number if example is None else np.asarray(example, np.int64)[number]
+    return chunk_at(tokens, row[number], visible[number], place, context, example, stride=stride)
+
+
+def chunks(
+    tokens: Tokens,
+    row: npt.NDArray[np.integer],
+    visible: npt.NDArray[np.integer],
+    context: int,
+    *,
+    stride: int | None = None,
+) -> Integers:
+    """[n] how many windows `every_chunk` cuts each record into."""
+    _, step = _strides(tokens, row, context, stride)
+    return np.asarray(1 + -(-np.maximum(visible - context, 0) // step), np.int64)
+
+
+def chunk_at(
+    tokens: Tokens,
+    row: npt.NDArray[np.integer],
+    visible: npt.NDArray[np.integer],
+    place: Integers,
+    context: int,
+    example: Integers,
+    *,
+    stride: int | None = None,
+) -> Windows:
+    """Some windows of `every_chunk`.
+
+    Args:
+        tokens: One split.
+        row: [n] rows of `tokens`.
+        visible: [n] how many of its tokens may be seen, counted from its first.
+        place: [n] which window of the record, from 0.
+        context: Most tokens of a window, at least 2.
+        example: [n] numbers of the windows.
+        stride: As there.
+    """
+    first, further = tokens.offsets[row], place > 0
+    prefix, step = _strides(tokens, row, context, stride)
     fresh = np.where(further, context + (place - 1) * step, 0)
-    stop = np.minimum(np.where(further, fresh + step, context), visible[number])
+    stop = np.minimum(np.where(further, fresh + step, context), visible)
     start = fresh - 1 if stride is None else stop - (context - prefix)
     return Windows(
-        example=(number if example is None else np.asarray(example, np.int64)[number]),
-        first=first[number],
+        example=example,
+        first=first,
         prefix=np.where(further, prefix, 0),
-        start=first[number] + np.where(further, start, 0),
-        stop=first[number] + stop,
-        fresh=first[number] + fresh,
+        start=first + np.where(further, start, 0),
+        stop=first + stop,
+        fresh=first + fresh,
     )
 
 
-def _between_visits(visit: npt.NDArray[np.integer], prefix: int, context: int) -> list[int]:
-    """Where a record longer than the context is cut: from its end down to 0."""
-    begins = np.flatnonzero(visit[1:] != visit[:-1]) + 1
-    bounds = [len(visit)]
-    while (stop := bounds[-1]) > context:
-        least = stop - (context - prefix)
-        fitting = begins[np.searchsorted(begins, least) :]
-        bounds.append(int(fitting[0]) if len(fitting) and fitting[0] < stop else least)
-    return [*bounds, 0]
+def _strides(
+    tokens: Tokens, row: npt.NDArray[np.integer], context: int, stride: int | None
+) -> tuple[Integers, Integers]:
+    """[n] prefix of the further windows of each record, and how many tokens each is the first to show."""
+    prefix = np.minimum(tokens.prefix[row].astype(np.int64), min(context // 2, context - 2))
+    step = context - 1 - prefix
+    return prefix, step if stride is None else np.minimum(step, stride)
+
+
+def _between_visits(
+    visit: npt.NDArray[np.integer],
+    first: Integers,
+    visible: Integers,
+    prefix: Integers,
+    context: int,
+) -> tuple[Integers, Integers, Integers]:
+    """Which record each window is of, and where it starts and stops there: newest first.
+
+    All records are cut at once, window by window, so that there is no work in Python for each.
+    """
+    open_, stop = np.arange(len(first)), visible
+    none = np.zeros(0, np.int64)
+    found = [(none, none, none)]
+    while len(open_):
+        least = np.where(stop > context, stop - (context - prefix[open_]), 0)
+        start, within = least.copy(), np.flatnonzero(least)
+        while len(within):  # up to where the next visit begins
+            at = first[open_[within]] + start[within]
+            within = within[visit[at] == visit[at - 1]]
+            start[within] += 1
+            within = within[start[within] < stop[within]]
+        start = np.where(start < stop, start, least)
+        found.append((open_, start, stop))
+        open_, stop = open_[start > 0], start[start > 0]
+    number, start, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(number, kind="stable")
+    return number[order], start[order], stop[order]
 
 
 def fill(lengths: Integers, budget: int) -> list[int]:
