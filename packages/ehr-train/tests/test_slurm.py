@@ -76,7 +76,6 @@ def ehr_train(*arguments):
 def start(script, **variables):
     """As Slurm starts a job."""
     environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", **variables}
-    environment["GLOO_SOCKET_IFNAME"] = "lo"
     return subprocess.Popen(
         ["bash", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
@@ -152,7 +151,7 @@ def test_two_machines_learn_of_every_chunk_what_one_process_learns(tokens, tmp_p
     train(tokens, tmp_path / "one", config)
     run = f"--tokens {tokens} -c {recipe(tmp_path, config)} --device cpu --out {tmp_path / 'two'}"
     script = tmp_path / "job.sh"
-    made = ehr_train("--gpus", 0, "--nodes", 2, "--cpus", 1, "--script", script, "--run", run)
+    made = ehr_train("--gpus", 0, "--nnodes", 2, "--cpus", 1, "--script", script, "--run", run)
     assert made.exit_code == 0, made.output
     job = start(script, SLURM_JOB_NUM_NODES="2", SLURM_JOB_ID=str(os.getpid()))
     said = job.communicate()[0]
@@ -214,7 +213,10 @@ def test_a_script_says_what_is_asked_for_and_is_written_and_submitted_when_told(
         (["--run", "--tokens t --out r -s optim.lr=-1"], "optim.lr"),
         (["--run", "--tokens t --out r"] * 2, "two runs have the same --out"),
         (["--run", "--tokens t --out a", "--run", "--tokens t --out b", "--gpus", "3"], "3 GPUs"),
-        (["--run", "--tokens t --out a", "--run", "--tokens t --out b", "--nodes", "2"], "--nodes"),
+        (
+            ["--run", "--tokens t --out a", "--run", "--tokens t --out b", "--nnodes", "2"],
+            "--nnodes",
+        ),
         (["--run", "--tokens t --out r", "--submit"], "--submit needs --script"),
     ],
 )
@@ -225,8 +227,8 @@ def test_what_could_not_run_is_refused_before_anything_is_queued(arguments, mess
 
 
 def test_machines_that_could_not_meet_are_refused(tmp_path):
-    common = ["--tokens", str(tmp_path), "--out", str(tmp_path / "r"), "--nodes", "2"]
+    common = ["--tokens", str(tmp_path), "--out", str(tmp_path / "r"), "--nnodes", "2"]
     alone = CliRunner().invoke(main, common)
-    assert "--nodes needs --rendezvous HOST:PORT and --resume" in alone.stderr
-    third = CliRunner().invoke(main, [*common, "--rendezvous", "h:1", "--resume", "--node", "2"])
+    assert "--nnodes needs --rdzv HOST:PORT and --resume" in alone.stderr
+    third = CliRunner().invoke(main, [*common, "--rdzv", "h:1", "--resume", "--node-rank", "2"])
     assert "the last of 2 machines is 1" in third.stderr

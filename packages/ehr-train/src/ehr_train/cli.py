@@ -33,20 +33,36 @@ if TYPE_CHECKING:
     help="Processes on this machine.",
 )
 @click.option(
-    "--nodes",
+    "--nnodes",
     type=click.IntRange(1),
     default=1,
     show_default=True,
     help="Machines that train together, each with --nproc processes; the command is given on each.",
 )
 @click.option(
-    "--node",
+    "--node-rank",
     type=click.IntRange(0),
     default=0,
     envvar="SLURM_NODEID",
     help="Which of them this is, from 0; srun says so.",
 )
-@click.option("--rendezvous", metavar="HOST:PORT", help="Of the first of them: where they meet.")
+@click.option("--rdzv", metavar="HOST:PORT", help="Of the first of them: where they meet.")
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Start all processes anew where one dies, up to so often: they go on from the last checkpoint.",
+)
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long processes wait for one that says nothing; longer than saving a checkpoint takes.",
+)
 @click.option(
     "--window",
     type=click.Choice(["random", "newest", "visits", "all"]),
@@ -98,9 +114,11 @@ def main(
     config_file: Path | None,
     overrides: tuple[str, ...],
     nproc: int,
-    nodes: int,
-    node: int,
-    rendezvous: str | None,
+    nnodes: int,
+    node_rank: int,
+    rdzv: str | None,
+    max_restarts: int,
+    timeout: int,
     window: str | None,
     init: Path | None,
     labels: Path | None,
@@ -136,9 +154,11 @@ def main(
         return
     if tokens is None or out is None:
         raise click.UsageError("--tokens and --out are needed, or --interactive")
-    _refuse_changes(allow_changes, alone=resume and not (folds or shots))
+    several = bool(folds or shots)
+    _refuse_alone(allow_changes, max_restarts, resume=resume, several=several)
     alone = not (folds or overwrite or dry_run)
-    meeting = _meeting(nodes, node, rendezvous, resumed=resume and alone)
+    meeting = _meeting(nnodes, node_rank, rdzv, resumed=resume and alone)
+    meeting |= {"max_restarts": max_restarts, "timeout": timeout}
     from ehr_tracking.backends import check_trackers
     from ehr_tracking.config import load_config
     from ehr_train.config import TrainConfig
@@ -162,24 +182,28 @@ def main(
         _train(tokens, out, config, meeting, common | {"track": track})
 
 
-def _refuse_changes(allow_changes: bool, *, alone: bool) -> None:
-    if allow_changes and not alone:
+def _refuse_alone(allow_changes: bool, max_restarts: int, *, resume: bool, several: bool) -> None:
+    if allow_changes and (several or not resume):
         raise click.UsageError("--allow-changes is for one run that goes on: it needs --resume")
+    if max_restarts and several:
+        raise click.UsageError("--max-restarts is for one run: leave out --folds and --shots")
 
 
-def _meeting(
-    nodes: int, node: int, rendezvous: str | None, *, resumed: bool
-) -> tuple[int, int, str] | None:
-    """How many machines, which of them, and where they meet; None for one."""
-    if nodes == 1:
-        return None
-    if not rendezvous or not resumed:
+def _meeting(nnodes: int, node_rank: int, rdzv: str | None, *, resumed: bool) -> dict[str, Any]:
+    """How many machines, which of them, and where they meet; nothing for one."""
+    if nnodes == 1:
+        return {}
+    if not rdzv or not resumed:
         raise click.UsageError(
-            "--nodes needs --rendezvous HOST:PORT and --resume, and neither --folds, --overwrite nor --dry-run"
+            "--nnodes needs --rdzv HOST:PORT and --resume, and neither --folds, --overwrite nor --dry-run"
         )
-    if node >= nodes:
-        raise click.UsageError(f"--node {node}: the last of {nodes} machines is {nodes - 1}")
-    return nodes, node, rendezvous
+    if not rdzv.rpartition(":")[0] or not rdzv.rpartition(":")[2].isdigit():
+        raise click.UsageError(f"--rdzv {rdzv}: not HOST:PORT, such as node1:29500")
+    if node_rank >= nnodes:
+        raise click.UsageError(
+            f"--node-rank {node_rank}: the last of {nnodes} machines is {nnodes - 1}"
+        )
+    return {"nnodes": nnodes, "node_rank": node_rank, "rdzv": rdzv}
 
 
 def _plan(
@@ -242,16 +266,16 @@ def _train(
     tokens: Path,
     out: Path,
     config: "TrainConfig",
-    meeting: tuple[int, int, str] | None,
+    meeting: dict[str, Any],
     common: dict[str, Any],
 ) -> None:
     from ehr_train.run import train
-    from ehr_train.scale.launch import ALONE, Nodes
+    from ehr_train.scale.launch import Processes
 
     before = _manifest(out) if common["resume"] else None
-    nodes = ALONE if meeting is None else Nodes(*meeting)
-    train(tokens, out, config, nodes=nodes, **common)
-    if nodes.number:
+    processes = Processes(**meeting)
+    train(tokens, out, config, processes=processes, **common)
+    if processes.node_rank:
         return
     if before == _manifest(out):
         click.echo(f"{out} is complete; nothing to resume")

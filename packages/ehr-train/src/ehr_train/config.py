@@ -19,6 +19,7 @@ from ehr_train.objectives.choice import OneOf
 from ehr_train.objectives.mlm import MLM
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.total import Sum
+from ehr_train.scale.group import Parallel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -241,6 +242,10 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`bf16` and `fp16` compute under autocast, weights stay fp32; `fp16` scales the loss. `auto` takes
     bf16 where it is the faster one, and fp16 on a GPU without it."""
+    parallel: Parallel = "ddp"
+    """How several processes share a model: `ddp` keeps all of it in each; `fsdp` a part of its weights, gradients
+    and optimizer state, gathering block after block for the time that it is needed. The results are the
+    same to rounding."""
     compile: bool = False
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
     recompute: bool = False

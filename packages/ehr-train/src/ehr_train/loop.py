@@ -61,7 +61,7 @@ class Trainer:
         latest = self.store.latest()
         self.model: PreTrainedModel = load_or_build(job.init, config, objective, tokens, latest)
         self.model.train()
-        learner = Learner(self.model, objective).to(self.device)
+        learner = Learner(self.model, objective)
         self.saving = Saving(config.checkpoint, self.sampler)
         self.stepper = Stepper(learner, config, self.device, self._asked)
         self.state = State(self.model, self.stepper.update, Progress())

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ehr_models.stacks import blocks
 from ehr_tracking.config import ConfigError
 from ehr_train.config import OptimConfig
-from ehr_train.trained import layers_of
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
@@ -78,7 +78,7 @@ def _adamw(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
 
 
 def _muon(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
-    layers = layers_of(cast("PreTrainedModel", model.base_model))
+    layers = blocks(cast("PreTrainedModel", model.base_model))
     linear = (m for m in layers.modules() if isinstance(m, nn.Linear | Conv1D))
     matrices = [m.weight for m in linear if m.weight.requires_grad]
     if not matrices:

@@ -52,7 +52,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
     allow_changes: bool = False,
     device: str | None = None,
     track: Sequence[str] = (),
-    nodes: launch.Nodes = launch.ALONE,
+    processes: launch.Processes = launch.TOGETHER,
 ) -> Path:  # fmt: skip
     """Train a model and write a sealed `run/1` directory.
 
@@ -70,7 +70,8 @@ def train(  # noqa: PLR0913 -- what the command's options say
             steps, validation, checkpoints and the like; a finished run as well. `changes.jsonl` keeps it.
         device: cpu or cuda; the GPU where there is one.
         track: Trackers that show the run, `NAME` or `NAME:WHERE` each; they change nothing of it.
-        nodes: This machine among several, on each of which `train` is called alike.
+        processes: This machine among several, on each of which `train` is called alike, and what happens
+            where a process dies.
 
     Returns:
         `out`.
@@ -87,10 +88,10 @@ def train(  # noqa: PLR0913 -- what the command's options say
     job = Job(tokens=tokens, out=out, init=init, labels=labels, device=device)
     job.check(config, nproc)
     stop = Stop()
-    if nodes.number:
+    if processes.node_rank:
         if not (out / MANIFEST).is_file():
             with stop.listening():
-                launch.launch(_WORKER, {"device": device}, nproc, device, stop, nodes)
+                launch.launch(_WORKER, {"device": device}, nproc, device, stop, processes)
         return out
     with stop.listening(), held(out):
         start = check_start(
@@ -105,26 +106,28 @@ def train(  # noqa: PLR0913 -- what the command's options say
             start.go_on()
             adapted = job.init if config.adapter is not None else None
             with directory(out, None), reading(adapted) if adapted else nullcontext():
-                _run(job, nproc, stop, track, nodes)
+                _run(job, nproc, stop, track, processes)
             return out
         with reading(init) if init else nullcontext() as checkpoint:
             job, inputs = job.resolved(checkpoint)
             precision = resolve_precision(config.precision, device, training=True)
             resolved = replace(config, precision=precision)
             with directory(out, lambda new: write_start(new, resolved, inputs)):
-                _run(job, nproc, stop, track, nodes)
+                _run(job, nproc, stop, track, processes)
     return out
 
 
-def _run(job: Job, nproc: int, stop: Stop, track: Sequence[str], nodes: launch.Nodes) -> None:
+def _run(
+    job: Job, nproc: int, stop: Stop, track: Sequence[str], processes: launch.Processes
+) -> None:
     job = _prepare(job)
     with following(job.out, track, _card(job)):
-        if nproc == nodes.count == 1:
+        if nproc == processes.nnodes == 1 and not processes.max_restarts:
             from ehr_train.worker import work
 
             work(job, stop)
         else:
-            launch.launch(_WORKER, job.spec(), nproc, job.device, stop, nodes)
+            launch.launch(_WORKER, job.spec(), nproc, job.device, stop, processes)
         _report(job)
     _seal(job)
 

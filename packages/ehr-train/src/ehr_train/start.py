@@ -26,8 +26,8 @@ CHANGES = "changes.jsonl"
 Change = tuple[str, Any, Any]
 """Dotted key, what it was, what it is."""
 
-_FREE = ("data.ahead", "log.every")
-"""What changes no result may be another one at any time."""
+_FREE = ("data.ahead", "log.every", "parallel")
+"""What changes no result, but by rounding, may be another one at any time."""
 _OPTIM = "lr schedule warmup floor decay steps epochs betas eps momentum weight_decay clip skip"
 _MAY = (
     *(f"optim.{name}" for name in _OPTIM.split()),

@@ -85,6 +85,7 @@ class State:
         """
         options = replace(_WHOLE, ignore_frozen_params=is_adapted(self.model))
         weights: Any = get_model_state_dict(self.model, options=options)
+        _tie(self.model, weights)
         found = get_optimizer_state_dict(self.model, self.update.optimizers, options=_WHOLE)
         parts: Any = found.get("state", {})
         tensors = {
@@ -129,3 +130,11 @@ class State:
             saved["tally"] = Tally(**saved["tally"])
             self.update.guard.restore(saved["tally"])
         self.progress = Progress(**saved)
+
+
+def _tie(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Make one of what is one parameter of the model: parts are gathered once for each of its names."""
+    first: dict[int, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in weights:
+            weights[name] = first.setdefault(id(parameter), weights[name])

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ehr_models.precision import autocast
+from ehr_models.stacks import blocks
 from ehr_train.config import TrainConfig
 from ehr_train.data import draws
 from ehr_train.data.loader import Prepared
@@ -56,12 +58,12 @@ class Stepper:
         device: torch.device,
         asked: Callable[[], tuple[bool, bool]] = lambda: (False, False),
     ) -> None:
-        """Wrap the learner and make its optimizer; it lies on the device.
+        """Put the learner on the device, wrap it and make its optimizer.
 
         Args:
             learner: What is trained.
             config: Of the run.
-            device: Where the learner is.
+            device: Of this process.
             asked: Whether this process has been asked to stop, and to save.
         """
         self.asked = asked
@@ -70,7 +72,13 @@ class Stepper:
         self.device = device
         if config.recompute:
             learner.model.activation_checkpointing_enable()
-        self.wrapped = wrap(learner, device, compiled=config.compile)
+        self.wrapped = wrap(
+            learner,
+            blocks(cast("PreTrainedModel", learner.model.base_model)),
+            device,
+            parallel=config.parallel,
+            compiled=config.compile,
+        )
         scaled = config.precision == "fp16"
         self.update = Update(learner.model, config.optim, device, scaled=scaled)
         self.names = tuple(learner.objective.weights)

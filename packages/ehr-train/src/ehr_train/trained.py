@@ -2,10 +2,10 @@
 
 from typing import cast
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from ehr_models.codes.freeze import freeze_codes
+from ehr_models.stacks import blocks
 from ehr_tracking.config import ConfigError
 from ehr_train.config import TrainedConfig
 
@@ -24,7 +24,7 @@ def freeze(model: PreTrainedModel, trained: TrainedConfig) -> None:
     if trained.backbone == "frozen":
         backbone.requires_grad_(False)
     elif trained.backbone == "last":
-        layers = layers_of(backbone)
+        layers = blocks(backbone)
         if trained.last > len(layers):
             raise ConfigError(
                 f"trained.last = {trained.last}, but the model has {len(layers)} layers; "
@@ -37,10 +37,3 @@ def freeze(model: PreTrainedModel, trained: TrainedConfig) -> None:
                 break
             parameter.requires_grad_(False)
     freeze_codes(model, None if trained.codes is None else trained.codes == "frozen")
-
-
-def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
-    """The list of a backbone's layers, whatever its kind calls it."""
-    n = backbone.config.num_hidden_layers
-    lists = (m for m in backbone.modules() if isinstance(m, nn.ModuleList))
-    return next(layers for layers in lists if len(layers) == n)

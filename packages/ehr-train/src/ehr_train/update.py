@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ehr_train.config import OptimConfig
 from ehr_train.guard import Guard
 from ehr_train.optim import make_optimizers
+from ehr_train.scale.wrap import whole
 
 ASIDE = "aside"
 """What optimizers hold of a parameter beside their own: its average while it learns, and while the
@@ -51,7 +52,7 @@ class Update:
         """
         if self.guard.scaled:
             self._unscale()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         found = self.guard.judge(loss, norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

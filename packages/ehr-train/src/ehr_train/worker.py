@@ -7,7 +7,8 @@ import torch
 
 from ehr_train.job import Job
 from ehr_train.loop import Trainer
-from ehr_train.scale import group, launch
+from ehr_train.scale import group
+from ehr_train.scale.member import member
 from ehr_train.scale.stop import Stop
 from ehr_train.speed import keep_freed_memory
 
@@ -28,6 +29,6 @@ def work(job: Job, stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    with launch.member(json.loads(sys.argv[1])["device"]) as _stop:
+    with member(json.loads(sys.argv[1])["device"]) as _stop:
         # further machines know nothing of the run; the first one has prepared it
         work(Job.from_spec(json.loads(group.of_first(sys.argv[1]))), _stop)

@@ -6,17 +6,17 @@ from transformers.pytorch_utils import Conv1D
 
 from ehr_models.adapters.config import AdapterConfig
 from ehr_models.kinds import kind_of
+from ehr_models.stacks import stacks
 from ehr_tracking.config import ConfigError
 
 
 def linears(backbone: nn.Module) -> dict[str, nn.Linear | Conv1D]:
     """Those inside of blocks, by name; what embeds and what answers is none of them."""
-    stacks = [n for n, m in backbone.named_modules() if isinstance(m, nn.ModuleList)]
     return {
-        name: module
-        for name, module in backbone.named_modules()
+        f"{stack}.{name}": module
+        for stack, modules in stacks(backbone).items()
+        for name, module in modules.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and any(name.startswith(f"{stack}.") for stack in stacks)
     }
 
 

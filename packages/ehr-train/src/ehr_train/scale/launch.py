@@ -2,68 +2,79 @@
 
 import errno
 import json
+import logging
 import os
-import select
 import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
+import click
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
-from ehr_tracking.errors import STOPPED, StoppedError, UserError, is_disk_full
+from ehr_tracking.errors import StoppedError, UserError
 from ehr_tracking.files import write_whole
-from ehr_train.scale.stop import NAMES, Stop
+from ehr_train.scale.member import POLL, Notes
+from ehr_train.scale.stop import Stop
 
-_ERROR_FILE = "EHR_TRAIN_ERROR_FILE"
-_STOP_FILE = "EHR_TRAIN_STOP_FILE"
-_LAUNCHER = "EHR_TRAIN_LAUNCHER"
-_POLL = 0.2
-"""Seconds between two looks of the agent at its processes."""
-_GRACE = 10 * _POLL
-"""Seconds before a process raises: when it fails only because another has ended, the agent ends it
-before it prints what would hide the cause."""
-_WORD = 1.0
-"""Seconds within which a signal that the launcher got as well is followed by its word."""
 _PATIENCE = 1800
 """Seconds for which machines wait for the first one, which prepares the data before it starts."""
+_LEAVE = 5
+"""Seconds within which a process that the agent ends has to be gone."""
+_OVER = "over"
+"""Key of what ended the run on one machine, for the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Nodes:
-    """Machines that train one run together; they see the same files at the same paths."""
+class Processes:
+    """How the processes of a run hold together, in the words of torchrun."""
 
-    count: int = 1
-    number: int = 0
+    nnodes: int = 1
+    """Machines; they see the same files at the same paths."""
+    node_rank: int = 0
     """Which one this is; 0 prepares the run, writes its report and seals it."""
-    rendezvous: str = "localhost:0"
+    rdzv: str = "localhost:0"
     """HOST:PORT of the first, where there are several."""
+    max_restarts: int = 0
+    """How often all are started anew after one has died, to go on from the latest checkpoint."""
+    timeout: int = 600
+    """Seconds for which processes wait for one that says nothing."""
 
-    def where(self) -> dict[str, Any]:
+    def agent(self, attempt: int) -> dict[str, Any]:
         """As torch's agent is told where they meet: at a place of the agent's own if there is but one."""
-        if self.count == 1:
+        if self.nnodes == 1:
             return {
                 "rdzv_backend": "c10d",
                 "rdzv_endpoint": "localhost:0",
                 "local_addr": "localhost",
-                "run_id": f"ehr-train-{os.getpid()}",
+                "run_id": f"ehr-train-{os.getpid()}-{attempt}",
             }
+        wait = self.timeout if attempt else _PATIENCE
         return {
             "rdzv_backend": "static",
-            "rdzv_endpoint": self.rendezvous,
-            "rdzv_configs": {"rank": self.number, "timeout": _PATIENCE},
-            "run_id": "ehr-train",
+            "rdzv_endpoint": self.rdzv,
+            "rdzv_configs": {"rank": self.node_rank, "timeout": wait},
+            "run_id": f"ehr-train-{attempt}",
         }
 
+    def interface(self) -> str | None:
+        """That of this machine alone, where all are on it: else gloo asks what the host's name means."""
+        local = self.nnodes == 1 or self.rdzv.rpartition(":")[0] in {"localhost", "127.0.0.1"}
+        return {"linux": "lo", "darwin": "lo0"}.get(sys.platform) if local else None
 
-ALONE = Nodes()
+
+TOGETHER = Processes()
+
+
+class _DiedError(Exception):
+    """A process died of what may not happen again."""
 
 
 def launch(
@@ -72,76 +83,151 @@ def launch(
     nproc: int,
     device: str,
     stop: Stop,
-    nodes: Nodes = ALONE,
+    processes: Processes = TOGETHER,
 ) -> None:
     """Run `python -m module spec` as `nproc` processes under torchrun's agent and wait for them.
 
+    Where one dies, all are ended, and begun anew as often as `processes` says.
+
     Args:
-        module: Its `__main__` block enters `member` and does the work.
+        module: Its `__main__` block enters `member` and does the work, from where it was left.
         spec: JSON values, the same for every process.
         nproc: Processes on this machine; the cores are shared out among them.
         device: cpu or cuda.
         stop: Listening; the processes are told, and end by themselves.
-        nodes: Machines on each of which as many are run.
+        processes: Machines on each of which as many are run, and what happens if one dies.
 
     Raises:
-        UserError: What a process raised as such; or that a process was killed.
+        UserError: What a process raised as such; or that one died or is silent.
         StoppedError: If all were stopped.
         OSError: If the disk is full.
     """
-    import logging
-
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     # each has a level of its own, so that of their parent says nothing
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with TemporaryDirectory(prefix="ehr-train-") as scratch:
-        error_file, stop_file = Path(scratch) / "error", Path(scratch) / "stop"
-        environment = {
-            _ERROR_FILE: str(error_file),
-            _STOP_FILE: str(stop_file),
-            _LAUNCHER: str(os.getpid()),
-            "OMP_NUM_THREADS": str(threads_each(nproc)),
-        }
-        if nodes.count == 1 and device == "cpu" and sys.platform == "linux":
-            environment["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks what the host's name means
-        config = LaunchConfig(
-            min_nodes=nodes.count,
-            max_nodes=nodes.count,
-            nproc_per_node=nproc,
-            max_restarts=0,
-            monitor_interval=_POLL,
-            signals_to_handle="SIGQUIT",  # the others are ours
-            **nodes.where(),
-        )
-        with _environment(environment), stop.heeded(lambda by: write_whole(stop_file, by)):
+    with _Others(processes).told() as others:
+        for attempt in count():
             try:
-                elastic_launch(config, sys.executable)("-m", module, json.dumps(spec))
+                _attempt([module, json.dumps(spec)], nproc, device, stop, processes, attempt)
+            except _DiedError as e:
+                if over := others.over():
+                    raise UserError(f"another machine ended: {over}") from None
+                if attempt == processes.max_restarts or stop.by:
+                    raise UserError(f"{e}; go on with --resume") from None
+                click.echo(f"{e}; restart {attempt + 1} of {processes.max_restarts}", err=True)
+            else:
+                return
+
+
+def _attempt(
+    work: list[str], nproc: int, device: str, stop: Stop, processes: Processes, attempt: int
+) -> None:
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=processes.nnodes,
+        max_nodes=processes.nnodes,
+        nproc_per_node=nproc,
+        max_restarts=0,
+        monitor_interval=POLL,
+        shutdown_timeout=_LEAVE,
+        signals_to_handle="SIGQUIT",  # the others are ours
+        **processes.agent(attempt),
+    )
+    with TemporaryDirectory(prefix="ehr-train-") as scratch:
+        notes = Notes(Path(scratch))
+        environment = notes.environment(attempt, processes.timeout)
+        environment["OMP_NUM_THREADS"] = str(threads_each(nproc))
+        if device == "cpu" and (interface := processes.interface()):
+            environment["GLOO_SOCKET_IFNAME"] = interface
+        with _environment(environment), stop.heeded(lambda by: write_whole(notes.stop, by)):
+            try:
+                elastic_launch(config, sys.executable)("-m", *work)
             except ChildFailedError as e:
-                if any(f.exitcode == errno.ENOSPC for f in e.failures.values()):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-                stopped = any(f.exitcode == STOPPED for f in e.failures.values())
-                raise (StoppedError if stopped else UserError)(_explain(e, error_file)) from None
+                raise _explained(e, notes, nproc, processes) from None
             except SignalException as e:
                 raise StoppedError(
                     f"stopped by {signal.Signals(e.sigval).name}; go on with --resume"
                 ) from None
+            except dist.DistError as e:
+                raise _DiedError(f"the machines cannot meet at {processes.rdzv}: {e}") from None
 
 
-def _explain(error: Any, error_file: Path) -> str:  # noqa: ANN401 -- ChildFailedError
-    if error_file.is_file():
-        return error_file.read_text(encoding="utf-8")
-    process, failure = error.get_first_failure()
-    if failure.exitcode == -9:
-        return (
-            f"process {process} was killed, perhaps for want of memory; "
-            "lower data.micro_tokens and go on with --resume"
+def _explained(error: Any, notes: Notes, nproc: int, processes: Processes) -> Exception:  # noqa: ANN401 -- ChildFailedError
+    """What ended the processes: the word of one that knew goes before the signs of what others saw."""
+    if any(f.exitcode == errno.ENOSPC for f in error.failures.values()):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for stopped in notes.left("stopped").values():
+        return StoppedError(stopped)
+    for refused in notes.left("refused").values():
+        return UserError(refused)
+    for rank, what in notes.left("failed").items():
+        return _DiedError(f"process {rank} failed with {what}; its traceback is above")
+    rank, failure = error.get_first_failure()
+    if failure.exitcode == -signal.SIGKILL:
+        return _DiedError(
+            f"process {rank} was killed, perhaps for want of memory: lower data.micro_tokens then"
         )
-    return f"process {process} failed with exit code {failure.exitcode}; its traceback is above"
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        return _DiedError(f"process {rank} was ended by {name}; what it said is above")
+    lost = notes.left("lost")
+    if not lost:
+        return _DiedError(f"process {rank} failed with exit code {failure.exitcode}")
+    first = processes.node_rank * nproc
+    silent = [str(rank) for rank in range(first, first + nproc) if rank not in lost]
+    who = f"process {', '.join(silent)}" if silent else "a process of another machine"
+    if any("imed out" in said or "timeout" in said for said in lost.values()):
+        return _DiedError(f"{who} has said nothing for {processes.timeout} seconds")
+    return _DiedError(f"{who} is gone")
+
+
+class _Others:
+    """The other machines: what ends the run on one is said on all."""
+
+    def __init__(self, processes: Processes) -> None:
+        """Meet them, where there are any.
+
+        Raises:
+            UserError: If they cannot be met.
+        """
+        self._store: Any = None
+        if processes.nnodes == 1:
+            return
+        host, _, port = processes.rdzv.rpartition(":")
+        try:
+            # the agents of all attempts use this server
+            self._store = TCPStore(
+                host,
+                int(port),
+                is_master=processes.node_rank == 0,
+                timeout=timedelta(seconds=_PATIENCE),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except dist.DistError as e:
+            raise UserError(f"the machines cannot meet at {processes.rdzv}: {e}") from None
+
+    @contextmanager
+    def told(self) -> "Iterator[_Others]":
+        """In which an error that goes through is told to them."""
+        try:
+            yield self
+        except (UserError, OSError) as e:
+            if self._store is not None and not self.over():
+                with suppress(dist.DistError):  # the first machine is gone
+                    self._store.set(_OVER, str(e))
+            raise
+
+    def over(self) -> str | None:
+        """What ended the run on another machine, if something did."""
+        with suppress(dist.DistError):
+            if self._store is not None and self._store.check([_OVER]):
+                return str(self._store.get(_OVER), "utf-8")
+        return None
 
 
 @contextmanager
@@ -156,71 +242,6 @@ def _environment(extra: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
-
-
-@contextmanager
-def member(device: str) -> Iterator[Stop]:
-    """Be one of the processes that `launch` started: join them, leave them, report what went wrong.
-
-    What is yielded is asked to stop when the launcher is.
-
-    A `UserError` is left in a file for the launcher, which prints it as its own; the process ends
-    with code 2, or as one that was stopped. On a full disk nothing can be left but the exit code.
-    """
-    stop = Stop()
-    _obey(int(os.environ[_LAUNCHER]), Path(os.environ[_STOP_FILE]), stop)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield stop
-    except Exception as e:
-        # the others may wait for this process; the agent ends them
-        if is_disk_full(e):
-            os._exit(errno.ENOSPC)
-        if not isinstance(e, UserError):
-            time.sleep(_GRACE)
-            raise
-        _report(e)
-        os._exit(STOPPED if isinstance(e, StoppedError) else 2)
-    dist.destroy_process_group()
-
-
-def _report(error: UserError) -> None:
-    path = Path(os.environ[_ERROR_FILE])
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(str(error), encoding="utf-8")
-    partial.replace(path)
-
-
-def _obey(launcher: int, stop_file: Path, stop: Stop) -> None:
-    """Ask to stop when the launcher says so; end this process when the launcher is gone.
-
-    A signal comes from the agent, which ends those that wait for one that failed, or it was sent to
-    the launcher as well: then its word follows, and the process ends by itself. A thread hears of
-    signals through a pipe, since the main thread may be waiting where it hears of none.
-    """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    for name in NAMES:
-        signal.signal(getattr(signal, name), lambda *_: None)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        signalled = 0.0
-        while os.getppid() == launcher:
-            if select.select([heard], [], [], _POLL)[0]:
-                os.read(heard, 4096)
-                signalled = signalled or time.monotonic()
-            if stop_file.is_file():
-                stop.by = stop_file.read_text(encoding="utf-8")
-                signalled = 0.0
-            elif signalled and time.monotonic() - signalled > _WORD:
-                os._exit(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def threads_each(nproc: int) -> int:

@@ -21,7 +21,9 @@ from ehr_tracking.options import PATH, overwrite_option
 )
 @click.option("--script", type=PATH, help="Job script to write; without it, it is printed.")
 @click.option("--name", default="ehr-train", show_default=True, help="Of the job.")
-@click.option("--nodes", default=1, show_default=True, help="Machines that train one run together.")
+@click.option(
+    "--nnodes", default=1, show_default=True, help="Machines that train one run together."
+)
 @click.option("--gpus", default=1, show_default=True, help="On each machine; 0: none.")
 @click.option("--cpus", default=8, show_default=True, help="On each machine.")
 @click.option("--time", metavar="D-HH:MM:SS", help="Time limit, as sbatch takes it.")

@@ -18,7 +18,7 @@ from ehr_tracking.config import STRICT, ConfigError, load_config
 from ehr_tracking.errors import STOPPED
 
 Count = Annotated[int, Field(ge=1)]
-_REFUSED = ("overwrite", "dry_run", "interactive", "nodes", "node", "rendezvous")
+_REFUSED = ("overwrite", "dry_run", "interactive", "nnodes", "node_rank", "rdzv")
 """Options of a run that a script cannot have, or sets itself."""
 
 
@@ -27,7 +27,7 @@ class Resources:
     """What is asked of Slurm; None leaves it to the cluster."""
 
     name: str = "ehr-train"
-    nodes: Count = 1
+    nnodes: Count = 1
     gpus: Annotated[int, Field(ge=0)] = 1
     """On each machine; 0: the runs compute on CPUs."""
     cpus: Count = 8
@@ -63,15 +63,15 @@ def job_script(runs: Sequence[str], resources: Resources, ehr_train: click.Comma
     commands = [_checked(run, ehr_train) for run in runs]
     if len({out for _, out in commands}) < len(commands):
         raise ConfigError("two runs have the same --out; each needs a directory of its own")
-    if resources.nodes > 1 and len(commands) > 1:
-        raise ConfigError(f"{len(commands)} runs share the GPUs of one machine: leave out --nodes")
+    if resources.nnodes > 1 and len(commands) > 1:
+        raise ConfigError(f"{len(commands)} runs share the GPUs of one machine: leave out --nnodes")
     if resources.gpus % len(commands):
         raise ConfigError(
             f"{resources.gpus} GPUs cannot be shared out evenly over {len(commands)} runs"
         )
     each = resources.gpus // len(commands)
     lines = [_with_devices(arguments, each) for arguments, _ in commands]
-    start = _START_NODES if resources.nodes > 1 else _START_SHARED
+    start = _START_NODES if resources.nnodes > 1 else _START_SHARED
     starts = [
         start.format(number=number, each=each, command=shlex.join(["ehr-train", *arguments]))
         for number, arguments in enumerate(lines)
@@ -89,7 +89,7 @@ def job_script(runs: Sequence[str], resources: Resources, ehr_train: click.Comma
 def _directives(r: Resources) -> list[str]:
     given = {
         "job-name": r.name,
-        "nodes": r.nodes,
+        "nodes": r.nnodes,
         "ntasks-per-node": 1,
         "cpus-per-task": r.cpus,
         "gpus-per-node": r.gpus or None,
@@ -146,7 +146,7 @@ runs+=($!)"""
 _START_NODES = """\
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 srun --kill-on-bad-exit=1 {command} \\
-  --nodes "$SLURM_JOB_NUM_NODES" --rendezvous "$first:$((20000 + SLURM_JOB_ID % 20000))" &
+  --nnodes "$SLURM_JOB_NUM_NODES" --rdzv "$first:$((20000 + SLURM_JOB_ID % 20000))" &
 runs+=($!)"""
 _SCRIPT = """\
 #!/bin/bash
