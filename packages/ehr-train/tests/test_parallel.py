@@ -19,6 +19,7 @@ from ehr_tracking.runs import read_log
 from ehr_train.config import CheckpointConfig, DataConfig, OptimConfig, ValidationConfig
 from ehr_train.objectives import CLM
 from ehr_train.run import train
+from ehr_train.scale.launch import Processes
 
 from .conftest import TINY, tiny_config
 from .test_resume import children, command, fill_disk, lines, outcome, stop
@@ -77,28 +78,64 @@ def test_two_processes_move_experts_as_one_does(tokens, tmp_path, config):
         assert [y[n] for n in told] == pytest.approx([x[n] for n in told], abs=1e-4)
 
 
-def test_two_killed_processes_resume_bit_identical(tokens, tmp_path, config, two, monkeypatch):
-    run, killed = tmp_path / "run", []
+def workers(launcher):
+    return [
+        child
+        for child in children(launcher)
+        if "-m\0ehr_train.worker" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
 
-    def kill():
-        while lines(run) < 8:
+
+def signalled(run, step, number, found):
+    """A thread that sends a signal to a process of a run once that has logged so many steps."""
+
+    def send():
+        while lines(run) < step:
             time.sleep(0.001)
-        killed.extend(
-            child
-            for child in children(os.getpid())
-            if "-m\0ehr_train.worker" in Path(f"/proc/{child}/cmdline").read_text()
-        )
-        os.kill(killed[0], signal.SIGKILL)
+        found.extend(workers(os.getpid()))
+        os.kill(found[-1], number)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=send)
     thread.start()
-    with pytest.raises(UserError, match=r"process \d was killed.*--resume"):
-        train(tokens, run, config, nproc=2, resume=True)
+    return thread
+
+
+def test_after_a_process_is_killed_all_begin_anew_and_end_bit_identical(
+    tokens, tmp_path, config, two, capfd
+):
+    run, found = tmp_path / "run", []
+    thread = signalled(run, 8, signal.SIGKILL, found)
+    train(tokens, run, config, nproc=2, processes=Processes(max_restarts=1))
     thread.join()
-    assert 8 <= lines(run) < 20
-    assert not any(map(is_running, killed))
-    train(tokens, run, config, nproc=2, resume=True)
+    assert re.search(
+        r"process \d was killed, perhaps for want of memory.*; restart 1 of 1\n",
+        capfd.readouterr().err,
+    )
+    assert not any(map(is_running, found))
     assert outcome(run) == outcome(two)
+    starts = read_log(run / "starts.jsonl")
+    assert [(s["processes"], s["restart"]) for s in starts] == [(2, 0), (2, 1)]
+    assert starts[1]["step"] >= 5
+    assert "restarted 1 times" in (run / "SUMMARY.txt").read_text()
+
+
+def test_a_process_that_says_nothing_ends_the_run_which_goes_on_as_one(
+    tokens, tmp_path, config, two
+):
+    run, found = tmp_path / "run", []
+    thread = signalled(run, 8, signal.SIGSTOP, found)
+    with pytest.raises(UserError, match=r"process \d has said nothing for 4 seconds; .*--resume$"):
+        train(tokens, run, config, nproc=2, processes=Processes(timeout=4))
+    thread.join()
+    assert not any(map(is_running, found))
+    assert 8 <= lines(run) < 20
+    train(tokens, run, config, resume=True)
+    for x, y in zip(*(read_log(r / "metrics.jsonl") for r in (run, two)), strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
+        assert (x["targets"], x["tokens"]) == (y["targets"], y["tokens"])
+    assert re.search(
+        r"processes +2 \(ddp\); 1 behind step \d+\n", (run / "SUMMARY.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])

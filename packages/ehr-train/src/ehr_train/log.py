@@ -13,7 +13,7 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.runs import RunLog
 from ehr_tracking.steps import StepLog
 from ehr_train.saving import SAVES
-from ehr_train.scale import group
+from ehr_train.scale import group, history
 from ehr_train.speed import Stopwatch
 from ehr_train.step import Done, Stepper
 
@@ -55,6 +55,7 @@ class Log:
         if group.rank() == 0:
             self.steps.rewind(step)
             self._saves.rewind(step)
+            history.note(out, step, stepper.config.parallel)
 
     def __len__(self) -> int:
         """Steps that are not written yet."""

@@ -15,6 +15,7 @@ from ehr_tracking.runs import read_log
 from ehr_train.config import TrainConfig
 from ehr_train.objectives.parts import Score
 from ehr_train.saving import SAVES
+from ehr_train.scale import history
 from ehr_train.start import changes_of
 
 _NO_UPDATE = {
@@ -40,6 +41,8 @@ def write_report(out: Path, config: TrainConfig, inputs: Sequence[str]) -> str:
     learnt = _learnt(metrics, config, inputs)
     if changes := changes_of(out):
         learnt["changed on the way"] = "; ".join(changes)
+    if processes := history.told(out):
+        learnt["processes"] = processes
     figures = learnt | _spent(timings, read_log(out / SAVES))
     width = max(map(len, figures))
     text = "".join(f"{name:<{width}}  {value}\n" for name, value in figures.items())
