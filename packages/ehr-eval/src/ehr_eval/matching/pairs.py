@@ -17,7 +17,8 @@ _YEAR_US = 365.25 * DAY_US
 def match(cases: pl.DataFrame, people: pl.DataFrame, config: MatchConfig) -> pl.DataFrame:
     """Draw controls for each case, in rounds, so that none gets a second one before all had a first.
 
-    The draw goes by a hash of seed, case and control: no order of rows changes it.
+    Candidates stand in the order of a hash, and a case takes the next one that fits from a place on that
+    its own hash says: no order of rows changes the draw, and a subject is hashed once.
 
     Args:
         cases: subject_id and `index`, an integer; a row a case.
@@ -42,24 +43,25 @@ def match(cases: pl.DataFrame, people: pl.DataFrame, config: MatchConfig) -> pl.
 def _of_block(
     cases: pl.DataFrame, candidates: pl.DataFrame, config: MatchConfig
 ) -> Iterator[tuple[int, int, int]]:
+    def number(row: dict[str, Any]) -> int:
+        return _number(config.seed, row["subject_id"])
+
+    by_hash = pl.Series([number(row) for row in candidates.iter_rows(named=True)], dtype=pl.UInt64)
+    candidates = candidates[by_hash.arg_sort()]
     subject, first, last = (candidates[c].to_numpy() for c in ("subject_id", "first", "last"))
     birth = candidates["birth"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     free = np.ones(len(subject), np.bool_)
-    waiting = sorted(
-        cases.iter_rows(named=True), key=lambda c: _order(config.seed, c["subject_id"])
-    )
+    waiting = sorted(cases.iter_rows(named=True), key=number)
     for _ in range(config.controls):
         left = []
         for case in waiting:
-            fits = free & _fits(case, birth, first, last, config)
-            at = np.flatnonzero(fits)
+            at = np.flatnonzero(free & _fits(case, birth, first, last, config))
             if not len(at):
                 continue  # who finds none now finds none later
-            number = case["subject_id"]
-            chosen = min(at.tolist(), key=lambda i: _order(config.seed, number, int(subject[i])))
+            chosen = at[np.searchsorted(at, number(case) % len(subject)) % len(at)]
             free[chosen] = False
             left.append(case)
-            yield number, int(subject[chosen]), case["index"]
+            yield case["subject_id"], int(subject[chosen]), case["index"]
         waiting = left
 
 
@@ -82,5 +84,6 @@ def _fits(
     return fits
 
 
-def _order(*key: int) -> bytes:
-    return hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=8).digest()
+def _number(seed: int, subject: int) -> int:
+    text = f"{seed}:{subject}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
