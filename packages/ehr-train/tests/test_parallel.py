@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -136,6 +137,33 @@ def test_a_process_that_says_nothing_ends_the_run_which_goes_on_as_one(
     assert re.search(
         r"processes +2 \(ddp\); 1 behind step \d+\n", (run / "SUMMARY.txt").read_text()
     )
+
+
+def test_a_machine_that_is_lost_ends_the_run_on_the_other_one_which_goes_on_alone(
+    tokens, tmp_path, config, two
+):
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        rdzv = f"localhost:{free.getsockname()[1]}"
+    joined = ("--nnodes", 2, "--node-rank", 1, "--rdzv", rdzv, "--resume")
+    other = command(tokens, run, config, *joined)
+
+    def kill():
+        while lines(run) < 8:
+            time.sleep(0.001)
+        other.kill()
+        other.communicate()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    first = Processes(nnodes=2, rdzv=rdzv)
+    with pytest.raises(UserError, match=r"^a process of another machine is gone; .*--resume$"):
+        train(tokens, run, config, resume=True, processes=first)
+    thread.join()
+    train(tokens, run, config, resume=True)
+    for x, y in zip(*(read_log(r / "metrics.jsonl") for r in (run, two)), strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])

@@ -332,8 +332,8 @@ CURVE = Contract(
 RUN = Contract(
     "run",
     1,
-    "`config.yaml`, `environment.json`, `metrics.jsonl` (reproducible), `timings.jsonl` and `saves.jsonl` (not), "
-    "`checkpoints/` (each a `checkpoint/1`, or an `adapter/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
+    "`config.yaml`, `environment.json`, `metrics.jsonl` (reproducible), `timings.jsonl`, `saves.jsonl` and "
+    "`starts.jsonl` (not), `checkpoints/` (each a `checkpoint/1`, or an `adapter/1`), `plots/`, `SUMMARY.txt`, `report.html`.",
 )
 
 CONTRACTS = {
