@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,14 +146,15 @@ class Driver:
         self._figure = f"val_{space.config.metric.figure}"
         self._distributions = {p.key: p.distribution() for p in space.parameters}
         self.study = optuna.create_study(
-            study_name=out.absolute().name,
+            study_name="sweep",
             storage=f"sqlite:///{(out / _STORE).absolute()}",
             direction=space.config.metric.goal,
             pruner=_pruner(space, search),
             load_if_exists=True,
         )
-        if space.config.method == "grid" and not self.study.get_trials(deepcopy=False):
-            for settings in space.grid():
+        if space.config.method == "grid":
+            there = len(self.study.get_trials(deepcopy=False))
+            for settings in islice(space.grid(), there, None):
                 self.study.enqueue_trial(_as_params(settings, space))
         # nobody else writes here, so what runs by the database was left by a sweep that was killed
         self._left = [t for t in self.study.get_trials() if t.state.name == "RUNNING"]
