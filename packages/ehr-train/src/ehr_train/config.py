@@ -44,8 +44,9 @@ class DataConfig:
     """Most real tokens of one optimizer step, over all processes; of loader `tokens`."""
     batch_records: Count = 32
     """Windows of one optimizer step, over all processes; of loader `exact`."""
-    micro_tokens: Count = 8_192
-    """Most tokens of one forward pass on one process; a step takes as many passes as it needs."""
+    micro_tokens: Count | Literal["auto"] = 8_192
+    """Most tokens of one forward pass on one process; a step takes as many passes as it needs. `auto`
+    tries, when the run begins, how many fit, and takes the fewest that are as fast as more."""
     ahead: Annotated[int, Field(ge=0)] = 2
     """Steps that a thread makes ready while others are trained; 0 makes each when its turn comes."""
 
@@ -59,9 +60,16 @@ class DataConfig:
         most = self.batch_tokens if self.loader == "tokens" else self.batch_records * self.context
         return 1 - tokens / (steps * most)
 
+    @property
+    def pass_tokens(self) -> int:
+        """`micro_tokens` once it is a number."""
+        assert self.micro_tokens != "auto"
+        return self.micro_tokens
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        budgets = [self.micro_tokens] + [self.batch_tokens] * (self.loader == "tokens")
+        budgets = [self.context if self.micro_tokens == "auto" else self.micro_tokens]
+        budgets += [self.batch_tokens] * (self.loader == "tokens")
         if min(budgets) < self.context:
             raise ValueError("batch_tokens and micro_tokens must hold one window of context tokens")
         return self

@@ -70,7 +70,7 @@ class Trainer:
         self.share = Share(
             rank=group.rank(),
             world=group.world(),
-            micro_tokens=config.data.micro_tokens,
+            micro_tokens=config.data.pass_tokens,
             c=attention_share(self.model.config.hidden_size),
         )
         self.asker = Asker(objective, examples, tokens.vocab_size, config.seed, codes)

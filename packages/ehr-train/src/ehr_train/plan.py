@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from ehr_tracking.files import PathLike
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.job import Job, count_steps, require_targets, sampler
+from ehr_train.memory import as_one_of, measure, resident
+from ehr_train.micro import with_passes
 from ehr_train.model import load_or_build
+from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.learner import Learner
 from ehr_train.scale.launch import threads_each
 from ehr_train.speed import flops_per_token, matmul_peak
 from ehr_train.start import check_start
+from ehr_train.step import Stepper
 
 
 def plan_all(
@@ -80,8 +86,10 @@ def plan(  # noqa: PLR0913 -- what the command's options say
 
     Returns:
         `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
-        `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound: all
-        matrix products at this machine's measured peak), `precision`, `device`.
+        `micro_tokens`, `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound:
+        all matrix products at this machine's measured peak), `seconds` (of all steps, from a few passes
+        measured here), `memory_mb` (peak of each process, or of its GPU, from the same),
+        `precision`, `device`.
 
     Raises:
         UserError: As `train` does.
@@ -108,9 +116,18 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         if not begun:
             job, _ = job.resolved(checkpoint)
         model = load_or_build(job.init, config, objective, token_set, latest)
+    base = resident() - sum(p.nbytes for p in model.parameters()) if device == "cpu" else 0
     steps, per_epoch = count_steps(order, config), order.steps_an_epoch
     mean_tokens = order.tokens / per_epoch
     precision = resolve_precision(config.precision, device, training=True)
+    config = with_passes(job, replace(config, precision=precision, compile=False), nproc)
+    stepper = Stepper(Learner(model.train(), objective).to(device), config, torch.device(device))
+    asker = Asker(objective, order.examples, token_set.vocab_size, config.seed, Codes(token_set))
+    with as_one_of(nproc):
+        cost = measure(stepper, asker, config, processes=nproc)
+    passes = -(-round(mean_tokens / nproc) // config.data.pass_tokens)
+    tokens_each = min(config.data.pass_tokens, config.data.context + round(mean_tokens / nproc))
+    update = mean_tokens / nproc * cost.seconds_per_token + cost.seconds_per_update
     flops = flops_per_token(model) * mean_tokens * steps
     return {
         "model": type(model).__name__,
@@ -120,9 +137,12 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         "steps": steps,
         "steps_per_epoch": per_epoch,
         "tokens_per_step": round(mean_tokens),
-        "passes_per_step": -(-round(mean_tokens / nproc) // config.data.micro_tokens),
+        "micro_tokens": config.data.micro_tokens,
+        "passes_per_step": passes,
         "flops": flops,
         "seconds_at_peak": round(flops / nproc / matmul_peak(torch.device(device), precision), 1),
+        "seconds": round(steps * update, 1),
+        "memory_mb": round((base + cost.peak_bytes(tokens_each, passes=passes)) / 1e6),
         "precision": precision,
         "device": device,
         "processes": nproc,

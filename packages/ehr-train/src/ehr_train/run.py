@@ -34,7 +34,7 @@ from ehr_train.job import (
 from ehr_train.report import write_report
 from ehr_train.scale import launch
 from ehr_train.scale.stop import Stop
-from ehr_train.start import check_start, directory, write_start
+from ehr_train.start import check_start, directory, write_config, write_start
 
 _WORKER = "ehr_train.worker"
 
@@ -120,7 +120,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
 def _run(
     job: Job, nproc: int, stop: Stop, track: Sequence[str], processes: launch.Processes
 ) -> None:
-    job = _prepare(job)
+    job = _prepare(job, nproc)
     with following(job.out, track, _card(job)):
         if nproc == processes.nnodes == 1 and not processes.max_restarts:
             from ehr_train.worker import work
@@ -141,9 +141,14 @@ def _card(job: Job) -> Card:
     )
 
 
-def _prepare(job: Job) -> Job:
+def _prepare(job: Job, nproc: int) -> Job:
     """Have the memory-mapped arrays there before any process looks for them, and count the steps."""
     tokens, config = job.open_tokens(), job.config()
+    if config.data.micro_tokens == "auto":
+        from ehr_train.micro import with_passes
+
+        config = with_passes(job, config, nproc)
+        write_config(job.out, config)
     order = sampler(config, job.train_examples(config, tokens))
     objective = config.objective.fitted(order.examples, Codes(tokens))
     require_targets(objective, order, tokens)

@@ -72,7 +72,7 @@ class Start:
         if self.changes:
             (out / MANIFEST).unlink(missing_ok=True)
             _note(out, self.changes)
-        _write_config(out, self.config)
+        write_config(out, self.config)
 
 
 def check_start(
@@ -110,6 +110,9 @@ def _as_begun(job: Job, config: TrainConfig, *, allow_changes: bool) -> Start:
     old = job.config()
     if config.precision == "auto":
         config = replace(config, precision=old.precision)
+    if config.data.micro_tokens == "auto":
+        found = old.data.micro_tokens
+        config = replace(config, data=replace(config.data, micro_tokens=found))
     changes = [
         change
         for change in differences(to_dict(old), to_dict(config))
@@ -214,10 +217,11 @@ def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
     (out / "environment.json").write_text(text, encoding="utf-8")
     inputs.write(out)
     # last: it is what tells a begun run from other folders
-    _write_config(out, config)
+    write_config(out, config)
 
 
-def _write_config(out: Path, config: TrainConfig) -> None:
+def write_config(out: Path, config: TrainConfig) -> None:
+    """Write the resolved config of a run."""
     write_whole(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
 

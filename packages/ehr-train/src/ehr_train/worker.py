@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from ehr_tracking.errors import UserError
 from ehr_train.job import Job
 from ehr_train.loop import Trainer
 from ehr_train.scale import group
@@ -24,8 +25,14 @@ def work(job: Job, stop: Stop) -> None:
         UserError: For what a user can mend, or that it was asked to stop.
     """
     keep_freed_memory()
-    with torch.random.fork_rng():
-        Trainer(job, stop).run()
+    try:
+        with torch.random.fork_rng():
+            Trainer(job, stop).run()
+    except torch.OutOfMemoryError as e:
+        raise UserError(
+            "out of memory: lower data.micro_tokens (auto finds what fits), take recompute = true, or "
+            f"lower data.context; {str(e).partition('. ')[0]}"
+        ) from None
 
 
 if __name__ == "__main__":

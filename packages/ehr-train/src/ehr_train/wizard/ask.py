@@ -70,7 +70,8 @@ def ask(
     settings = [f"model.kind={kind}", f"model.size={size}", f"data.context={context}"]
     settings += ["optim.steps=null", f"optim.epochs={epochs}", f"optim.lr={rate}"]
     settings += [f"data.batch_tokens={max(config.data.batch_tokens, context)}"]
-    settings += [f"data.micro_tokens={max(config.data.micro_tokens, context)}"]
+    if config.data.micro_tokens != "auto":
+        settings += [f"data.micro_tokens={max(config.data.micro_tokens, context)}"]
     return answers, load_config(TrainConfig, config_file, [*overrides, *settings])
 
 
