@@ -94,7 +94,7 @@ def _scores(
     examples, context = asker.examples, config.data.context
     found = np.zeros(len(examples))
     precision = resolve_precision(config.precision, device)
-    bounds = fill(np.minimum(examples.visible, context), config.data.micro_tokens)
+    bounds = fill(np.minimum(examples.visible, context), config.data.pass_tokens)
     for start, stop in pairwise(bounds):
         numbers = np.arange(start, stop)
         seen = (examples.subject[numbers], examples.visible[numbers])
