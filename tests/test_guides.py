@@ -66,6 +66,9 @@ def smaller(words):
             words = [*words, "-s", f"heads={json.dumps(SMALL_HEADS)}"]
     if "configs/eval/exmed.yaml" in words:
         words = [*words, "-s", "heads.rf.trials=2", "-s", "heads.xgb.trials=2"]
+        words = [*words, "-s", "heads.rf.n_estimators=[5,20]"]
+    if "ehrshot/results-heads" in words:
+        words = [*words, "-s", "tasks=[guo_los,new_hypertension]"]
     return [{"1000": "240", "2000": "240"}.get(w, w) if words[1] == "synth" else w for w in words]
 
 

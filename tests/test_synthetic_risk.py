@@ -29,7 +29,8 @@ def cohort(
     w = tmp_path_factory.mktemp("risk")
     shell(
         "ehr-tokenize synth --num-patients 600 --seed 5 --novel-prob 0.02 --risks",
-        "-s risks.true_draws=16 -s risks.chains=4 -s risks.cells=32 -s risks.burn_in=1",
+        "-s risks.true_draws=4 -s risks.chains=2 -s risks.cells=16 -s risks.burn_in=1",
+        "-s risks.sweeps=1 -s risks.kept=1 -s risks.futures=2",
         "--out", w / "meds",
     )  # fmt: skip
     shell("ehr-eval labels -s transfer_hours=0 --meds", w / "meds", "--out", w / "labels")

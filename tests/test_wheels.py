@@ -148,7 +148,7 @@ def install(name: str, dist: Path, env: Path) -> Path:
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]
     constraints = env.with_suffix(".txt")
     constraints.write_text("\n".join(pins["constraint-dependencies"]))
-    subprocess.run([UV, "venv", "--quiet", env], check=True)
+    subprocess.run([UV, "venv", "--quiet", "--clear", env], check=True)
     refresh = [f"--refresh-package={p.name}" for p in (ROOT / "packages").iterdir()]
     subprocess.run(
         [
@@ -162,8 +162,9 @@ def install(name: str, dist: Path, env: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", USES)
-def test_a_wheel_works_alone(name: str, wheels: Path, work: Path, tmp_path: Path) -> None:
-    programs = install(name, wheels, tmp_path / "env")
+def test_a_wheel_works_alone(name: str, wheels: Path, work: Path) -> None:
+    # each at the same place, so that what one compiles of torch the next one finds
+    programs = install(name, wheels, work / "env")
     command = programs / COMMAND.get(name, name)
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     assert "0.1.0" in said
@@ -179,7 +180,8 @@ def test_a_wheel_works_alone(name: str, wheels: Path, work: Path, tmp_path: Path
     script = work / f"{name}.py"
     script.write_text(USES[name])
     # -P: not the folder of the script, so that only what is installed can be imported
-    subprocess.run([programs / "python", "-P", script], cwd=work, check=True)
+    compiled = {**os.environ, "PYTHONPYCACHEPREFIX": str(work / "compiled")}
+    subprocess.run([programs / "python", "-P", script], cwd=work, check=True, env=compiled)
 
 
 SIBLINGS: dict[str, set[str]] = {

@@ -29,7 +29,7 @@ def drive(folder, answers, *options):
     os.close(slave)
     shown, asked, left, end = "", 0, list(answers), time.monotonic() + 240
     while time.monotonic() < end:
-        if not select.select([master], [], [], 0.1)[0]:
+        if not select.select([master], [], [], 0.02)[0]:
             if left and left[0][0] in shown[asked:] and shown.rstrip(" ").endswith(":"):
                 asked = len(shown)
                 os.write(master, f"{left.pop(0)[1]}\n".encode())

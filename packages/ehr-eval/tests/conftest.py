@@ -6,7 +6,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from ehr_tracking.arrow.features import write_features
 from ehr_tracking.contracts import FEATURES, TOKENS
@@ -15,11 +14,6 @@ from ehr_tracking.manifest import new_artifact, seal
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[BOS]", "[EOS]"]
 VOCAB = 40
 FIRST = datetime(2020, 1, 1)  # noqa: DTZ001 -- MEDS times have no zone
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehr_eval.tasks.config import LabelsConfig
@@ -175,6 +175,7 @@ TIED = st.lists(
 
 
 @given(TIED, st.randoms())
+@settings(max_examples=25)  # of all tasks, twice
 def test_no_order_of_rows_changes_what_any_task_makes_or_leaves_out(rows, random) -> None:
     mixed = random.sample(rows, len(rows))
     one, other = (events([r[:3] for r in x], hadm_id=[r[3] for r in x]) for x in (rows, mixed))

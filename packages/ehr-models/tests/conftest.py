@@ -180,11 +180,6 @@ SCHEMA = pa.schema(
 )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def make_tokens():
     return _write_tokens

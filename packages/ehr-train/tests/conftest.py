@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from pydantic.dataclasses import rebuild_dataclass
 
 from ehr_models.kinds.behrt import BehrtModelConfig
@@ -98,17 +97,6 @@ def random_subjects(first: int, n: int, seed: int, longest: int = 60) -> list[di
             }
         )
     return subjects
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other are slow where cores are shared with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

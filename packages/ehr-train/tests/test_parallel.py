@@ -24,6 +24,7 @@ from ehr_train.scale.launch import Processes
 
 from .conftest import TINY, tiny_config
 from .test_resume import children, command, fill_disk, lines, outcome, stop
+from .test_track import logged, scalars
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -46,7 +47,8 @@ def config():
 
 @pytest.fixture(scope="module")
 def two(tokens, tmp_path_factory, config):
-    return train(tokens, tmp_path_factory.mktemp("two") / "run", config, nproc=2)
+    run = tmp_path_factory.mktemp("two") / "run"
+    return train(tokens, run, config, nproc=2, track=["tensorboard"])
 
 
 def test_two_processes_learn_what_one_learns(tokens, tmp_path, config, two):
@@ -58,6 +60,8 @@ def test_two_processes_learn_what_one_learns(tokens, tmp_path, config, two):
         assert x.get("val_loss") == (y.get("val_loss") and pytest.approx(y["val_loss"], abs=1e-5))
         assert (x["targets"], x["tokens"]) == (y["targets"], y["tokens"])
     assert verify(two) == []
+    assert scalars(two, "loss")[1] == logged(two, "loss")  # of several processes one tells
+    assert len(list((two / "tensorboard").iterdir())) == 1
 
 
 def test_two_processes_move_experts_as_one_does(tokens, tmp_path, config):
@@ -166,8 +170,15 @@ def test_a_machine_that_is_lost_ends_the_run_on_the_other_one_which_goes_on_alon
         assert x["loss"] == pytest.approx(y["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_their_launcher(tokens, tmp_path, by):
+def end(processes):
+    """Wait for what is to end by itself."""
+    deadline = time.monotonic() + 20
+    while any(map(is_running, processes)):
+        assert time.monotonic() < deadline, "workers outlive their launcher"
+        time.sleep(0.05)
+
+
+def test_workers_end_with_their_launcher(tokens, tmp_path):
     config = to_dict(tiny_config(optim=OptimConfig(steps=100_000)))
     code = (
         "import sys, json; from pathlib import Path\n"
@@ -185,23 +196,24 @@ def test_workers_end_with_their_launcher(tokens, tmp_path, by):
     while lines(run) < 3:
         assert launcher.poll() is None
         time.sleep(0.05)
-    workers = children(launcher.pid)
-    assert len(workers) >= 2
-    launcher.send_signal(by)
-    _, error = launcher.communicate()
-    if by == signal.SIGTERM:
-        assert re.search(r"StoppedError: stopped by SIGTERM after step \d+ of 100000; .*\n$", error)
-    deadline = time.monotonic() + 20
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline, "workers outlive their launcher"
-        time.sleep(0.05)
+    started = children(launcher.pid)
+    assert len(started) >= 2
+    launcher.kill()
+    launcher.communicate()
+    end(started)
 
 
-def test_two_processes_told_to_stop_save_their_state_and_resume_bit_identical(
+def test_two_processes_told_to_stop_end_with_their_state_saved_and_resume_bit_identical(
     tokens, tmp_path, config, two
 ):
     run = tmp_path / "run"
-    code, _, said = stop(command(tokens, run, config, "--nproc", 2), run, 7, signal.SIGTERM)
+    launcher = command(tokens, run, config, "--nproc", 2)
+    while lines(run) < 3:
+        assert launcher.poll() is None
+        time.sleep(0.001)
+    started = children(launcher.pid)
+    assert len(started) >= 2
+    code, _, said = stop(launcher, run, 7, signal.SIGTERM)
     assert code == 75
     stopped = re.fullmatch(
         r"Error: stopped by SIGTERM after step (\d+) of 20; the state is saved, "
@@ -210,6 +222,7 @@ def test_two_processes_told_to_stop_save_their_state_and_resume_bit_identical(
     )
     assert stopped, said
     assert lines(run) == int(stopped[1])
+    end(started)
     train(tokens, run, config, nproc=2, resume=True)
     assert outcome(run) == outcome(two)
 

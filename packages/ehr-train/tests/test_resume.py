@@ -44,9 +44,9 @@ def lines(run):
 
 def kill_at(step, run, *args, **kwargs):
     """Train in a process of its own and kill it without warning once it has logged `step` steps."""
-    process = multiprocessing.get_context("forkserver").Process(
-        target=train, args=args, kwargs=kwargs
-    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ehr_train.worker"])
+    process = context.Process(target=train, args=args, kwargs=kwargs)
     process.start()
     while lines(run) < step and process.is_alive():
         time.sleep(0.001)
@@ -69,7 +69,6 @@ def whole(tokens, tmp_path_factory, config):
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_bit_identical(tokens, tmp_path, config, whole):
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["ehr_train.worker"])
     run = tmp_path / "killed"
     codes = []
     for step in (2, 9, 16, 25, 36):

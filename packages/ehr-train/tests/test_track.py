@@ -67,14 +67,6 @@ def test_a_tracked_run_killed_and_resumed_ends_bit_identical_and_tells_each_step
     assert verify(run) == []
 
 
-@pytest.mark.dist
-@pytest.mark.slow
-def test_of_several_processes_one_tells(tokens, tmp_path):
-    run = train(tokens, tmp_path / "run", tiny_config(), nproc=2, track=["tensorboard"])
-    assert scalars(run, "loss")[1] == logged(run, "loss")
-    assert len(list((run / "tensorboard").iterdir())) == 1
-
-
 def test_a_tracker_that_cannot_be_reached_is_one_line_and_leaves_nothing(tokens, tmp_path):
     common = ["--tokens", tokens, "--out", tmp_path / "run", "--track"]
     for spec, said in [
