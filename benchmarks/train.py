@@ -17,7 +17,7 @@ CPU second, which other work on the machine disturbs less; on a GPU only wall ti
 processes have a core each. Libraries are loaded once, before the processes fork.
 
 The other version trains in processes of its own, one thread each, on the same tokens; rounds alternate.
-The large split is written, measured and deleted (16 bytes a token, and as much for its store).
+The large split is written, measured and deleted (3 bytes a token, and 17 for its store).
 """
 
 import sys
@@ -51,9 +51,9 @@ def main() -> None:
         "--large",
         type=int,
         nargs="?",
-        const=500_000_000,
+        const=1_000_000_000,
         metavar="TOKENS",
-        help="Measure a run on a split of so many tokens (500 million).",
+        help="Measure a run on a split of so many tokens (1 billion).",
     )
     parser.add_argument("--out", type=Path, help="Write the JSON here too.")
     args = parser.parse_args()

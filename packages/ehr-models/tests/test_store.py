@@ -126,10 +126,20 @@ def test_artifacts_are_walked_and_verified_without_their_stores(tokens_dir):
     assert verify(tokens_dir.parent) == []
 
 
-def test_a_damaged_column_is_named(tokens_dir):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff" * len(path.read_bytes())),
+        lambda path: path.unlink(),
+    ],
+    ids=["cut", "emptied", "overwritten", "gone"],
+)
+def test_a_damaged_column_is_named(tokens_dir, damage):
     open_split(open_tokens(tokens_dir), "train")
     (path,) = store_of(tokens_dir).rglob("age.safetensors")
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(path)
     with pytest.raises(ContractError, match=r"age\.safetensors is damaged; remove .*train"):
         open_split(open_tokens(tokens_dir), "train")
 

@@ -65,6 +65,14 @@ def test_work_is_even_over_processes_and_within_each_pass(seed, world):
     assert each.sum(1).max() <= 1.01 * each.sum(1).mean()
 
 
+def test_a_long_window_weighs_against_more_tokens_of_short_ones_by_hand():
+    """One of 100 tokens costs 100 + 100^2 / 100 = 200, each of 18 of ten 10 + 10^2 / 100 = 11: 198 in all."""
+    length = np.array([10] * 9 + [100] + [10] * 9)
+    ((first,), (second,)) = deal(length, world=2, micro_tokens=1000, c=0.01)
+    assert first.tolist() == [9]
+    assert sorted(second.tolist()) == [i for i in range(19) if i != 9]
+
+
 def test_no_more_passes_than_the_tokens_need():
     length = np.full(64, 100)
     assert [len(p) for p in deal(length, world=4, micro_tokens=800, c=0.0)] == [2] * 4

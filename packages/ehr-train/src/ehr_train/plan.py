@@ -86,6 +86,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
 
     Returns:
         `parameters`, `trained`, `steps`, `steps_per_epoch`, `tokens_per_step` (mean),
+        `budget_filled` (share of `data.batch_tokens` that these are),
         `micro_tokens`, `passes_per_step` (of each process), `flops`, `seconds_at_peak` (a lower bound:
         all matrix products at this machine's measured peak), `seconds` (of all steps, from a few passes
         measured here), `memory_mb` (peak of each process, or of its GPU, from the same),
@@ -119,6 +120,9 @@ def plan(  # noqa: PLR0913 -- what the command's options say
     base = resident() - sum(p.nbytes for p in model.parameters()) if device == "cpu" else 0
     steps, per_epoch = count_steps(order, config), order.steps_an_epoch
     mean_tokens = order.tokens / per_epoch
+    filled = {}
+    if order.loader == "tokens":
+        filled["budget_filled"] = round(mean_tokens / order.batch, 4)
     precision = resolve_precision(config.precision, device, training=True)
     config = with_passes(job, replace(config, precision=precision, compile=False), nproc)
     stepper = Stepper(Learner(model.train(), objective).to(device), config, torch.device(device))
@@ -137,6 +141,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         "steps": steps,
         "steps_per_epoch": per_epoch,
         "tokens_per_step": round(mean_tokens),
+        `budget_filled` (share of `data.batch_tokens` that these are),
         "micro_tokens": config.data.micro_tokens,
         "passes_per_step": passes,
         "flops": flops,

@@ -192,11 +192,14 @@ def read_column(path: Path) -> npt.NDArray[Any]:
     Raises:
         ContractError: If the file is not as it was written.
     """
-    with path.open("rb") as f:
-        head = f.read(_HEAD)
-        entry = json.loads(head[8:]).get(path.stem) if len(head) == _HEAD else None
-        if entry is None or os.fstat(f.fileno()).st_size != _HEAD + entry["data_offsets"][1]:
-            raise ContractError(f"{path} is damaged; remove {path.parent}, it is made again")
-        data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as f:
+            entry = json.loads(f.read(_HEAD)[8:])[path.stem]
+            whole = os.fstat(f.fileno()).st_size == _HEAD + entry["data_offsets"][1]
+            data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, ValueError, KeyError):
+        whole = False
+    if not whole:
+        raise ContractError(f"{path} is damaged; remove {path.parent}, it is made again")
     (count,) = entry["shape"]
     return np.frombuffer(data, _TYPES[entry["dtype"]], count, _HEAD)
