@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.tasks.chexpert import FINDINGS
+from ehr_tracking.checkpoints import resolve
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ FEW = ["optim.epochs=null", "optim.steps=4", "validation.every=2", "validation.m
        "data.context=64", "data.batch_tokens=1024", "data.micro_tokens=512"]  # fmt: skip
 BRIEF = {
     "ehr-train --tokens": FEW,
+    "ehr-train text": FEW,
     "ehr-eval ehrshot": ["bootstraps=20", "ks=[-1]", "replicates_all=1"],
     "ehr-eval survival": ["bootstraps=20"],
     "ehr-eval perplexity": ["stride=60", "subjects=6", "least_subjects=2"],
@@ -58,6 +60,10 @@ def smaller(words):
     for name, settings in BRIEF.items():
         if " ".join(words).startswith(name):
             words = [*words, *(x for setting in settings for x in ("-s", setting))]
+    if words[1] == "sweep":
+        at = words.index("--run") + 1
+        few = " ".join(f"-s {setting}" for setting in FEW)
+        words = [*words[:at], f"{words[at]} {few}", *words[at + 1 :], "--trials", "1"]
     if words[1] in ("generate", "zeroshot"):  # each process would import torch anew
         words = [*words, "--workers", "1"]
     if words[1] == "ehrshot":
@@ -265,3 +271,25 @@ def test_the_ehrshot_guide(here):
     assert tuned.select("task", "head", "k").unique().rows() == [("guo_los", "given", -1)]
     heads = pl.read_parquet(here / "ehrshot/results-heads/results.parquet")["head"]
     assert set(heads) == {"prototype", "knn", "probe"}
+
+
+def test_the_text_guide(here):
+    page = (ROOT / "docs/guides/text.md").read_text()
+    make, infer = (block.partition("```")[0] for block in page.split("```python\n")[1:])
+    given = commands("text.md")
+    for words in given[:4]:
+        run(words)
+    exec(make, {})
+    for words in given[4:]:
+        run(words)
+    results = pl.read_parquet(here / "text/results/results.parquet")
+    assert {"bert", "llama", "tuned", "words"} <= set(results["model"])
+    assert len(list((here / "text/sweep").rglob("SUMMARY.txt"))) == 1
+    found: dict[str, Any] = {}
+    exec(
+        infer.replace("text/runs/bert/checkpoints/BEST", str(resolve(here / "text/runs/bert"))),
+        found,
+    )
+    assert found["prediction"].item() in (0, 1)
+    assert 0 < found["probability"] < 1
+    assert found["told"].startswith(f"<s>{found['text']}")

@@ -1,18 +1,28 @@
 """`ehr-train text`: language models on narratives."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from transformers import PreTrainedTokenizerFast
 
 from ehr_models.kinds import kind_of
+from ehr_models.merge import merge_adapter
+from ehr_tracking.checkpoints import CheckpointStore, resolve
+from ehr_tracking.manifest import sha256
 from ehr_train.cli import main
 from ehr_train.data.sampler import Position
 from ehr_train.job import Job, sampler
 from ehr_train.model import load_or_build
 from ehr_train.objectives.asker import Asker
+from ehr_train.objectives.label_words import PROMPT
 from ehr_train.objectives.learner import Learner
 from ehr_train.text.command import load
 from ehr_train.text.run import prepare
@@ -121,3 +131,122 @@ def padded_loss(model, question, kind):
         torch.arange(len(rows)), real.sum(1) - 1
     ]
     return F.cross_entropy(logits, question.targets["answers"])
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(("ehr_models", "ehr_train", "ehr_tracking", "ehr_eval", "ehr_tokenize")))
+import json, torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+classifier, generator, text, prompt = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(classifier)
+model = AutoModelForSequenceClassification.from_pretrained(classifier)
+inputs = tokenizer(text, return_tensors="pt", max_length=48, truncation=True)
+outputs = model(**inputs)
+yes = outputs.logits.softmax(-1)[0, 1].item()
+prediction = outputs.logits.argmax(-1).item()
+tokenizer = AutoTokenizer.from_pretrained(generator)
+model = AutoModelForCausalLM.from_pretrained(generator)
+inputs = tokenizer([text + prompt], return_tensors="pt")
+words = [tokenizer(prompt + word)["input_ids"][-1] for word in (" no", " yes")]
+said = model(**inputs).logits[0, -1, words].softmax(-1)[1].item()
+told = tokenizer.decode(model.generate(**inputs, max_new_tokens=4, do_sample=False)[0])
+print(json.dumps([yes, prediction, said, told]))
+"""
+"""The seed's inference on one text, where no package of ours is to be had."""
+
+
+@pytest.fixture(scope="module")
+def bert(narratives, models, tmp_path_factory):
+    """A run and its predictions."""
+    out = tmp_path_factory.mktemp("bert")
+    shown = run(
+        *("--narratives", narratives, "--model", models("Bert"), "--out", out / "run"),
+        *("--predictions", out / "predictions", *settings()),
+    )
+    assert "wrote" in shown
+    return out
+
+
+def test_what_is_written_is_read_and_told_alike_without_this_project(
+    bert, told, narratives, models, tmp_path
+):
+    corpus = write_narratives(tmp_path / "corpus", told, labels=False, task="records")
+    adapter = ("adapter.kind=rslora", "adapter.rank=4", "adapter.targets=all")
+    run(
+        *("--narratives", corpus, "--model", models("Llama"), "--out", tmp_path / "pretrained"),
+        *settings("objective.kind=clm", *adapter),
+    )
+    merge_adapter(tmp_path / "pretrained", tmp_path / "merged")
+    run(
+        *("--narratives", narratives, "--model", tmp_path / "merged", "--out", tmp_path / "words"),
+        *("--predictions", tmp_path / "predictions"),
+        *settings("objective.kind=label_words", *adapter),
+    )
+    merge_adapter(tmp_path / "words", tmp_path / "answers")
+    rows = [
+        pq.read_table(out / "predictions/sepsis/held_out.parquet").to_pylist()
+        for out in (bert, tmp_path)
+    ]
+    assert [r["subject_id"] for r in rows[0]] == [s for s in range(30) if s % 5 == 4 for _ in "ab"]
+    text = told[2 * rows[0][0]["subject_id"]]
+    words = (resolve(bert / "run"), tmp_path / "answers", text, PROMPT)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    yes, prediction, said, generated = json.loads(done.stdout.splitlines()[-1])
+    probabilities = [table[0]["predicted_boolean_probability"] for table in rows]
+    assert [yes, said] == pytest.approx(probabilities, abs=1e-5)
+    assert prediction == (yes > 0.5)
+    assert generated.startswith(f"<s>{text}{PROMPT}")
+
+
+def test_a_run_that_was_stopped_ends_bit_identical(bert, narratives, models, tmp_path):
+    shutil.copytree(bert / "run", tmp_path / "run")
+    shutil.copytree(bert / ".text", tmp_path / ".text")
+    (tmp_path / "run/manifest.json").unlink()
+    first, last = sorted((tmp_path / "run/checkpoints").glob("step-*"))
+    shutil.rmtree(last)
+    assert json.loads((first / "training_state/state.json").read_text())["step"] == 2
+    words = ("--narratives", narratives, "--model", models("Bert"), "--out", tmp_path / "run")
+    run(*words, *settings(), "--resume")
+    ends = [CheckpointStore(out / "run/checkpoints").latest() for out in (bert, tmp_path)]
+    whole, resumed = (sha256(end / "model.safetensors") for end in ends)
+    assert whole == resumed
+
+
+def test_several_texts_of_a_subject_keep_their_labels_apart(bert, told):
+    for split in ("held_out", "tuning/sepsis/tuning"):
+        path = f"sepsis/{split}" if split == "held_out" else split
+        for row in pq.read_table(bert / f"predictions/{path}.parquet").to_pylist():
+            second = row["prediction_time"].microsecond
+            assert row["boolean_value"] == ("sepsis" in told[2 * row["subject_id"] + second])
+
+
+def test_bad_input_is_one_line(told, narratives, models, tmp_path):
+    corpus = write_narratives(tmp_path / "corpus", told, labels=False)
+    well = write_narratives(tmp_path / "well", [t.replace("sepsis", "healthy") for t in told])
+    torch.manual_seed(0)
+    mute = PreTrainedTokenizerFast(tokenizer_object=word_pieces(told)._tokenizer)
+    mute.save_pretrained(shutil.copytree(models("Bert"), tmp_path / "mute"))
+    (tmp_path / "mute/tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    )
+    words = "objective.kind=label_words"
+    for narrated, model, more, message in (
+        (corpus, models("Bert"), (), "holds no labels, which objective classification learns from"),
+        (well, models("Bert"), (), "all 36 train rows are negative"),
+        (narratives, models("Bert"), ("text.long=refuse", "data.context=12"), "are longer than 12 tokens"),
+        (narratives, models("Bert"), ("data.context=80",), "the model takes 64 positions"),
+        (narratives, models("Bert"), ("objective.kind=clm",), "is an encoder"),
+        (narratives, tmp_path / "mute", (), "has no token to pad with"),
+        (narratives, models("Bert"), ("text.framework=unsloth",), "unsloth needs a GPU"),
+        (narratives, models("Llama"), (words, 'objective.words=[" no", " perhaps not"]'), "is not one token"),
+        (narratives, "no/such-model", (), "hf download no/such-model"),
+    ):  # fmt: skip
+        out = ("--narratives", narrated, "--model", model, "--out", tmp_path / "run")
+        shown = run(*out, *settings(*more), "--device", "cpu", code=2)
+        assert message in shown
+        assert not (tmp_path / "run").exists()
+        assert sum(line.startswith("Error: ") for line in shown.splitlines()) == 1

@@ -216,7 +216,7 @@ class TextConfig:
     long: Literal["truncate", "refuse"] = "truncate"
     """Of a labelled text longer than the context: leave out its oldest tokens, or stop."""
     framework: Literal["peft", "unsloth"] = "peft"
-    """Whose adapters and layers."""
+    """Whose adapters and layers; `unsloth` is refused with what to take instead."""
     model: str | None = None
     """As `--model` named it: kept for the record."""
     revision: str | None = None

@@ -152,6 +152,8 @@ def extract_text_features(  # noqa: PLR0913 -- inputs and outputs, each by name
     config = _for(store, config)
     read = [checkpoint, narratives, *([Path(labels)] if labels else [])]
     refuse_existing(out, FEATURES, overwrite=overwrite, inputs=read)
+    if (checkpoint / "checkpoints").is_dir():
+        checkpoint = resolve(checkpoint)
     setting = Setting(checkpoint, narratives, text=True, config=config, device=device)
     opened.cache_clear()  # what lies there may be new
     material = opened(setting)

@@ -14,13 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+)
 
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Passes
 from ehr_eval.features.pool import combined, pool_rows, poolings
 from ehr_eval.features.reader import on_device, reading_threads
 from ehr_eval.frames import KEY, PRODUCER
+from ehr_models.adapters.files import CONFIG as ADAPTED
+from ehr_models.checkpoint import load_checkpoint
 from ehr_models.data.windows import Windows, fill
 from ehr_models.precision import autocast, resolve_precision
 from ehr_tracking.config import ConfigError
@@ -39,7 +47,7 @@ class TextReader:
         """Load both from a directory; no code of it is run, and nothing is fetched.
 
         Args:
-            directory: `config.json`, weights as safetensors, and the tokenizer's files.
+            directory: `config.json`, weights as safetensors or an `adapter/1`, and the tokenizer's files.
             config: How to read it.
             device: As torch names it.
 
@@ -52,7 +60,10 @@ class TextReader:
         try:
             about = AutoConfig.from_pretrained(directory, **here)
             self.tokenizer = AutoTokenizer.from_pretrained(directory, **here)
-            model = AutoModel.from_pretrained(directory, use_safetensors=True, **here)
+            if (directory / ADAPTED).is_file():
+                model: Any = load_checkpoint(directory).model.base_model
+            else:
+                model = AutoModel.from_pretrained(directory, use_safetensors=True, **here)
         except (OSError, ValueError, KeyError) as e:
             raise ContractError(
                 f"{directory} holds no language model with its tokenizer that transformers reads: "
@@ -61,7 +72,10 @@ class TextReader:
         if about.is_encoder_decoder:
             raise UserError(f"{directory} is an encoder with a decoder; take one that is either")
         names = about.architectures or []
-        causal = any("CausalLM" in name or "LMHead" in name for name in names)
+        causal = any("CausalLM" in name or "LMHead" in name for name in names) or (
+            type(about) in MODEL_FOR_CAUSAL_LM_MAPPING
+            and type(about) not in MODEL_FOR_MASKED_LM_MAPPING
+        )
         self.config, self.pooling = config, poolings(config.pooling, causal=causal)
         self.context = _context(about, self.tokenizer, config.context)
         layers = int(about.num_hidden_layers) + 1

@@ -42,7 +42,8 @@ def is_native(model: PreTrainedModel) -> bool:
 def native_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The class that transformers has for an architecture; None where it has none."""
     mapping: Any = AutoModelForSequenceClassification._model_mapping
-    return mapping.get(type(config), None)
+    found: type[PreTrainedModel] | None = mapping.get(type(config), None)
+    return found
 
 
 def native_config(config: PreTrainedConfig, n_outputs: int, problem: Problem) -> PreTrainedConfig:

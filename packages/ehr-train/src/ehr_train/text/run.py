@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,14 +208,16 @@ def _tell_long(tokens: TokenSet, context: int, text: TextConfig) -> None:
 
 
 def _require_framework(text: TextConfig, device: str) -> None:
-    """Refuse unsloth where it cannot run.
+    """Refuse unsloth, whose layers this loop does not drive.
 
     Raises:
-        UserError: Saying what it needs.
+        UserError: Saying what to take.
     """
     if text.framework == "peft":
         return
     if device != "cuda":
         raise UserError("text.framework = unsloth needs a GPU, and there is none: take peft")
-    if find_spec("unsloth") is None:
-        raise UserError("text.framework = unsloth needs unsloth: pip install unsloth, or take peft")
+    raise UserError(
+        "text.framework = unsloth is not driven by this loop, which packs texts itself: take peft, whose "
+        "merged models unsloth opens as any other"
+    )
