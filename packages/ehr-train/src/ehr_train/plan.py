@@ -141,7 +141,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         "steps": steps,
         "steps_per_epoch": per_epoch,
         "tokens_per_step": round(mean_tokens),
-        `budget_filled` (share of `data.batch_tokens` that these are),
+        **filled,
         "micro_tokens": config.data.micro_tokens,
         "passes_per_step": passes,
         "flops": flops,
