@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from ehr_models.adapters.config import AdapterConfig
 from ehr_tracking.checkpoints import CheckpointStore
 from ehr_tracking.config import to_dict
 from ehr_tracking.runs import read_log
@@ -98,3 +100,8 @@ def test_a_run_goes_on_under_any_layout_from_the_checkpoint_of_any_other(tokens,
     again = go_on(sharded, 6, tmp_path / "again", tokens, 2, fsdp)
     assert outcome(again)["latest"] == outcome(sharded)["latest"]
     assert outcome(again)["log"] == outcome(sharded)["log"]
+
+
+def test_weights_of_4_bits_are_not_sharded():
+    with pytest.raises(ValidationError, match="parallel = fsdp cannot share out the 4-bit weights"):
+        tiny_config(parallel="fsdp", adapter=AdapterConfig(kind="qlora"))

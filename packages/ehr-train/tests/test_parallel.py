@@ -20,7 +20,8 @@ from ehr_tracking.runs import read_log
 from ehr_train.config import CheckpointConfig, DataConfig, OptimConfig, ValidationConfig
 from ehr_train.objectives import CLM
 from ehr_train.run import train
-from ehr_train.scale.launch import Processes
+from ehr_train.scale.launch import Processes, launch
+from ehr_train.scale.stop import Stop
 
 from .conftest import TINY, tiny_config
 from .test_resume import children, command, fill_disk, lines, outcome, stop
@@ -141,6 +142,29 @@ def test_a_process_that_says_nothing_ends_the_run_which_goes_on_as_one(
     assert re.search(
         r"processes +2 \(ddp\); 1 behind step \d+\n", (run / "SUMMARY.txt").read_text()
     )
+
+
+FAILS = """
+import torch.distributed as dist
+from ehr_train.scale.member import member
+
+with member("cpu"):
+    if dist.get_rank() == 1:
+        raise ValueError("out of range")
+    dist.barrier()
+"""
+
+
+def test_an_error_of_one_process_ends_the_others_and_is_what_is_said(tmp_path, monkeypatch, capfd):
+    (tmp_path / "fails.py").write_text(FAILS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"^process 1 failed with ValueError: out of range; .* above"
+    ):
+        launch("fails", {}, 2, "cpu", Stop(), Processes(max_restarts=1))
+    said = capfd.readouterr().err
+    assert said.count("Traceback") == said.count('ValueError("out of range")') == 2
+    assert said.count("its traceback is above; restart 1 of 1\n") == 1
 
 
 def test_a_machine_that_is_lost_ends_the_run_on_the_other_one_which_goes_on_alone(

@@ -274,6 +274,15 @@ class TrainConfig:
         return self
 
     @model_validator(mode="after")
+    def _can_be_shared_out(self) -> Self:
+        if self.parallel == "fsdp" and self.adapter is not None and self.adapter.kind == "qlora":
+            raise ValueError(
+                "parallel = fsdp cannot share out the 4-bit weights of adapter.kind = qlora: "
+                "take parallel = ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_the_figure(self) -> Self:
         best, figures = self.validation.best, self.objective.figures
         if best is not None and best not in figures:
