@@ -79,7 +79,6 @@ class Fixed(NamedTuple):
     weights: int
     """And buffers."""
     gradients: int
-    """Twice where several processes sum them up."""
     optimizer: int
     average: int
     moved: int
@@ -138,7 +137,9 @@ def measure(stepper: Stepper, asker: Asker, config: TrainConfig, *, processes: i
     per_token = max(0.0, (less[1] - less[0]) / (many - few))
     seconds, update = _seconds(stepper, asker, sizes[1])
     return Cost(
-        fixed=fixed_bytes(stepper.learner.model, config.optim, processes),
+        fixed=fixed_bytes(
+            stepper.learner.model, config.optim, processes if config.parallel == "fsdp" else 1
+        ),
         base=less[1] - many * per_token,
         per_token=per_token,
         per_target=logits,
@@ -158,13 +159,13 @@ def heaviest(asker: Asker, context: int, tokens: int) -> Windows:
     return newest(examples.tokens, examples.subject[order], examples.visible[order], context, order)
 
 
-def fixed_bytes(model: nn.Module, config: OptimConfig, processes: int = 1) -> Fixed:
+def fixed_bytes(model: nn.Module, config: OptimConfig, parts: int = 1) -> Fixed:
     """What a model, its gradients, its optimizer and its average take, by what they are.
 
     Args:
         model: With all that is trained marked so.
         config: Names the optimizer.
-        processes: That train together, each with a copy of the model.
+        parts: Processes over which all of it is sharded.
     """
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     matrices = sum(
@@ -175,11 +176,11 @@ def fixed_bytes(model: nn.Module, config: OptimConfig, processes: int = 1) -> Fi
         for p in group["params"]
     )
     return Fixed(
-        weights=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
-        gradients=trained * (2 if processes > 1 else 1),
-        optimizer=2 * trained - matrices,
-        average=0 if config.ema is None else trained,
-        moved=matrices,
+        weights=sum(t.nbytes for t in (*model.parameters(), *model.buffers())) // parts,
+        gradients=trained // parts,
+        optimizer=(2 * trained - matrices) // parts,
+        average=0 if config.ema is None else trained // parts,
+        moved=matrices // parts,
     )
 
 
