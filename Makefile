@@ -7,7 +7,7 @@ OUT ?= demo
 # Some images forbid it, and then every process compiles torch and transformers anew: 15 s each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo check lint types imports deps pins test test-without-data test-fast bench fmt help
+.PHONY: setup demo check lint types imports deps pins test test-without-data test-fast bench docs fmt help
 
 setup: ## Make .venv with all five packages; install uv with pip where it is missing
 	@scripts/setup.sh
@@ -49,6 +49,9 @@ bench: ## The benchmarks, quick
 	$(RUN) python benchmarks/tokenize --quick
 	$(RUN) python benchmarks/train.py --quick
 	$(RUN) python benchmarks/generate.py --quick
+
+docs: setup ## The documentation as a site, build/site
+	$(RUN) scripts/docs.py
 
 fmt: ## Mend format and what the linter can
 	$(RUN) ruff format .

@@ -36,7 +36,7 @@ def confusion_plot(path: Path, counts: Sequence[Sequence[int]], names: Sequence[
 
     Args:
         path: Where; its folder is made.
-        counts: [true class][predicted class]
+        counts: By true class, then by predicted class.
         names: Of the classes.
     """
     shares = [[n / (sum(row) or 1) for n in row] for row in counts]

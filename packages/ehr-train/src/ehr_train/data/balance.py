@@ -52,7 +52,7 @@ def deal(
         c: See `work`.
 
     Returns:
-        [world][passes] windows by number: each once, a pass with nothing to do is empty.
+        Windows by number, by process, then by pass: each once, a pass with nothing to do is empty.
 
     Examples:
         >>> shares = deal(np.array([5, 1, 4, 2]), world=2, micro_tokens=6, c=0.0)
