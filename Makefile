@@ -4,10 +4,11 @@ UV := $(or $(shell command -v uv),$(CURDIR)/.tools/bin/uv)
 RUN := $(UV) run --no-sync
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 OUT ?= demo
+PYTHON ?= 3.12
 # Some images forbid it, and then every process compiles torch and transformers anew: 15 s each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo check lint types imports deps pins test test-without-data test-fast bench docs fmt help
+.PHONY: setup demo check lint types imports deps pins test test-without-data test-fast bench docs wheelhouse release fmt help
 
 setup: ## Make .venv with all five packages; install uv with pip where it is missing
 	@scripts/setup.sh
@@ -52,6 +53,12 @@ bench: ## The benchmarks, quick
 
 docs: setup ## The documentation as a site, build/site
 	$(RUN) scripts/docs.py
+
+wheelhouse: setup ## All wheels for machines without a network: PYTHON=3.12 [PACKAGES="ehr-tokenize[desc] ehr-train"]
+	$(RUN) scripts/wheelhouse.py --python $(PYTHON) $(PACKAGES)
+
+release: setup ## The wheels and source archives of a release, checked and named, in dist
+	$(RUN) scripts/release.py
 
 fmt: ## Mend format and what the linter can
 	$(RUN) ruff format .

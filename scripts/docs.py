@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "build/site")
     parser.add_argument("--no-reference", action="store_true", help="without docstrings: 5 s less")
     options = parser.parse_args()
+    if options.out.exists() and not (options.out / "sitemap.xml").exists():
+        sys.exit(f"{options.out} is no site: remove it, or name another with --out")
     sys.exit(build(options.out.resolve(), reference=not options.no_reference))
 
 

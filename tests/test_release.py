@@ -74,11 +74,14 @@ def test_a_guide_installs_its_package_with_those_it_stands_on(name: str) -> None
 
 
 def test_hosts_run_the_gate_on_every_python_that_packages_admit() -> None:
-    job = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]["check"]
+    job = yaml.safe_load((ROOT / ".github/workflows/gate.yaml").read_text())["jobs"]["check"]
     admitted = SpecifierSet(PROJECTS["ehr-eval"]["requires-python"])
     minors = [f"3.{n}" for n in range(30) if f"3.{n}.99" in admitted]
     assert job["strategy"]["matrix"]["python"] == minors
-    assert job["steps"][-1]["run"] == ".ci/run"
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make check", "make docs"]
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert all(f"    {c}  " in (ROOT / page).read_text() for c in commands), page
 
 
 def test_the_citation_names_the_version_and_licence_in_this_tree() -> None:

@@ -3,9 +3,13 @@
 The five environments hand each other nothing but directories, as five machines would.
 """
 
+import hashlib
 import os
+import runpy
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,7 +53,7 @@ from ehr_tokenize.synthetic.cohort import synthesize
 from ehr_tokenize.synthetic.config import SynthConfig
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 
-synthesize("meds", SynthConfig(num_patients=150))
+synthesize("other", SynthConfig(num_patients=15))
 assert not check("meds").refused
 summary = tokenize("meds", "tokens", TokenizeConfig(numeric=NumericConfig(n_bins=5)))
 assert summary.lines()
@@ -133,9 +137,19 @@ assert Path("results/report.html").stat().st_size > 10_000
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    dist = tmp_path_factory.mktemp("dist")
-    subprocess.run([UV, "build", "--quiet", "--all-packages", "--wheel", "-o", dist], cwd=ROOT, check=True)  # fmt: skip
+    """The five of a release, and their source archives."""
+    dist = tmp_path_factory.mktemp("dist") / "release"
+    subprocess.run([sys.executable, ROOT / "scripts/release.py", "--out", dist], check=True, capture_output=True)  # fmt: skip
     return dist
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheelhouse of `ehr-tokenize` alone, which needs no torch."""
+    out = tmp_path_factory.mktemp("house") / "wheels"
+    script = ROOT / "scripts/wheelhouse.py"
+    subprocess.run([sys.executable, script, "--python", sys.executable, "--out", out, "ehr-tokenize"], check=True, capture_output=True)  # fmt: skip
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +174,34 @@ def install(name: str, dist: Path, env: Path) -> Path:
     return env / "bin"
 
 
+def install_offline(name: str, house: Path, env: Path, without: list[str]) -> Path:
+    """The same from a wheelhouse, as one without a network does it, and with nothing of this machine's settings."""
+    beside = {n: v for n, v in os.environ.items() if not n.startswith(("PIP_", "UV_"))}
+    alone = {
+        **beside,
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_COMPILE": "1",
+        "PYTHON": sys.executable,
+    }
+    subprocess.run([*without, "sh", house / "install.sh", env, name], check=True, env=alone)
+    return env / "bin"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", USES)
-def test_a_wheel_works_alone(name: str, wheels: Path, work: Path) -> None:
+def test_a_wheel_works_alone(
+    name: str, wheels: Path, work: Path, request: pytest.FixtureRequest
+) -> None:
     # each at the same place, so that what one compiles of torch the next one finds
-    programs = install(name, wheels, work / "env")
+    without: list[str] = []
+    if name == "ehr-tokenize":  # all of it where there is no network, if such a place may be made
+        without = request.getfixturevalue("offline")
+        house = request.getfixturevalue("house")
+        programs = install_offline(name, house, work / "env", without)
+        synth = [programs / name, "synth", "--num-patients", "150", "--out", "meds"]
+        subprocess.run([*without, *synth], cwd=work, check=True)
+    else:
+        programs = install(name, wheels, work / "env")
     command = programs / COMMAND.get(name, name)
     said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     assert "0.1.0" in said
@@ -181,7 +218,9 @@ def test_a_wheel_works_alone(name: str, wheels: Path, work: Path) -> None:
     script.write_text(USES[name])
     # -P: not the folder of the script, so that only what is installed can be imported
     compiled = {**os.environ, "PYTHONPYCACHEPREFIX": str(work / "compiled")}
-    subprocess.run([programs / "python", "-P", script], cwd=work, check=True, env=compiled)
+    subprocess.run(
+        [*without, programs / "python", "-P", script], cwd=work, check=True, env=compiled
+    )
 
 
 SIBLINGS: dict[str, set[str]] = {
@@ -191,3 +230,72 @@ SIBLINGS: dict[str, set[str]] = {
     "ehr-train": {"ehr-models", "ehr-tracking"},
     "ehr-eval": {"ehr-models", "ehr-tracking"},
 }
+
+
+def test_a_wheelhouse_refuses_another_python_and_damaged_wheels(
+    house: Path, tmp_path: Path
+) -> None:
+    def refusal(**settings: str) -> tuple[int, str]:
+        done = subprocess.run(["sh", house / "install.sh", tmp_path / "env"], env={**os.environ, **settings},
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        return done.returncode, done.stderr
+
+    code, said = refusal(PYTHON="true")
+    assert code == 2
+    assert f"these wheels are for Python 3.{sys.version_info[1]}" in said
+    wheel = next(house.glob("tqdm-*.whl"))
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:-1])
+    code, said = refusal(PYTHON=sys.executable)
+    wheel.write_bytes(whole)
+    assert code == 1
+    assert "1 computed checksum did NOT match" in said
+    assert not (tmp_path / "env").exists()
+
+
+def test_a_release_names_five_wheels_by_their_bytes(wheels: Path) -> None:
+    named = dict(reversed(line.split("  ")) for line in (wheels / "SHA256SUMS").read_text().splitlines())  # fmt: skip
+    assert len([name for name in named if name.endswith(".whl")]) == len(named) / 2 == 5
+    for name, digest in named.items():
+        assert hashlib.sha256((wheels / name).read_bytes()).hexdigest() == digest
+    notes = (wheels / "NOTES.md").read_text()
+    for package in (ROOT / "packages").iterdir():
+        first = (package / "CHANGELOG.md").read_text().partition("\n- ")[2].splitlines()[0]
+        assert f"## {package.name} 0.1.0" in notes
+        assert f"- {first}" in notes
+
+
+def damage(name: str, text: bytes) -> list[tuple[str, bytes]]:
+    """What becomes of a file of the wheel of ehr-eval."""
+    if name in ("ehr_eval/py.typed", "ehr_eval/judge/ranks.py"):
+        return []
+    if name.endswith("LICENSE"):
+        return [(name, b""), ("ehr_eval/tests/test_it.py", b""), ("other/module.py", b"")]
+    text = text.replace(b"ehr-models<0.2,>=0.1", b"ehr-models<0.1")
+    text = text.replace(b"ehr-tracking[arrow,plots]", b"ehr-tracking[drawings]")
+    return [(name, text.replace(b"Summary: ", b"Keywords: "))]
+
+
+def test_a_release_that_is_not_whole_is_refused(wheels: Path, tmp_path: Path) -> None:
+    find_faults = runpy.run_path(str(ROOT / "scripts/release.py"))["find_faults"]
+    for path in wheels.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    assert find_faults(tmp_path) == []
+    wheel = next(tmp_path.glob("ehr_eval-*.whl"))
+    wheel.unlink()
+    with zipfile.ZipFile(wheels / wheel.name) as whole, zipfile.ZipFile(wheel, "w") as damaged:
+        for name in whole.namelist():
+            for written, text in damage(name, whole.read(name)):
+                damaged.writestr(written, text)
+    assert {fault.partition(".whl: ")[2] for fault in find_faults(tmp_path)} == {
+        "metadata without summary",
+        "wants ehr-models<0.1, but ehr-models is 0.1.0",
+        "wants ehr-tracking[drawings]<0.2,>=0.1, but there is no extra drawings",
+        "ehr_eval/tests/test_it.py has no place in it",
+        "other/module.py is not of it",
+        "ehr_eval/py.typed is missing",
+        "ehr_eval/judge/ranks.py is missing",
+        "the licence is missing, or another",
+    }
+    next(tmp_path.glob("ehr_train-*.tar.gz")).unlink()
+    assert find_faults(tmp_path) == ["ehr-train: 1 wheels and 0 source archives, not one each"]
