@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from ehr_models.checkpoint import load_checkpoint
 from ehr_tracking.manifest import load_manifest
 
 Run = Callable[..., str]
@@ -124,3 +126,64 @@ def test_the_examples_of_a_guide_run_after_its_commands(
     shutil.copytree(work, tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     exec(example, {})
+
+
+def markdown_tables(text: str) -> list[list[dict[str, str]]]:
+    """Each table as rows, thousands without their commas."""
+    found: list[list[dict[str, str]]] = []
+    header: list[str] | None = None
+    for line in text.splitlines():
+        if not line.startswith("| "):
+            header = None if not line.startswith("|---") else header
+            continue
+        cells = [cell.strip().replace(",", "") for cell in line.strip("| ").split(" | ")]
+        if header is None:
+            header = cells
+            found.append([])
+        else:
+            found[-1].append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+@pytest.mark.slow
+def test_the_facts_for_a_methods_section_are_those_of_data_and_models(
+    work: Path, shell: Run, tmp_path: Path
+) -> None:
+    models = ("behrt", "gpt2")
+    shell(
+        "ehr-eval compare --results", work / "results", "--out", tmp_path / "out",
+        *(f"--run {m}={work}/runs/{m} --features {m}={work}/features/{m}" for m in models),
+        "--tokens", f"visits={work}/tokens", "--labels", work / "labels",
+    )  # fmt: skip
+    text = (tmp_path / "out" / "methods.md").read_text()
+    data, vocabulary, tasks, left_out, built, *_ = markdown_tables(text)
+
+    splits = {}
+    for row in data:
+        raw = pl.read_parquet(work / "meds" / "data" / row["split"] / "*.parquet")
+        splits |= dict.fromkeys(raw["subject_id"].unique(), row["split"])
+        assert int(row["subjects"]) == raw["subject_id"].n_unique()
+        assert int(row["events"]) + int(row["further events excluded"]) == raw.height
+    assert len(data) == 3
+
+    for row in tasks:
+        labels = pl.read_parquet(work / "labels" / row["task"] / "labels.parquet").with_columns(
+            split=pl.col("subject_id").replace_strict(splits)
+        )
+        for split in ("train", "tuning", "held_out"):
+            part = labels.filter(split=split)
+            assert int(row[f"{split} rows"]) == part.height
+            assert int(row[f"{split} positives"]) == part["boolean_value"].sum()
+    cohort = pl.read_parquet(work / "labels" / "_cohort" / "cohort.parquet")
+    for row in left_out:
+        asked = cohort.filter(task=row["task"], what=row["left out because"])
+        assert int(row["rows"]) == asked["count"].sum()
+    assert left_out
+
+    for row in built:
+        loaded = load_checkpoint(work / "runs" / row["model"])
+        assert int(row["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
+        assert (row["kind"], row["steps"], row["seed"]) == (row["model"], "4", "0")
+        assert vocabulary[-1]["tokens"] == str(loaded.model.config.true_vocab_size)
+    assert [row["model"] for row in built] == list(models)
+    assert f"torch: {version('torch')}" in text

@@ -7,6 +7,7 @@ import click
 
 import ehr_eval
 from ehr_eval.audit.command import audit
+from ehr_eval.compare.command import compare
 from ehr_eval.counts.command import counts
 from ehr_eval.explain.command import explain
 from ehr_eval.explain.privacy_command import privacy
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 for command in (
-    *(aces, adopt, audit, counts, curve, ehrshot, explain, features, generate, join),
+    *(aces, adopt, audit, compare, counts, curve, ehrshot, explain, features, generate, join),
     *(judge, labels, match, outcomes, perplexity, predict, privacy, query, strata, survival, tasks),
     zeroshot,
 ):

@@ -13,6 +13,7 @@ table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25em .8em;border-bottom:1px solid #e3e9ef;text-align:left}
 td.number{text-align:right}th{background:#f3f6f9}
 .wide{overflow-x:auto}
+.named td:first-child,.named th:first-child{position:sticky;left:0}.named td:first-child{background:#fff}
 figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:min(24em,100%)}
 figure img,figure svg{max-width:100%}pre{white-space:pre-wrap;overflow-wrap:anywhere}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}

@@ -8,6 +8,7 @@ against the contract named here. Adding a column is no new version; changing a m
 from ehr_tracking.contracts.analyses import PERPLEXITY as PERPLEXITY
 from ehr_tracking.contracts.analyses import STRATA as STRATA
 from ehr_tracking.contracts.audit import AUDIT as AUDIT
+from ehr_tracking.contracts.comparison import COMPARISON as COMPARISON
 from ehr_tracking.contracts.explain import ATTRIBUTIONS as ATTRIBUTIONS
 from ehr_tracking.contracts.explain import PRIVACY as PRIVACY
 from ehr_tracking.contracts.explain import SHAP as SHAP
@@ -340,7 +341,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, TEXT_TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, CURVE, RESULTS, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
+        TRAJECTORIES, CURVE, RESULTS, COMPARISON, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
         ATTRIBUTIONS, SHAP, PRIVACY,
     )
 }  # fmt: skip

@@ -1,0 +1,126 @@
+"""Models that were trained with several seeds: means over seeds, and how far the seeds are apart.
+
+`gpt2@0` and `gpt2@1` are two seeds of `gpt2`. The bounds of a mean are the means of the seeds' bounds: the
+seeds are judged on the same patients in the same draws, and the interval of a mean of scores that move together
+is the mean of their intervals; where they move apart and are about normal, it is narrower than what is told.
+"""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from ehr_tracking.errors import UserError
+
+SEED = "@"
+"""Between a model's name and its seed."""
+CELL = ("results", "level", "task", "model", "head", "k", "metric")
+"""What names a score over seeds."""
+
+
+def model_of(name: str) -> str:
+    """The model that a seed is of.
+
+    Examples:
+        >>> model_of("gpt2@1"), model_of("counts")
+        ('gpt2', 'counts')
+    """
+    return name.rpartition(SEED)[0] or name
+
+
+def refuse_clashes(names: Iterable[str]) -> None:
+    """Refuse a model that is there with seeds and without one.
+
+    Raises:
+        UserError: Naming it.
+
+    Examples:
+        >>> refuse_clashes(["gpt2@0", "gpt2@1", "counts"])
+    """
+    known = set(names)
+    both = sorted(name for name in known if model_of(name) != name and model_of(name) in known)
+    if both:
+        raise UserError(
+            f"there are {model_of(both[0])} and {both[0]}: a model has seeds or has none; evaluate one under "
+            "another name"
+        )
+
+
+def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
+    """One row a model where there was one a seed.
+
+    Args:
+        scores: `CELL`, value, lower, upper, n, positives; `model` with its seed.
+
+    Returns:
+        `CELL`, value, lower, upper: means over seeds; seeds: how many have a value; sd: of their values (n - 1);
+        least, most: of their values; n, positives. Null where there is none.
+    """
+    value = pl.col("value")
+    return (
+        scores.with_columns(_model("model"))
+        .group_by(CELL, maintain_order=True)
+        .agg(
+            *(pl.col(name).mean() for name in ("value", "lower", "upper")),
+            seeds=value.count().cast(pl.Int64),
+            sd=value.std(),
+            least=value.min(),
+            most=value.max(),
+            n=pl.col("n").first(),
+            positives=pl.col("positives").first(),
+        )
+    )
+
+
+def differences(compared: pl.DataFrame, order: list[str]) -> pl.DataFrame:
+    """One row for every two models where there was one for every two of their seeds.
+
+    Args:
+        compared: results, and the columns of `comparisons.parquet`.
+        order: Models; that which comes first is the one that the other is subtracted from.
+
+    Returns:
+        results, task, model, other, head, other_head, k, model_auroc, other_auroc, difference, lower, upper: means
+        over pairs of seeds; pairs: how many; ahead: in how many of them the model is.
+    """
+    place = {name: i for i, name in enumerate(order)}
+    named = compared.rename(_NAMES).with_columns(
+        _model("seed").alias("model"), _model("other_seed").alias("other")
+    )
+    named = named.filter(pl.col("model") != pl.col("other"))
+    late = pl.col("model").replace_strict(place) > pl.col("other").replace_strict(place)
+    turned = named.filter(late).with_columns(
+        *(pl.col(a).alias(b) for one in _TURNED for a, b in (one, one[::-1])),
+        difference=-pl.col("difference"),
+        lower=-pl.col("upper"),
+        upper=-pl.col("lower"),
+    )
+    whole = pl.concat([named.filter(~late), turned])
+    # a pair that was asked for by name may be there the other way round as well
+    once = whole.unique([*PAIR, "seed", "other_seed"], keep="first", maintain_order=True)
+    return once.group_by(PAIR, maintain_order=True).agg(
+        *(pl.col(name).mean() for name in _MEANS),
+        pairs=pl.len().cast(pl.Int64),
+        ahead=(pl.col("difference") > 0).sum().cast(pl.Int64),
+    )
+
+
+PAIR = ("results", "task", "model", "other", "head", "other_head", "k")
+"""What names a difference over seeds."""
+_NAMES = {
+    "model": "seed",
+    "baseline": "other_seed",
+    "baseline_head": "other_head",
+    "baseline_auroc": "other_auroc",
+}
+_TURNED = (
+    ("seed", "other_seed"),
+    ("model", "other"),
+    ("head", "other_head"),
+    ("model_auroc", "other_auroc"),
+)
+_MEANS = ("model_auroc", "other_auroc", "difference", "lower", "upper")
+
+
+def _model(column: str) -> pl.Expr:
+    # `rpartition` as an expression: a name that ends in @ and something is a seed's
+    return pl.col(column).str.replace(r"^(.+)@[^@]*$", "${1}")
