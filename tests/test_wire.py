@@ -186,4 +186,5 @@ def test_the_facts_for_a_methods_section_are_those_of_data_and_models(
         assert (row["kind"], row["steps"], row["seed"]) == (row["model"], "4", "0")
         assert vocabulary[-1]["tokens"] == str(loaded.model.config.true_vocab_size)
     assert [row["model"] for row in built] == list(models)
-    assert f"torch: {version('torch')}" in text
+    assert f"torch: {version('torch')}\n" in text
+    assert "device: cpu\n" in text

@@ -35,7 +35,7 @@ class Reads(TorchDispatchMode):
 def trainer(tokens, out, config) -> Trainer:
     out.mkdir()
     job = Job(tokens=tokens, out=out, init=None, labels=None, device="cpu", steps=12)
-    write_start(out, config, job.resolved(None)[1])
+    write_start(out, config, job.resolved(None)[1], "cpu")
     return Trainer(job)
 
 

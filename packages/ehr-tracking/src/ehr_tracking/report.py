@@ -17,7 +17,7 @@ td.number{text-align:right}th{background:#f3f6f9}
 figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:min(24em,100%)}
 figure img,figure svg{max-width:100%}pre{white-space:pre-wrap;overflow-wrap:anywhere}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
-code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}
+code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}code{overflow-wrap:anywhere}ul{padding-left:1.4em}
 """
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#a61e4d", "#5f3dc4", "#495057")
 """Distinguishable by brightness as well; the marker differs besides."""
@@ -45,7 +45,7 @@ def line_plot(
         title: Above the axes.
         x: Label of the horizontal axis.
         y: Label of the vertical axis.
-        log_x: Logarithmic horizontal axis.
+        log_x: Logarithmic horizontal axis, by powers of two.
         bands: Legend -> (low, high) for each point of that series, drawn as a shade.
         styles: Legend -> (number of the colour, line style as matplotlib names it); by default
             each series has a colour of its own.
@@ -69,7 +69,8 @@ def line_plot(
             low, high = [b[0] for b in bands[name]], [b[1] for b in bands[name]]
             axes.fill_between(xs, low, high, color=colour, alpha=0.09, linewidth=0)
     if log_x:
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
     elif all(float(p[0]).is_integer() for points in series.values() for p in points):
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title=title, xlabel=x, ylabel=y)

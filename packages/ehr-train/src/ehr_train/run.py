@@ -112,7 +112,7 @@ def train(  # noqa: PLR0913 -- what the command's options say
             job, inputs = job.resolved(checkpoint)
             precision = resolve_precision(config.precision, device, training=True)
             resolved = replace(config, precision=precision)
-            with directory(out, lambda new: write_start(new, resolved, inputs)):
+            with directory(out, lambda new: write_start(new, resolved, inputs, device)):
                 _run(job, nproc, stop, track, processes)
     return out
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from ehr_tracking.checkpoints import CheckpointStore, step_of
@@ -211,9 +212,17 @@ def changes_of(out: Path) -> list[str]:
     ]
 
 
-def write_start(out: Path, config: TrainConfig, inputs: Inputs) -> None:
-    """Write the resolved config, the inputs and the environment into a new run directory."""
-    text = json.dumps(environment(), indent=1) + "\n"
+def write_start(out: Path, config: TrainConfig, inputs: Inputs, device: str) -> None:
+    """Write the resolved config, the inputs and the environment into a new run directory.
+
+    Args:
+        out: The directory.
+        config: Resolved.
+        inputs: What the run reads.
+        device: cpu or cuda; of a GPU the environment says which one.
+    """
+    used = torch.cuda.get_device_name() if device == "cuda" else device
+    text = json.dumps({**environment(), "device": used}, indent=1) + "\n"
     (out / "environment.json").write_text(text, encoding="utf-8")
     inputs.write(out)
     # last: it is what tells a begun run from other folders

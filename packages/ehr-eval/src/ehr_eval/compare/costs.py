@@ -1,17 +1,24 @@
 """What training and evaluating cost: as runs and results measured it, and as a costs file says."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from ehr_eval.compare.models import model_rows
 from ehr_eval.compare.opened import Given
+from ehr_eval.compare.seeds import model_of
 from ehr_tracking.contracts import ContractError
 from ehr_tracking.runs import read_log
 
 COLUMNS = {"stage": pl.String, "name": pl.String, "seconds": pl.Float64, "memory_mb": pl.Float64}
 """Of a costs file."""
+
+
+TRAIN, EVALUATE = "train", "evaluate"
+"""Stages that runs and results tell."""
 
 
 class Cost(NamedTuple):
@@ -39,13 +46,51 @@ def read_costs(given: Given, path: Path | None) -> list[Cost]:
         laps = read_log(run.file("timings.jsonl"))
         seconds = sum(lap["seconds"] for lap in laps)
         memory = max((lap["memory_mb"] for lap in laps), default=None)
-        found.append(Cost("train", name, round(seconds, 1), memory, "run"))
+        found.append(Cost(TRAIN, name, round(seconds, 1), memory, "run"))
     for results in given.results.values():
         spent: dict[str, float] = defaultdict(float)
         for line in read_log(results.file("timings.jsonl")):
             spent[line["model"]] += line["seconds"]
-        found += [Cost("evaluate", name, round(s, 1), None, "results") for name, s in spent.items()]
+        found += [Cost(EVALUATE, name, round(s, 1), None, "results") for name, s in spent.items()]
     return found + ([] if path is None else _read(path))
+
+
+def by_model(given: Given, costs: Sequence[Cost]) -> list[dict[str, object]]:
+    """A row a model: what it holds and saw, what training it and fitting heads took; means over its seeds.
+
+    Args:
+        given: Runs and results.
+        costs: From `read_costs`.
+    """
+    known = {row["model"]: row for row in model_rows(given)}
+    found = []
+    for model in given.models:
+        seeds = [name for name in given.seeds if model_of(name) == model]
+        spent = {
+            stage: [
+                c for c in costs if c.stage == stage and c.name in seeds and c.source != "costs"
+            ]
+            for stage in (TRAIN, EVALUATE)
+        }
+        found.append(
+            {
+                "model": model,
+                "seeds": len(seeds),
+                "parameters": _mean([known[name]["parameters"] for name in seeds if name in known]),
+                "tokens seen": _mean(
+                    [known[name]["tokens seen"] for name in seeds if name in known]
+                ),
+                "seconds of training": _mean([c.seconds for c in spent[TRAIN]]),
+                "most memory, MB": _mean([c.memory_mb for c in spent[TRAIN]]),
+                "seconds of fitting heads": _mean([c.seconds for c in spent[EVALUATE]]),
+            }
+        )
+    return found
+
+
+def _mean(values: Sequence[Any]) -> int | None:
+    there = [value for value in values if value is not None]
+    return round(sum(there) / len(there)) if there else None
 
 
 def write_costs(path: Path, costs: list[Cost]) -> int:

@@ -1,7 +1,7 @@
 """Plots of a comparison: AUROC against shots, and calibration."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def calibration(directory: Path, name: str, item: Artifact) -> Iterator[str]:
         name: Of the results.
         item: They themselves, with held-out predictions.
     """
-    for task in sorted({path.split("/")[1] for path in _predictions(item)}):
+    for task in _tasks(item):
         lines = _calibrated(item, task)
         if lines:
             path = directory / name / "calibration" / f"{task}.png"
@@ -87,8 +87,16 @@ def _calibrated(item: Artifact, task: str) -> dict[str, list[tuple[float, float]
     return found
 
 
-def _predictions(item: Artifact) -> Iterator[str]:
-    return (path for path in item.manifest.files if path.startswith(f"{PREDICTED}/"))
+def _tasks(item: Artifact) -> list[str]:
+    """Those with predictions; a task may be called by a path of several parts."""
+    held = (PurePosixPath(path) for path in item.manifest.files)
+    return sorted(
+        {
+            path.relative_to(PREDICTED).parents[1].as_posix()
+            for path in held
+            if path.is_relative_to(PREDICTED)
+        }
+    )
 
 
 def _draw_shots(path: Path, scores: list[dict[str, Any]], item: Artifact, title: str) -> None:

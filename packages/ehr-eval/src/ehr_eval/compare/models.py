@@ -11,7 +11,9 @@ from ehr_tracking.comparison.records import Record, read_records
 from ehr_tracking.config import dotted
 from ehr_tracking.contracts import ADAPTER
 from ehr_tracking.manifest import load_manifest
+from ehr_tracking.runs import read_log
 
+_STARTS = "starts.jsonl"
 _LOGS = ("config.yaml", "metrics.jsonl", "environment.json")
 
 
@@ -65,11 +67,14 @@ def settings(given: Given) -> dict[str, Mapping[str, Any]]:
 
 
 def environments(given: Given) -> dict[str, dict[str, Any]]:
-    """Model -> `environment.json` of its run."""
-    return {
-        name: json.loads(run.file("environment.json").read_text(encoding="utf-8"))
-        for name, run in given.runs.items()
-    }
+    """Model -> `environment.json` of its run, and as how many processes it began."""
+    found = {}
+    for name, run in given.runs.items():
+        found[name] = json.loads(run.file("environment.json").read_text(encoding="utf-8"))
+        starts = read_log(run.file(_STARTS)) if _STARTS in run.manifest.files else []
+        if starts:
+            found[name]["processes"] = starts[0]["processes"]
+    return found
 
 
 def _kept(run: Artifact) -> str:

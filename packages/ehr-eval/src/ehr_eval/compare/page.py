@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ehr_eval.compare.costs import Cost
+from ehr_eval.compare.costs import Cost, by_model
 from ehr_eval.compare.curves import calibration, shot_curves
 from ehr_eval.compare.models import model_rows
 from ehr_eval.compare.opened import Artifact, Given, walk
@@ -56,7 +56,7 @@ def write_page(
             "seeds of a model together.</p>",
             *calibration(plots, name, item),
         ]
-    body += [*audit_section(given), *_models(given), *_costs(costs)]
+    body += [*audit_section(given), *_models(given), *_costs(given, costs)]
     body += [*_lineage(given), f"<p>{_FILES}</p>"]
     (directory / "page.html").write_text(html_page(title, body), encoding="utf-8")
 
@@ -135,13 +135,17 @@ def _models(given: Given) -> Iterator[str]:
         yield table(model_rows(given))
 
 
-def _costs(costs: Sequence[Cost]) -> Iterator[str]:
+def _costs(given: Given, costs: Sequence[Cost]) -> Iterator[str]:
     yield "<h2>Cost</h2>"
     yield (
-        '<p class="note">Measured: this part differs from run to run; all else on this page does not. Seconds of '
-        "evaluating are those of fitting heads, over all tasks and shots.</p>"
+        '<p class="note">Measured: seconds and memory differ from run to run, and so do the fingerprints of runs and '
+        "results, which hold them; nothing else on this page does. Means over seeds. Heads are fitted over all tasks "
+        "and shots.</p>"
     )
+    yield scores_table(by_model(given, costs))
+    yield f"<details><summary>All {len(costs):,} that were measured</summary>"
     yield table([{k: v for k, v in cost._asdict().items() if k != "source"} for cost in costs])
+    yield "</details>"
 
 
 def _lineage(given: Given) -> Iterator[str]:
