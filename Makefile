@@ -8,13 +8,17 @@ PYTHON ?= 3.12
 # Some images forbid it, and then every process compiles torch and transformers anew: 15 s each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo check lint types imports deps pins test test-without-data test-fast bench docs wheelhouse release fmt help
+.PHONY: setup demo compare check lint types imports deps pins test test-without-data test-fast bench docs wheelhouse release fmt help
 
 setup: ## Make .venv with all five packages; install uv with pip where it is missing
 	@scripts/setup.sh
 
 demo: setup ## The main job, from a cohort to the report; MEDS=path takes your own data set
 	@UV=$(UV) OUT=$(OUT) MEDS=$(MEDS) scripts/demo.sh
+
+compare: ## CONFIG=configs/compare/x.yaml, made into OUT: models over tasks; MEDS=path takes your own data set
+	@$(UV) sync --quiet --inexact --group compare
+	@$(RUN) python -m workflow $(CONFIG) --out $(OUT) $(if $(MEDS),--meds $(MEDS))
 
 check: setup ## All gates and all tests: what CI runs
 	@$(MAKE) --no-print-directory --jobs 2 lint types imports deps pins test-without-data

@@ -19,6 +19,7 @@ from ehr_train.cli import main as ehr_train
 from ehr_train.config import TrainConfig
 from ehr_train.sweep.checks import check_space, options_of
 from ehr_train.sweep.space import SweepConfig, read_space
+from workflow.config import CompareConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMA = {
@@ -36,6 +37,7 @@ SCHEMA = {
     "sources/omop": OmopConfig,
     "sources/events": EventsConfig,
     "sources/patients-json": PatientsJsonConfig,
+    "compare": CompareConfig,
 }
 """Folder of recipes, or one recipe, and the config it is for."""
 RECIPES = sorted(CONFIGS.glob("*/*.yaml"))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -102,13 +102,13 @@ def read_yaml(path: PathLike) -> dict[str, Any]:
     """Read a YAML file that must hold a mapping.
 
     Raises:
-        ConfigError: If it is missing, not YAML, or not a mapping.
+        ConfigError: If it is missing, not YAML, not a mapping, or holds a key twice.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if tree is None:
@@ -137,6 +137,20 @@ def regex(pattern: str) -> str:
 
 Regex = Annotated[str, AfterValidator(regex)]
 """A field of a config that holds one, searched in codes."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML's own loader takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """As the loader of yaml does."""
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key} is there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _assign(tree: dict[str, Any], keys: list[str], value: object) -> None:

@@ -1,0 +1,242 @@
+"""From a comparison to the graph of its artifacts; reads no data."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ehr_tracking.config import to_dict
+from ehr_tracking.manifest import sha256
+from workflow.config import COUNTS, Stage
+from workflow.loaded import Loaded, seeded
+from workflow.nodes import Node, key_of
+
+Graph = dict[str, Node]
+"""Id -> node, each behind all that it is made from."""
+
+
+def build(loaded: Loaded, raw: Mapping[str, str], *, without: Collection[str] = ()) -> Graph:
+    """All artifacts of a comparison.
+
+    Args:
+        loaded: The comparison.
+        raw: Fingerprint of each data set that is not drawn.
+        without: Models (`name@seed`, zero-shot names, `counts`) to leave out, with all that is of them alone.
+    """
+    builder = _Builder(loaded, raw, {*without})
+    for data in sorted(loaded.config.data, key=lambda name: loaded.config.data[name].test):
+        builder.add_data(data)
+    for name in loaded.config.models:
+        for seed in loaded.config.models[name].seeds:
+            builder.run(name, seed)
+    results = {data: builder.add_results(data) for data in loaded.config.data}
+    audits = {d: a for d, node in results.items() if node and (a := builder.add_audit(d, node))}
+    if any(results.values()):
+        builder.add_page({d: r for d, r in results.items() if r}, audits)
+    return builder.graph
+
+
+class _Builder:
+    """Adds nodes to a graph; each method returns the one that it adds, or finds there."""
+
+    def __init__(self, loaded: Loaded, raw: Mapping[str, str], without: set[str]) -> None:
+        self.all, self.config = loaded, loaded.config
+        self.raw, self.without = raw, without
+        self.graph: Graph = {}
+        self.labels: dict[str, Node] = {}
+
+    def add(
+        self,
+        stage: Stage,
+        name: str,
+        config: Any,  # noqa: ANN401 -- the config of any command
+        words: str,
+        roles: Mapping[str, Node | str],
+        model: str = "",
+    ) -> Node:
+        """Add a node.
+
+        Args:
+            stage: What it is.
+            name: Of its folder.
+            config: Of its command.
+            words: The command's first words.
+            roles: Option, or `--features NAME=`, -> the node that it names, or the word itself.
+            model: Whose it is alone.
+        """
+        nodes = [one for one in roles.values() if isinstance(one, Node)]
+        keys = [one.key if isinstance(one, Node) else _content(one) for one in roles.values()]
+        given = [word for role, one in roles.items() for word in _option(role, one)]
+        tree = {} if config is None else to_dict(config)
+        own = () if config is None else ("-c", "{config}")
+        node = Node(
+            stage=stage,
+            name=name,
+            key=key_of(stage, tree, keys, words, *roles),
+            words=(*words.split(), *given, *own, "--out", "{out}"),
+            config=tree,
+            inputs=tuple(dict.fromkeys(one.id for one in nodes if one.words)),
+            model=model,
+        )
+        return self.graph.setdefault(node.id, node)
+
+    def add_data(self, data: str) -> None:
+        """A data set and its labels."""
+        spec = self.config.labels
+        roles = {"--meds": self.meds(data)} | {f"--task-file {n}": n for n in spec.task_files}
+        self.labels[data] = self.add("labels", data, self.all.labels, "ehr-eval labels", roles)
+
+    def meds(self, data: str) -> Node:
+        """Where a data set lies; one that is given is no node of the graph."""
+        spec = self.config.data[data]
+        if spec.synth is None:
+            assert spec.meds is not None
+            return Node(stage="meds", name=str(spec.meds.absolute()), key=self.raw[data])
+        words = f"ehr-tokenize synth --world {spec.synth.world}"
+        words += " --risks" * spec.synth.risks
+        return self.add("meds", data, self.all.synth[data], words, {})
+
+    def tokens(self, data: str, scheme: str) -> Node:
+        """Tokens; of a data set to test on, by the tokenizer of the one trained on."""
+        roles = {"--meds": self.meds(data)}
+        if self.config.data[data].test:
+            roles["--tokenizer"] = self.tokens(self.config.trained_on, scheme)
+        return self.add(
+            "tokens", f"{data}.{scheme}", self.all.schemes[scheme], "ehr-tokenize", roles
+        )
+
+    def run(self, name: str, seed: int) -> Node | None:
+        """A trained model; None where it is left out, or what it starts from is."""
+        spec = self.config.models[name]
+        tag = f"{name}@{seed}"
+        if tag in self.without:
+            return None
+        roles = {"--tokens": self.tokens(self.config.trained_on, spec.scheme)}
+        if spec.init is not None:
+            seeds = self.config.models[spec.init].seeds
+            start = self.run(spec.init, seed if seed in seeds else seeds[0])
+            if start is None:
+                return None
+            roles["--init"] = start
+        words = f"ehr-train --resume --nproc {spec.nproc}"
+        config = seeded(self.all.models[name], seed)
+        return self.add("runs", tag, config, words, roles, model=tag)
+
+    def runs(self) -> dict[str, tuple[str, Node]]:
+        """`name@seed` -> its scheme and its run, of all that are not left out."""
+        found = {}
+        for name, spec in self.config.models.items():
+            for seed in spec.seeds:
+                if (node := self.run(name, seed)) is not None:
+                    found[f"{name}@{seed}"] = (spec.scheme, node)
+        return found
+
+    def features(self, data: str) -> dict[str, Node]:
+        """Name -> features on a data set, the baseline's last."""
+        found = {}
+        for tag, (scheme, run) in self.runs().items():
+            roles = {
+                "--checkpoint": run,
+                "--tokens": self.tokens(data, scheme),
+                "--labels": self.labels[data],
+            }
+            words, config = "ehr-eval features", self.all.features
+            found[tag] = self.add("features", f"{data}.{tag}", config, words, roles, model=tag)
+        if self.all.counts is not None and COUNTS not in self.without:
+            roles = {"--meds": self.meds(data), "--labels": self.labels[data]}
+            found[COUNTS] = self.add(
+                "counts", data, self.all.counts, "ehr-eval counts", roles, COUNTS
+            )
+        return found
+
+    def predictions(self, data: str) -> dict[str, Node]:
+        """Name -> risks without labels on a data set."""
+        found = {}
+        for name, spec in self.config.zeroshot.items():
+            seed = self.config.models[spec.model].seeds[0]
+            run = None if name in self.without else self.run(spec.model, seed)
+            if run is None:
+                continue
+            tokens = self.tokens(data, self.config.models[spec.model].scheme)
+            roles: dict[str, Node | str] = {
+                "--checkpoint": run,
+                "--tokens": tokens,
+                "--labels": self.labels[data],
+            }
+            roles |= {f"--task {task}": task for task in spec.tasks}
+            words, config = "ehr-eval zeroshot --workers 1", self.all.zeroshot[name]
+            found[name] = self.add("predictions", f"{data}.{name}", config, words, roles, name)
+        return found
+
+    def add_results(self, data: str) -> Node | None:
+        """Every model of a data set judged; None where none is left."""
+        features = self.features(data)
+        if not features:
+            return None
+        predictions = self.predictions(data)
+        roles: dict[str, Node | str] = {"--labels": self.labels[data]}
+        roles |= {f"--features {name}=": node for name, node in features.items()}
+        roles |= {f"--predictions {name}=": node for name, node in predictions.items()}
+        spec = self.config.data[data]
+        if spec.synth is not None and spec.synth.risks:
+            roles["--risks /risks"] = self.meds(data)
+        there = {*features, *predictions}
+        for a, b in self.pairs(there):
+            roles[f"--compare {json.dumps([a, b])}"] = f"{a} {b}"
+        return self.add("results", data, self.all.evaluate, "ehr-eval ehrshot", roles)
+
+    def pairs(self, there: set[str]) -> list[tuple[str, str]]:
+        """What is compared besides, seed by seed."""
+        found = []
+        for a, b in self.config.compare:
+            seeds = [name.partition("@")[2] for name in sorted(there) if name.split("@")[0] == a]
+            for seed in seeds:
+                one = f"{a}@{seed}" if seed else a
+                other = f"{b}@{seed}" if f"{b}@{seed}" in there else b
+                found += [(one, other)] if other in there else []
+        return found
+
+    def add_audit(self, data: str, results: Node) -> Node | None:
+        """What makes results of a data set look better than they are."""
+        if self.all.audit is None:
+            return None
+        roles = {"--meds": self.meds(data), "--labels": self.labels[data], "--results": results}
+        roles |= {f"--features {name}=": node for name, node in self.features(data).items()}
+        roles |= {f"--predictions {n}=": node for n, node in self.predictions(data).items()}
+        return self.add("audit", data, self.all.audit, "ehr-eval audit", roles)
+
+    def add_page(self, results: Mapping[str, Node], audits: Mapping[str, Node]) -> Node:
+        """The page and the tables."""
+        roles = {f"--results {data}=": node for data, node in results.items()}
+        roles |= {f"--run {tag}=": run for tag, (_, run) in self.runs().items()}
+        trained_on = self.config.trained_on
+        of_models = {n: node for n, node in self.features(trained_on).items() if n != COUNTS}
+        roles |= {f"--features {name}=": node for name, node in of_models.items()}
+        schemes = {scheme for scheme, _ in self.runs().values()}
+        roles |= {f"--tokens {s}=": self.tokens(trained_on, s) for s in sorted(schemes)}
+        roles |= {f"--labels ={data}": self.labels[data] for data in results}
+        roles |= {f"--audit ={data}": audit for data, audit in audits.items()}
+        return self.add("comparison", "comparison", None, "ehr-eval compare", roles)
+
+
+def _content(word: str) -> str:
+    """A word of a command; with what is in it, where it is a file."""
+    return f"{word} {sha256(word)}" if Path(word).is_file() else word
+
+
+def _option(role: str, one: Node | str) -> list[str]:
+    """The words that name an input.
+
+    Examples:
+        >>> run = Node(stage="runs", name="a@0", key="0" * 64, words=("x",))
+        >>> _option("--features a=", run)
+        ['--features', 'a={runs/a@0-000000000000}']
+        >>> _option("--task icu", "icu"), _option('--compare ["a", "b"]', "a b")
+        (['--task', 'icu'], ['--compare', 'a', 'b'])
+    """
+    flag, _, about = role.partition(" ")
+    if isinstance(one, str):
+        return [flag, *(one.split() if flag == "--compare" else [one])]
+    path = f"{{{one.id}}}" if one.words else one.name
+    before = about if about.endswith("=") else ""
+    return [flag, before + path + (about if about.startswith("/") else "")]
