@@ -48,7 +48,24 @@ def work(tmp_path_factory, toys):
     resealed = root / "features" / "resealed"
     shutil.copytree(features["model"], resealed, ignore=shutil.ignore_patterns("manifest.json"))
     seal(resealed, FEATURES, producer="test 0", config={}, inputs=parent)
-    with new_artifact(root / "zero", PREDICTIONS) as partial:
+    with new_artifact(root / "tuned", CHECKPOINT) as partial:
+        seal(partial, CHECKPOINT, producer="test 0", config={}, inputs=parent)
+    write_perfect(root / "zero", labels, parent)
+    write_perfect(root / "fine", labels, {"checkpoint": source(root / "tuned")})
+    run_ehrshot(
+        labels,
+        {"m@0": resealed, "m@1": features["noise"], "counts": features["counts"]},
+        root / "results",
+        SMALL,
+        predictions={"m-zeroshot@0": root / "zero", "m-tuned@0": root / "fine"},
+    )
+    run_compare({"results": root / "results"}, root / "out")
+    return root
+
+
+def write_perfect(out, labels, inputs):
+    """Predictions that are the outcomes of the held-out rows."""
+    with new_artifact(out, PREDICTIONS) as partial:
         for task in ("told", "untold"):
             table = pl.read_parquet(labels / task / "labels.parquet")
             table = table.filter((pl.col("subject_id") - 1) % 3 == 2).with_columns(
@@ -57,16 +74,7 @@ def work(tmp_path_factory, toys):
             )
             (partial / task).mkdir()
             table.write_parquet(partial / task / "held_out.parquet")
-        seal(partial, PREDICTIONS, producer="test 0", config={}, inputs=parent)
-    run_ehrshot(
-        labels,
-        {"m@0": resealed, "m@1": features["noise"], "counts": features["counts"]},
-        root / "results",
-        SMALL,
-        predictions={"m-zeroshot@0": root / "zero"},
-    )
-    run_compare({"results": root / "results"}, root / "out")
-    return root
+        seal(partial, PREDICTIONS, producer="test 0", config={"estimator": "mc"}, inputs=inputs)
 
 
 def scores(work):
@@ -151,7 +159,7 @@ def test_what_a_checkpoint_says_without_a_label_stands_beside_heads_on_its_featu
     assert header == ["task", "head", "no label", "4", "all"]
     assert {row[0] for row in rows} == {"told", "untold"}
     assert all(row[2].startswith("1.000") for row in rows)
-    assert "m-zeroshot beside counts" not in page.tables
+    assert [title for title in page.tables if " beside " in title] == ["m-zeroshot beside m"]
 
 
 def test_the_same_inputs_give_the_same_bytes(work):
@@ -181,10 +189,11 @@ def test_what_is_of_another_lineage_is_refused(work, toys):
 def test_a_costs_file_is_told_and_a_bad_one_refused(work):
     costs = work / "costs.csv"
     costs.write_text("stage,name,seconds,memory_mb\ntokenize,all,12.5,\n")
-    words = ["compare", "--results", f"few={work / 'results'}", "--out", str(work / "costly"), "--costs", str(costs)]  # fmt: skip
+    words = ["compare", "--results", f"few={work / 'results'}", "--results", f"again={work / 'results'}", "--predictions", f"m-zeroshot@0={work / 'zero'}", "--out", str(work / "costly"), "--costs", str(costs)]  # fmt: skip
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1] == f"page: {work / 'costly' / 'page.html'}"
+    assert "estimator: mc\n" in (work / "costly" / "methods.md").read_text()
     assert "tokenize,all,12.5,,costs\n" in (work / "costly" / "costs.csv").read_text()
     costs.write_text("stage,name,seconds\ntokenize,all,12.5\n")
     done = CliRunner().invoke(main, [*words, "--overwrite"])

@@ -22,6 +22,7 @@ _ONE = "results"
 )
 @named_option("--run", "Training run of a model (MODEL, or MODEL@SEED); may be given again.")
 @named_option("--features", "Features of a model: how they were made; may be given again.")
+@named_option("--predictions", "Predictions of a model: how they were made; may be given again.")
 @named_option("--tokens", "Tokens that models were trained on; may be given again.")
 @click.option("--labels", type=PATH, multiple=True, help="Labels that the results are of.")
 @click.option("--audit", type=PATH, multiple=True, help="What `audit` said of them.")
@@ -33,6 +34,7 @@ def compare(
     given: tuple[str, ...],
     run: dict[str, Path],
     features: dict[str, Path],
+    predictions: dict[str, Path],
     tokens: dict[str, Path],
     labels: tuple[Path, ...],
     audit: tuple[Path, ...],
@@ -56,6 +58,7 @@ def compare(
         out,
         runs=run,
         features=features,
+        predictions=predictions,
         tokens=tokens,
         labels=labels,
         audits=audit,

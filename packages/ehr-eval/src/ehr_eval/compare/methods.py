@@ -80,8 +80,15 @@ def _models(given: Given) -> Iterator[str]:
     without = [name for name in given.seeds if name not in given.runs]
     if without:
         yield f"Without a training run (`--run`): {', '.join(without)}."
-    if not given.runs:
-        return
+    if given.runs:
+        yield from _trained(given)
+    for what, named in (("Features", given.features), ("Predictions", given.predictions)):
+        for name, item in named.items():
+            yield f"{what} of {name}:"
+            yield _block(dotted(item.manifest.config))
+
+
+def _trained(given: Given) -> Iterator[str]:
     yield (
         "Parameters are counted in the weights that are kept (a tied weight once, the padding of the vocabulary "
         "included); tokens seen are those of records, repeats counted."
@@ -94,9 +101,6 @@ def _models(given: Given) -> Iterator[str]:
         yield markdown_table(other)
     yield "Hyperparameters that all share:" if len(found) > 1 else "Hyperparameters:"
     yield _block(same)
-    for name, item in given.features.items():
-        yield f"Features of {name}:"
-        yield _block(dotted(item.manifest.config))
 
 
 def _evaluation(given: Given) -> Iterator[str]:

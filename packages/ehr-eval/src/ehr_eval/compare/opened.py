@@ -10,9 +10,12 @@ import polars as pl
 from ehr_eval.compare.seeds import model_of, refuse_clashes
 from ehr_eval.frames import PRODUCER
 from ehr_tracking.contracts import (
+    ADAPTER,
     AUDIT,
+    CHECKPOINT,
     FEATURES,
     LABELS,
+    PREDICTIONS,
     RESULTS,
     RUN,
     TOKENS,
@@ -24,6 +27,7 @@ from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, source
 
 _CHECKPOINTS = "checkpoints/"
+_MODELS = (CHECKPOINT.name, ADAPTER.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Given:
     runs: Mapping[str, Artifact]
     """Model, with its seed where it has one, -> its `run/1`."""
     features: Mapping[str, Artifact]
+    predictions: Mapping[str, Artifact]
     tokens: Mapping[str, Artifact]
     labels: Sequence[Artifact]
     audits: Sequence[Artifact]
@@ -65,6 +70,7 @@ class Given:
         found = {f"results.{name}": item.source for name, item in self.results.items()}
         found |= {f"run.{name}": item.source for name, item in self.runs.items()}
         found |= {f"features.{name}": item.source for name, item in self.features.items()}
+        found |= {f"predictions.{name}": item.source for name, item in self.predictions.items()}
         found |= {f"tokens.{name}": item.source for name, item in self.tokens.items()}
         found |= {f"labels.{i}": item.source for i, item in enumerate(self.labels)}
         return found | {f"audit.{i}": item.source for i, item in enumerate(self.audits)}
@@ -91,6 +97,7 @@ def open_given(
     *,
     runs: Mapping[str, PathLike],
     features: Mapping[str, PathLike],
+    predictions: Mapping[str, PathLike],
     tokens: Mapping[str, PathLike],
     labels: Sequence[PathLike],
     audits: Sequence[PathLike],
@@ -105,12 +112,17 @@ def open_given(
         results={name: _open(path, RESULTS) for name, path in results.items()},
         runs={name: _open(path, RUN) for name, path in runs.items()},
         features={name: _open(path, FEATURES) for name, path in features.items()},
+        predictions={name: _open(path, PREDICTIONS) for name, path in predictions.items()},
         tokens={name: _open(path, TOKENS) for name, path in tokens.items()},
         labels=[_open(path, LABELS) for path in labels],
         audits=[_open(path, AUDIT) for path in audits],
     )
     refuse_clashes(given.seeds)
-    for flag, named in (("--run", given.runs), ("--features", given.features)):
+    for flag, named in (
+        ("--run", given.runs),
+        ("--features", given.features),
+        ("--predictions", given.predictions),
+    ):
         for name, item in named.items():
             if name not in given.seeds:
                 raise UserError(
@@ -142,12 +154,13 @@ def judged(results: Artifact, name: str) -> Source:
 
 
 def checkpoints(item: Source) -> set[str]:
-    """Fingerprints of the checkpoints and adapters that features or predictions came from."""
-    return {
-        s.fingerprint
-        for _, s in walk({"": item})
-        if s.contract.partition("/")[0] in ("checkpoint", "adapter")
-    }
+    """Fingerprints of the checkpoints and adapters that features or predictions were made by.
+
+    Not of what these began from: a fine-tuned model is another one than the model that it was.
+    """
+    if item.contract.partition("/")[0] in _MODELS:
+        return {item.fingerprint}
+    return {fingerprint for parent in item.inputs.values() for fingerprint in checkpoints(parent)}
 
 
 def walk(inputs: Mapping[str, Source]) -> Iterator[tuple[str, Source]]:

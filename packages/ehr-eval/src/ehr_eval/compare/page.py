@@ -5,8 +5,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from ehr_eval.compare.costs import Cost, by_model
 from ehr_eval.compare.curves import calibration, shot_curves
+from ehr_eval.compare.facts import tasks
 from ehr_eval.compare.models import model_rows
 from ehr_eval.compare.opened import Artifact, Given, walk
 from ehr_eval.compare.shown import LEGEND, by_task, each, leaders, scores_table
@@ -46,6 +49,7 @@ def write_page(
             "<h3>AUROC by task</h3>",
             scores_table(by_task(tables, name, item)),
             *_few(tables, name, item),
+            *_not_evaluated(given, item),
             f"<h2>AUROC against the number of shots{told}</h2>",
             *shot_curves(plots, tables, name, item),
             f"<h2>Where {escape(baseline(item))} is better{told}</h2>",
@@ -75,6 +79,30 @@ def _few(tables: Tables, name: str, item: Artifact) -> Iterator[str]:
             f'<p class="note"><strong>Too little data to judge a model.</strong> Fewer than {few} held-out rows of '
             f"the rarer class: {escape(', '.join(small))}.</p>"
         )
+
+
+def _not_evaluated(given: Given, item: Artifact) -> Iterator[str]:
+    """Tasks without a score, and why, as far as results and labels tell."""
+    scores = item.table("results.parquet")
+    why = scores.filter(pl.col("reason").is_not_null()).unique(
+        ["task", "reason"], maintain_order=True
+    )
+    found: list[dict[str, object]] = [
+        {"task": row["task"], "metric": row["metric"], "why": row["reason"]}
+        for row in why.to_dicts()
+    ]
+    labels = given.labels_of(item)
+    asked = item.manifest.config["tasks"]
+    if labels is not None and asked is None:
+        there = set(scores["task"])
+        found += [
+            {"task": task, "metric": "all", "why": "not in the results; their report has why"}
+            for task in tasks(labels)
+            if task not in there
+        ]
+    if found:
+        yield "<p>What could not be evaluated:</p>"
+        yield table(found)
 
 
 def _behind(tables: Tables, name: str, item: Artifact) -> Iterator[str]:

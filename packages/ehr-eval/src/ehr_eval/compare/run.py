@@ -23,6 +23,7 @@ def run_compare(  # noqa: PLR0913 -- the inputs of an artifact
     *,
     runs: Mapping[str, PathLike] | None = None,
     features: Mapping[str, PathLike] | None = None,
+    predictions: Mapping[str, PathLike] | None = None,
     tokens: Mapping[str, PathLike] | None = None,
     labels: Sequence[PathLike] = (),
     audits: Sequence[PathLike] = (),
@@ -37,6 +38,7 @@ def run_compare(  # noqa: PLR0913 -- the inputs of an artifact
         out: Where the artifact shall be.
         runs: Model, with its seed where it has one (`gpt2@0`), -> its `run/1`.
         features: The same -> its `features/1`.
+        predictions: The same -> its `predictions/1`.
         tokens: Name -> `tokens/1` that models were trained on.
         labels: `labels/1` that the results are of.
         audits: `audit/1` of any of these.
@@ -54,13 +56,18 @@ def run_compare(  # noqa: PLR0913 -- the inputs of an artifact
     out, costs = Path(out), None if costs is None else Path(costs)
     for name in results:
         require_name(name, "results")
-    named = [*results.values(), *(runs or {}).values(), *(features or {}).values()]
-    read = [*named, *(tokens or {}).values(), *labels, *audits, *([costs] if costs else [])]
+    named = [
+        path
+        for of in (results, runs, features, predictions, tokens)
+        for path in (of or {}).values()
+    ]
+    read = [*named, *labels, *audits, *([costs] if costs else [])]
     refuse_existing(out, COMPARISON, overwrite=overwrite, inputs=read)
     given = open_given(
         results,
         runs=runs or {},
         features=features or {},
+        predictions=predictions or {},
         tokens=tokens or {},
         labels=labels,
         audits=audits,
