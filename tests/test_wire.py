@@ -1,16 +1,21 @@
 """The whole wire: MEDS to report, each arrow one command, each artifact sealed and traceable."""
 
+import ast
 import json
 import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import polars as pl
 import pytest
+import torch
 
 from ehr_models.checkpoint import load_checkpoint
+from ehr_tokenize.tokenizer.tokenizer import Tokenizer
 from ehr_tracking.manifest import load_manifest
 
 Run = Callable[..., str]
@@ -188,3 +193,39 @@ def test_the_facts_for_a_methods_section_are_those_of_data_and_models(
     assert [row["model"] for row in built] == list(models)
     assert f"torch: {version('torch')}\n" in text
     assert "device: cpu\n" in text
+
+
+OTHERS = {"json", "pathlib", "matplotlib.pyplot", "polars", "torch", "safetensors.numpy", "transformers"}  # fmt: skip
+"""What the notebook may import: none of our packages."""
+
+
+@pytest.mark.slow
+def test_the_notebook_opens_all_of_it_without_our_packages(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = json.loads((ROOT / "docs/notebooks/artifacts.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    texts = ["".join(cell["source"]) for cell in cells]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    assert imported <= OTHERS
+    (tmp_path / "demo").symlink_to(work)
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    told: dict[str, Any] = {}
+    for text in texts:
+        exec(text, told)
+    plt = told["plt"]
+    assert [axis.get_ylabel() for n in plt.get_fignums() for axis in plt.figure(n).axes] == ["loss", "AUROC, mean over tasks"]  # fmt: skip
+    plt.close("all")
+    assert told["texts"] == [token.text for token in Tokenizer.from_pretrained(work / "tokens").tokens]  # fmt: skip
+    loaded = load_checkpoint(work / "runs/gpt2", head="token").model
+    given = told["model"].state_dict()
+    assert all(torch.equal(weights, given[name]) for name, weights in loaded.state_dict().items())
+    assert told["chance"].sum().item() == pytest.approx(1)
+    assert told["features"].shape[0] == told["index"].height
+    assert told["counts"]["shape"][0] == len(told["counts"]["indptr"]) - 1
+    assert set(told["shots"]["model"]) == {"behrt", "gpt2", "counts"}
+    assert told["said"].height == told["auroc"].filter(task=told["task"])["n"][0]
