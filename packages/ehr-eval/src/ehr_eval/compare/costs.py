@@ -80,17 +80,17 @@ def by_model(given: Given, costs: Sequence[Cost]) -> list[dict[str, object]]:
                 "tokens seen": _mean(
                     [known[name]["tokens seen"] for name in seeds if name in known]
                 ),
-                "seconds of training": _mean([c.seconds for c in spent[TRAIN]]),
+                "seconds of training": _mean([c.seconds for c in spent[TRAIN]], 1),
                 "most memory, MB": _mean([c.memory_mb for c in spent[TRAIN]]),
-                "seconds of fitting heads": _mean([c.seconds for c in spent[EVALUATE]]),
+                "seconds of fitting heads": _mean([c.seconds for c in spent[EVALUATE]], 1),
             }
         )
     return found
 
 
-def _mean(values: Sequence[Any]) -> int | None:
+def _mean(values: Sequence[Any], digits: int | None = None) -> float | None:
     there = [value for value in values if value is not None]
-    return round(sum(there) / len(there)) if there else None
+    return round(sum(there) / len(there), digits) if there else None
 
 
 def write_costs(path: Path, costs: list[Cost]) -> int:

@@ -149,11 +149,12 @@ def _difference(row: Mapping[str, Any]) -> dict[str, object]:
         "task": row["task"],
         "model": row["model"],
         "head": row["head"],
+        "baseline head": row["other_head"],
         "k": shown_k(row["k"]),
         "model AUROC": f"{row['model_auroc']:.3f}",
         "baseline AUROC": f"{row['other_auroc']:.3f}",
         "difference": shown_interval(row["difference"], row["lower"], row["upper"]),
-        "seeds behind": f"{row['pairs'] - row['ahead']} of {row['pairs']}",
+        "seeds not ahead": f"{row['pairs'] - row['ahead']} of {row['pairs']}",
     }
 
 
