@@ -212,6 +212,8 @@ class _Builder:
         trained_on = self.config.trained_on
         of_models = {n: node for n, node in self.features(trained_on).items() if n != COUNTS}
         roles |= {f"--features {name}=": node for name, node in of_models.items()}
+        without_labels = self.predictions(trained_on)
+        roles |= {f"--predictions {name}=": node for name, node in without_labels.items()}
         schemes = {scheme for scheme, _ in self.runs().values()}
         roles |= {f"--tokens {s}=": self.tokens(trained_on, s) for s in sorted(schemes)}
         roles |= {f"--labels ={data}": self.labels[data] for data in results}
