@@ -3,7 +3,7 @@
     uv run --no-sync scripts/wheelhouse.py --python 3.12 [--out build/wheelhouse-3.12] [PACKAGE ...]
 
 PACKAGE is any of ours, with extras if wanted: `ehr-tokenize[desc]`; without one, all five with the extras that
-the root of the workspace has. Versions are those that `pyproject.toml` pins. pip fetches, from where it is
+the root of the workspace has, and the engine that runs comparisons. Versions are those that `pyproject.toml` pins. pip fetches, from where it is
 told to in its own settings: which torch comes, for a CPU or for CUDA, is decided as for any other
 installation, by PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 """
@@ -60,8 +60,9 @@ or, in an environment of your own,
 
 
 def everything() -> list[str]:
-    """All five packages with the extras that the root of the workspace has."""
-    return list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    """All five packages with the extras that the root of the workspace has, and what runs comparisons."""
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*root["dependencies"], *root["optional-dependencies"]["compare"]]
 
 
 def fetch(house: Path, python: str, packages: Sequence[str]) -> str:
