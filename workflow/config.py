@@ -105,7 +105,9 @@ class ZeroshotSpec(Settings):
 class Resources:
     """What each job of a stage may take."""
 
-    threads: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    """Also processes, of a command that shares its work out; None: 1, but all cores for `meds`, `predictions`
+    and `results`."""
     gpus: int = Field(default=0, ge=0)
     mem_mb: int | None = Field(default=None, ge=1)
     """None: twice what is estimated."""

@@ -23,6 +23,10 @@ _A_SUBJECT = 0.02
 """MB of MEDS data, roughly, of one that is drawn."""
 
 
+_MOST = 8
+"""Cores of one job on a cluster."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Where and how."""
@@ -112,7 +116,9 @@ class Driver:
     def _run(self, graph: Graph, todo: Graph) -> None:
         o, thought = self.options, self.estimates(todo)
         path = o.out / "plan.json"
-        engine.write_plan(path, self.store, graph, todo, self.loaded.config, thought)
+        most = min(o.cores, _MOST) if o.slurm else o.cores
+        config = self.loaded.config
+        engine.write_plan(path, self.store, graph, todo, config, thought, cores=most)
         line = engine.command(o.out, path, cores=o.cores, slurm=o.slurm, more=o.more)
         engine.run(line, o.out / "engine.log", todo, self.store, _progress(graph, thought, o.cores))
 

@@ -18,6 +18,8 @@ from workflow.estimate import Estimate
 from workflow.graph import Graph
 
 HERE = Path(__file__).parent
+_SHARED_OUT = ("meds", "predictions", "results")
+"""Stages whose command shares its work out, while little else can run."""
 _LOOK = 0.5
 """Seconds between two looks at what is there."""
 _END = 30.0
@@ -31,6 +33,8 @@ def write_plan(
     make: Graph,
     config: CompareConfig,
     estimates: Mapping[str, Estimate],
+    *,
+    cores: int,
 ) -> None:
     """Write what Snakemake reads, and the config of each command.
 
@@ -41,6 +45,7 @@ def write_plan(
         make: Those that are to be made.
         config: Says what a job of a stage may take.
         estimates: Of each that is to be made.
+        cores: Most that one may take.
     """
     jobs = {}
     for one, node in make.items():
@@ -50,10 +55,11 @@ def write_plan(
             write_whole(file, yaml.safe_dump(dict(node.config), sort_keys=False))
         node.beside(store, "logs").parent.mkdir(parents=True, exist_ok=True)
         most, guess = config.of(node.stage), estimates[one]
+        threads = min(cores, most.threads or (cores if node.stage in _SHARED_OUT else 1))
         jobs[one] = {
             "inputs": [str(graph[i].output(store)) for i in node.inputs],
-            "command": node.shell(store, path),
-            "threads": most.threads,
+            "command": node.shell(store, path, threads=threads, gpus=most.gpus),
+            "threads": threads,
             "gpus": most.gpus,
             "mem_mb": most.mem_mb or round(2 * guess.memory_mb),
             "minutes": most.minutes or max(60, round(3 * guess.seconds / 60)),
@@ -84,7 +90,7 @@ def command(out: Path, plan: Path, *, cores: int, slurm: bool, more: Sequence[st
     where = (
         ["--executor", "slurm", "--jobs", str(cores)]
         if slurm
-        else ["--cores", str(cores), "--resources", f"mem_mb={memory}"]
+        else ["--cores", str(cores), "--resources", f"mem_mb={memory}", "gpu=1"]
     )
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")),

@@ -92,7 +92,7 @@ class _Builder:
         if spec.synth is None:
             assert spec.meds is not None
             return Node(stage="meds", name=str(spec.meds.absolute()), key=self.raw[data])
-        words = f"ehr-tokenize synth --world {spec.synth.world}"
+        words = f"ehr-tokenize synth --workers {{threads}} --world {spec.synth.world}"
         words += " --risks" * spec.synth.risks
         return self.add("meds", data, self.all.synth[data], words, {})
 
@@ -102,7 +102,11 @@ class _Builder:
         if self.config.data[data].test:
             roles["--tokenizer"] = self.tokens(self.config.trained_on, scheme)
         return self.add(
-            "tokens", f"{data}.{scheme}", self.all.schemes[scheme], "ehr-tokenize", roles
+            "tokens",
+            f"{data}.{scheme}",
+            self.all.schemes[scheme],
+            "ehr-tokenize --workers {threads}",
+            roles,
         )
 
     def run(self, name: str, seed: int) -> Node | None:
@@ -140,7 +144,7 @@ class _Builder:
                 "--tokens": self.tokens(data, scheme),
                 "--labels": self.labels[data],
             }
-            words, config = "ehr-eval features", self.all.features
+            words, config = "ehr-eval features --device {device}", self.all.features
             found[tag] = self.add("features", f"{data}.{tag}", config, words, roles, model=tag)
         if self.all.counts is not None and COUNTS not in self.without:
             roles = {"--meds": self.meds(data), "--labels": self.labels[data]}
@@ -164,7 +168,10 @@ class _Builder:
                 "--labels": self.labels[data],
             }
             roles |= {f"--task {task}": task for task in spec.tasks}
-            words, config = "ehr-eval zeroshot --workers 1", self.all.zeroshot[name]
+            words, config = (
+                "ehr-eval zeroshot --workers {threads} --device {device}",
+                self.all.zeroshot[name],
+            )
             found[name] = self.add("predictions", f"{data}.{name}", config, words, roles, name)
         return found
 
@@ -183,7 +190,8 @@ class _Builder:
         there = {*features, *predictions}
         for a, b in self.pairs(there):
             roles[f"--compare {json.dumps([a, b])}"] = f"{a} {b}"
-        return self.add("results", data, self.all.evaluate, "ehr-eval ehrshot", roles)
+        words = "ehr-eval ehrshot --workers {threads} --store {cells}"
+        return self.add("results", data, self.all.evaluate, words, roles)
 
     def pairs(self, there: set[str]) -> list[tuple[str, str]]:
         """What is compared besides, seed by seed."""

@@ -41,7 +41,8 @@ class Node:
     key: str
     """SHA-256 of all that it depends on."""
     words: tuple[str, ...] = ()
-    """The command; `{out}` and `{config}` stand for its own paths, `{<id>}` for that of another node."""
+    """The command; `{out}` and `{config}` stand for its own paths, `{threads}` and `{device}` for what it may
+    take, `{<id>}` for the path of another node."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Resolved, for the command's `-c`."""
     inputs: tuple[str, ...] = ()
@@ -80,14 +81,21 @@ class Node:
         ending = {"configs": "yaml", "logs": "log", "costs": "tsv"}[kind]
         return store / kind / f"{self.id}.{ending}"
 
-    def shell(self, store: Path, plan: Path) -> str:
+    def shell(self, store: Path, plan: Path, *, threads: int = 1, gpus: int = 0) -> str:
         """The command as a shell takes it, its output kept in a log.
 
         Args:
             store: Where artifacts lie.
             plan: Names all parts, for the costs that the page shows.
+            threads: That it may take.
+            gpus: Likewise.
         """
-        places = {"out": str(self.path(store)), "config": str(self.beside(store, "configs"))}
+        places = {
+            "out": str(self.path(store)),
+            "config": str(self.beside(store, "configs")),
+            "threads": str(threads),
+            "device": "cuda" if gpus else "cpu",
+        }
         line = shlex.join(_filled(word, places, store) for word in self.words)
         if self.stage == "comparison":
             costs = str(self.path(store).with_name(f"{self.path(store).name}.costs.csv"))
