@@ -127,7 +127,9 @@ class Driver:
 
     def _why(self, node: Node) -> str:
         log = node.beside(self.store, "logs")
-        return f"{why(log.read_text('utf-8', 'replace') if log.is_file() else '')} ({log})"
+        if not log.is_file():
+            return f"it was not started; see {self.options.out / 'engine.log'}"
+        return f"{why(log.read_text('utf-8', 'replace'))} ({log})"
 
     def _link(self, graph: Graph) -> None:
         """Names without keys: OUT/<stage>/<name> leads into the store."""
