@@ -17,7 +17,7 @@ from ehr_tokenize.synthetic.config import SynthConfig
 
 ROOT = Path(__file__).parents[3]
 GUIDES = {
-    "README": ROOT / "packages/ehr-tokenize/README.md",
+    "ehr-tokenize": ROOT / "packages/ehr-tokenize/README.md",
     **{p.stem: p for p in sorted((ROOT / "docs").glob("*.md"))},
     **{p.stem: p for p in sorted((ROOT / "docs/sources").glob("*.md"))},
 }
@@ -104,7 +104,7 @@ def smaller(words):
 
 
 def test_the_guides_that_show_something_are_found():
-    assert {"README", "tokenize", "schemes", "narratives", "synthetic", "mimic"} <= set(SHOWN)
+    assert {"ehr-tokenize", "tokenize", "schemes", "narratives", "synthetic", "mimic"} <= set(SHOWN)
     assert {"omop", "events", "patients-json", "maps"} <= set(SHOWN)
 
 

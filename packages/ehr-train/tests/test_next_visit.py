@@ -111,8 +111,8 @@ def test_the_loss_is_torchs_soft_margin_and_visits_in_order_are_learnt(tmp_path,
     tokens = write_tokens(tmp_path / "t", splits)
     config = tiny_config(
         objective=NextVisit(pooling="last", history=2),
-        optim=OptimConfig(lr=1e-2, steps=100, warmup=5),
-        validation=ValidationConfig(every=100),
+        optim=OptimConfig(lr=1e-2, steps=150, warmup=5),
+        validation=ValidationConfig(every=150),
     )
     config = replace(config, data=replace(config.data, batch_tokens=600, micro_tokens=600))
     records = read_log(train(tokens, tmp_path / "run", config) / "metrics.jsonl")

@@ -172,7 +172,7 @@ def test_tokens_that_changed_under_a_run_are_not_gone_on_with(tmp_path, config):
     shutil.rmtree(place)
     rows[4]["token"] = [5, 9, 8]
     write_tokens(place, {"train": rows, "tuning": rows[:2]})
-    with pytest.raises(UserError, match=r"cannot be resumed with: tokens: another one$"):
+    with pytest.raises(UserError, match=r"was begun otherwise: tokens: another one\. Begin anew"):
         train(place, run, replace(config, optim=OptimConfig(steps=2)), resume=True)
 
 

@@ -1,5 +1,6 @@
 """Step after step: learn, log, validate, save."""
 
+import math
 import os
 import signal
 import time
@@ -191,7 +192,9 @@ class Trainer:
         """Metrics at this step, and whether they are the best so far."""
         assert self.validator is not None
         with self.state.update.averaged():
-            metrics = self.validator.measure(self.stepper.learner)
+            measured = self.validator.measure(self.stepper.learner)
+        # of weights that have left all bounds there is nothing to say; the guard ends such a run
+        metrics = {name: value for name, value in measured.items() if math.isfinite(value)}
         score = self._score(metrics)
         if score is None:
             return metrics, False
