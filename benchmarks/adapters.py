@@ -278,8 +278,8 @@ def ours(scratch: Path, adapted: bool, steps: int) -> Marks:
     from ehr_train.data.sampler import Position
     from ehr_train.job import Job
     from ehr_train.loop import Trainer
-    from ehr_train.run import write_start
     from ehr_train.speed import keep_freed_memory
+    from ehr_train.start import write_start
 
     settings = ["objective.kind=classification", "data.context=128", "precision=fp32"]
     settings += [f"data.{n}_tokens={BATCH}" for n in ("batch", "micro")]
@@ -291,7 +291,7 @@ def ours(scratch: Path, adapted: bool, steps: int) -> Marks:
             labels=scratch / "labels" / TASKS[0], device="cpu", steps=steps,
         )  # fmt: skip
         job, inputs = job.resolved(base)
-        write_start(Path(out), config, inputs)
+        write_start(Path(out), config, inputs, "cpu")
         keep_freed_memory()
         trainer, marks = Trainer(job), Marks()
         with Ahead(trainer.prepared(Position()), config.data.ahead) as ready:

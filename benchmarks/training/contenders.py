@@ -114,13 +114,13 @@ def ours(model: str, data: Path, number: int, steps: int, laps: Laps) -> None:
     from ehr_train.data.sampler import Position
     from ehr_train.job import Job
     from ehr_train.loop import Trainer
-    from ehr_train.run import write_start
     from ehr_train.speed import keep_freed_memory
+    from ehr_train.start import write_start
 
     out = Path(tempfile.mkdtemp(dir=data.parent))
     job = Job(tokens=data, out=out, init=None, labels=None, device=device(), steps=steps)
     config = our_config(model)
-    write_start(out, config, job.resolved(None)[1])
+    write_start(out, config, job.resolved(None)[1], device())
     keep_freed_memory()
     learner = Trainer(job)
     tokens, waited = 0, 0.0

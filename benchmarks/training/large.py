@@ -106,7 +106,8 @@ def watch(data: Path, out: Path, steps: int) -> dict[str, float]:
     process.kill()
     process.wait()
     timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()[1:]]
-    share = sum(t["waited"] for t in timings) / sum(t["seconds"] for t in timings)
+    seconds = sum(t["seconds"] for t in timings)
+    share = sum(t["waited"] for t in timings) / seconds if seconds else 0.0
     memory = {"peak_mb": peak / 1024, "anonymous_mb": anonymous / 1024}
     return {"seconds": first, "cpu_seconds": used, **memory, "loader_share": share}
 
