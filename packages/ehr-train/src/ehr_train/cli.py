@@ -8,6 +8,7 @@ import click
 import ehr_train
 from ehr_tracking.errors import Group
 from ehr_tracking.options import PATH, config_options, overwrite_option
+from ehr_train.options import device_option, nproc_option, resume_option
 from ehr_train.slurm.command import slurm
 from ehr_train.sweep.command import sweep
 from ehr_train.text.command import text
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=PATH, help="Token data set (tokens/1).")
 @click.option("--out", type=PATH, help="Run directory to write (run/1).")
 @config_options("TrainConfig", "optim.lr=3e-4")
-@click.option(
-    "--nproc",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine.",
-)
+@nproc_option
 @click.option(
     "--nnodes",
     type=click.IntRange(1),
@@ -74,7 +69,7 @@ if TYPE_CHECKING:
     type=PATH,
     help="MEDS labels of one task, or a CSV file (see -s labels.subject, .time, .value).",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
+@device_option
 @click.option(
     "--track",
     multiple=True,
@@ -93,7 +88,7 @@ if TYPE_CHECKING:
     type=PATH,
     help="Fine-tune --init on each draw of shots/1 (`ehr-eval ehrshot --shots`): a run each, below --out.",
 )
-@click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
+@resume_option
 @overwrite_option("a run")
 @click.option(
     "--allow-changes",

@@ -131,7 +131,7 @@ class Trials:
         model = load_or_build(job.init, config, objective, tokens, None).train()
         precision = resolve_precision(config.precision, device, training=True)
         self.config = replace(config, precision=precision, compile=False)
-        self.stepper = Stepper(Learner(model, objective).to(device), self.config, device)
+        self.stepper = Stepper(Learner(model, objective), self.config, device)
         self.asker = Asker(objective, examples, tokens.vocab_size, config.seed, codes)
         self.nproc = nproc
         self.cost: Cost | None = None

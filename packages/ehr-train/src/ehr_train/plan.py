@@ -125,7 +125,7 @@ def plan(  # noqa: PLR0913 -- what the command's options say
         filled["budget_filled"] = round(mean_tokens / order.batch, 4)
     precision = resolve_precision(config.precision, device, training=True)
     config = with_passes(job, replace(config, precision=precision, compile=False), nproc)
-    stepper = Stepper(Learner(model.train(), objective).to(device), config, torch.device(device))
+    stepper = Stepper(Learner(model.train(), objective), config, torch.device(device))
     asker = Asker(objective, order.examples, token_set.vocab_size, config.seed, Codes(token_set))
     with as_one_of(nproc):
         cost = measure(stepper, asker, config, processes=nproc)

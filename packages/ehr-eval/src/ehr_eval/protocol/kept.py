@@ -45,7 +45,7 @@ def names_of(
                 "rows": _digest(task, model),
                 "features": None if values is None else values.fingerprint,
             }
-            found[f"{task.name}/{model}"] = _hash(json.dumps(about).encode())
+            found[f"{task.name}/{model}"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return found
 
 
@@ -78,7 +78,3 @@ def _own(task: TaskRows, model: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
             yield f"{given[1:]}/probability", predicted.probability
             if predicted.decided is not None:
                 yield f"{given[1:]}/decided", predicted.decided
-
-
-def _hash(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()

@@ -25,13 +25,8 @@ Loader = Literal["tokens", "exact"]
 Integers = npt.NDArray[np.int64]
 ORDER = 2
 """Raised when the same config and position mean other windows than before."""
-_DRAWN, _WINDOW, _MEMBERS, _BLOCKS, _BUNDLES = (
-    1,
-    2,
-    3,
-    4,
-    5,
-)  # so that uses of one seed draw differently
+# so that uses of one seed draw differently
+_DRAWN, _WINDOW, _MEMBERS, _BLOCKS, _BUNDLES = range(1, 6)
 _STEPS = 256
 """Of a block at least, unless it were too large."""
 _MOST = 8

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ehr_tracking.options import PATH, config_options, overwrite_option
+from ehr_train.options import device_option, nproc_option, resume_option
 
 if TYPE_CHECKING:
     from ehr_train.config import TrainConfig
@@ -36,16 +37,10 @@ _NATIVE = ("classification", "multiclass", "multilabel", "regression")
     type=PATH,
     help="Write what the best checkpoint says of held-out and tuning rows (predictions/1).",
 )
-@click.option(
-    "--nproc",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine.",
-)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="The GPU where there is one.")
+@nproc_option
+@device_option
 @click.option("--track", multiple=True, metavar="NAME[:WHERE]", help="As of ehr-train.")
-@click.option("--resume", is_flag=True, help="Go on where a run in --out was stopped.")
+@resume_option
 @overwrite_option("a run")
 def text(
     narratives: Path,
