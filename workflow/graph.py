@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ehr_tracking.config import to_dict
 from ehr_tracking.manifest import sha256
 from workflow.config import COUNTS, Stage
-from workflow.loaded import Loaded, seeded
+from workflow.loaded import Loaded
 from workflow.nodes import Node, key_of
 
 Graph = dict[str, Node]
@@ -123,7 +124,7 @@ class _Builder:
                 return None
             roles["--init"] = start
         words = f"ehr-train --resume --nproc {spec.nproc}"
-        config = seeded(self.all.models[name], seed)
+        config = replace(self.all.models[name], seed=seed)
         return self.add("runs", tag, config, words, roles, model=tag)
 
     def runs(self) -> dict[str, tuple[str, Node]]:

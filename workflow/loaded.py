@@ -29,7 +29,7 @@ class Loaded:
     """Data set -> SynthConfig or SequenceConfig."""
     schemes: dict[str, TokenizeConfig]
     models: dict[str, TrainConfig]
-    """As for the first seed; see `seeded`."""
+    """As for the first seed."""
     labels: LabelsConfig
     features: FeaturesConfig
     counts: CountsConfig | None
@@ -56,11 +56,6 @@ def load(path: Path, meds: dict[str, Path] | None = None) -> Loaded:
         return _resolved(config)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
-
-
-def seeded(model: TrainConfig, seed: int) -> TrainConfig:
-    """A recipe with a seed."""
-    return replace(model, seed=seed)
 
 
 def _with_meds(config: CompareConfig, name: str, directory: Path) -> CompareConfig:

@@ -281,6 +281,20 @@ def source(directory: PathLike) -> Source:
     )
 
 
+def ancestry(inputs: Mapping[str, Source]) -> Iterator[tuple[str, Source]]:
+    """Inputs and what they were made from, each by its role, behind what was made from it.
+
+    Examples:
+        >>> raw = Source(contract="meds/0.4", producer="unknown", fingerprint="a")
+        >>> tokens = Source(contract="tokens/1", producer="p", fingerprint="b", inputs={"meds": raw})
+        >>> [role for role, _ in ancestry({"tokens": tokens, "risks": raw})]
+        ['tokens', 'meds', 'risks']
+    """
+    for role, item in inputs.items():
+        yield role, item
+        yield from ancestry(item.inputs)
+
+
 def raw_source(
     directory: Path, *, contract: str, producer: str = "unknown", workers: int = 1
 ) -> Source:

@@ -7,9 +7,10 @@ from typing import Any
 
 from ehr_eval.compare.facts import exclusion_rows, split_rows, task_rows, tasks, vocabulary_rows
 from ehr_eval.compare.models import environments, model_rows, settings
-from ehr_eval.compare.opened import Artifact, Given, walk
+from ehr_eval.compare.opened import Artifact, Given
 from ehr_eval.compare.shown import each
 from ehr_tracking.config import dotted
+from ehr_tracking.manifest import ancestry
 from ehr_tracking.report import markdown_table
 
 _HEAD = (
@@ -117,7 +118,7 @@ def _evaluation(given: Given) -> Iterator[str]:
 
 
 def _software(given: Given) -> Iterator[str]:
-    producers = sorted({s.producer for _, s in walk(given.sources) if s.producer != "unknown"})
+    producers = sorted({s.producer for _, s in ancestry(given.sources) if s.producer != "unknown"})
     yield f"Written by {', '.join(producers)}."
     machines: dict[str, list[str]] = {}
     for name, found in environments(given).items():

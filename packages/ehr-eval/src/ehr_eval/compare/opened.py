@@ -24,7 +24,7 @@ from ehr_tracking.contracts import (
 )
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
-from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, source
+from ehr_tracking.manifest import Manifest, Source, ancestry, check_file, read_manifest, source
 
 _CHECKPOINTS = "checkpoints/"
 _MODELS = (CHECKPOINT.name, ADAPTER.name)
@@ -163,13 +163,6 @@ def checkpoints(item: Source) -> set[str]:
     return {fingerprint for parent in item.inputs.values() for fingerprint in checkpoints(parent)}
 
 
-def walk(inputs: Mapping[str, Source]) -> Iterator[tuple[str, Source]]:
-    """Inputs with theirs, each by its role."""
-    for role, item in inputs.items():
-        yield role, item
-        yield from walk(item.inputs)
-
-
 def _open(path: PathLike, contract: Contract) -> Artifact:
     path = Path(path)
     return Artifact(path, read_manifest(path, contract, reader=PRODUCER), source(path))
@@ -190,4 +183,4 @@ def _require_parent(item: Artifact, known: set[str], of: str) -> None:
 
 
 def _fingerprints(inputs: Mapping[str, Source]) -> Iterator[str]:
-    return (item.fingerprint for _, item in walk(inputs))
+    return (item.fingerprint for _, item in ancestry(inputs))

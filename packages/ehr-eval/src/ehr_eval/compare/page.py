@@ -11,13 +11,14 @@ from ehr_eval.compare.costs import Cost, by_model
 from ehr_eval.compare.curves import calibration, shot_curves
 from ehr_eval.compare.facts import tasks
 from ehr_eval.compare.models import model_rows
-from ehr_eval.compare.opened import Artifact, Given, walk
+from ehr_eval.compare.opened import Artifact, Given
 from ehr_eval.compare.shown import LEGEND, by_task, each, leaders, scores_table
 from ehr_eval.compare.tables import TASK, Tables, baseline, most_shots, rows
 from ehr_eval.compare.verdict import audit_section
 from ehr_eval.compare.zeroshot import zeroshot_section
 from ehr_eval.protocol.evaluation import AUROC
 from ehr_eval.protocol.shown import lineage, shown_interval, shown_k, shown_shots
+from ehr_tracking.manifest import ancestry
 from ehr_tracking.report import html_page, table
 
 _FILES = (
@@ -187,7 +188,7 @@ def _lineage(given: Given) -> Iterator[str]:
             for r, s in found
         ]
     )
-    raw = {s.fingerprint: s.contract for _, s in walk(given.sources) if not s.inputs}
+    raw = {s.fingerprint: s.contract for _, s in ancestry(given.sources) if not s.inputs}
     told = ", ".join(f"{escape(is_)} <code>{f[:16]}</code>" for f, is_ in sorted(raw.items()))
     yield f"<p>All of it was made from: {told}.</p>"
     yield "<details><summary>Each input with what it was made from</summary>"

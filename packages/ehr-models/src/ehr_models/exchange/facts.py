@@ -19,7 +19,7 @@ from ehr_models.adapters.files import CONFIG, WEIGHTS
 from ehr_models.vocabulary import Word, read_vocabulary
 from ehr_tracking.contracts import ADAPTER, RESULTS, ContractError
 from ehr_tracking.errors import UserError
-from ehr_tracking.manifest import Manifest, Source, check_file, read_manifest, source
+from ehr_tracking.manifest import Manifest, Source, ancestry, check_file, read_manifest, source
 from ehr_tracking.runs import read_log
 
 FEW = 10
@@ -91,7 +91,7 @@ class Facts:
     @property
     def licensed_data(self) -> dict[str, Source]:
         """Raw data in the lineage: role -> what carries no manifest of ours."""
-        return _raw(self.manifest.inputs)
+        return {role: given for role, given in ancestry(self.manifest.inputs) if not given.inputs}
 
     @property
     def kinds(self) -> Counter[str]:
@@ -102,15 +102,6 @@ class Facts:
     def rare(self) -> int:
         """Tokens of codes that fewer than `FEW` subjects have in train, and at least one."""
         return sum(0 < word.subjects < FEW for word in self.words if word.kind != "special")
-
-
-def _raw(inputs: Mapping[str, Source]) -> dict[str, Source]:
-    found = {}
-    for role, given in inputs.items():
-        if not given.inputs:
-            found[role] = given
-        found |= _raw(given.inputs)
-    return found
 
 
 def read_progress(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:
