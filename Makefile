@@ -13,8 +13,10 @@ export PYTHONDONTWRITEBYTECODE :=
 setup: ## Make .venv with all five packages; install uv with pip where it is missing
 	@scripts/setup.sh
 
-demo: setup ## The main job, from a cohort to the report; MEDS=path takes your own data set
-	@UV=$(UV) OUT=$(OUT) MEDS=$(MEDS) scripts/demo.sh
+demo: setup ## The main job, from a cohort to its page: the smallest comparison; MEDS=path takes your own data set
+	@$(MAKE) --no-print-directory compare CONFIG=configs/compare/demo.yaml
+	$(RUN) ehr-track verify $(OUT)
+	$(RUN) ehr-track lineage $(OUT)/results --in $(OUT) $(if $(MEDS),--in $(MEDS))
 
 compare: ## CONFIG=configs/compare/x.yaml, made into OUT: models over tasks; MEDS=path takes your own data set
 	@$(UV) sync --quiet --inexact --group compare

@@ -1,6 +1,8 @@
 """The graph of a comparison: what a change makes anew, what is refused, and the engine once."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -8,9 +10,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from ehr_tokenize.config import TokenizeConfig
+from ehr_tracking.config import ConfigError, validate
+from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from workflow.__main__ import main
+from workflow.checks import check_data
 from workflow.graph import Graph, build
+from workflow.links import check_links, make_links
 from workflow.loaded import load
 from workflow.plan import made_anew, to_make
 
@@ -39,7 +46,7 @@ def comparison() -> dict:
             "behrt": model("behrt-mlm") | {"seeds": [0, 1]},
             "gpt2": model("gpt2-clm") | {"seeds": [0, 1]},
         },
-        "evaluate": {"set": QUICK},
+        "evaluate": {"set": {**QUICK}},
     }
 
 
@@ -90,6 +97,31 @@ def test_a_second_comparison_shares_data_tokens_and_models_with_the_first(graph)
     assert stages(made_anew(graph(comparison()), graph(third))) == sorted(LAST + of_llama)
 
 
+def test_a_file_that_a_config_names_counts_by_what_is_in_it(graph, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("map.csv").write_text("from,to\nA,B\n")
+    Path("mine.yaml").write_text("a: 1")
+    tree = comparison()
+    tree["schemes"]["joint"] = {"set": {"maps": [{"table": "map.csv", "from": "A//", "to": "B//"}]}}
+    tree["labels"] = {"task_files": ["mine.yaml"]}
+    before = graph(tree)
+    tokens = next(node for node in before.values() if node.stage == "tokens")
+    labels = next(node for node in before.values() if node.stage == "labels")
+    [step] = validate(TokenizeConfig, dict(tokens.config), where="a job's config").maps
+    assert step.table == tmp_path / "map.csv"
+    assert str(tmp_path / "mine.yaml") in labels.words  # jobs run elsewhere
+    assert graph(tree).keys() == before.keys()
+
+    Path("mine.yaml").write_text("a: 2")
+    of_labels = [n.id.rpartition("-")[0] for n in before.values() if "labels" in str(n.inputs)]
+    assert stages(made_anew(before, graph(tree))) == sorted({*of_labels, *LAST, "labels/cohort"})
+    Path("map.csv").write_text("from,to\nA,C\n")
+    assert len(made_anew(before, graph(tree))) == len(before) - 1  # all but the data
+    Path("map.csv").unlink()
+    with pytest.raises(ConfigError, match=r"map\.csv: no such file"):
+        graph(tree)
+
+
 def test_a_model_that_starts_from_another_depends_on_it_of_the_same_seed(graph) -> None:
     tree = comparison()
     tree["models"]["on"] = model("gpt2-clm") | {"seeds": [1, 7], "init": "gpt2"}
@@ -130,6 +162,63 @@ def test_what_is_there_is_known_by_its_key_and_needs_nothing_of_what_it_was_made
     ]  # the page shows runs, tokens and labels as well
     finish("comparison")
     assert to_make(made, store) == {}
+
+
+def test_names_below_out_leave_out_what_there_is_one_of(graph, tmp_path) -> None:
+    one = comparison()
+    one["models"] = {"gpt2": model("gpt2-clm")}
+    (out := tmp_path / "o").mkdir()
+
+    def shown(tree: dict) -> list[str]:
+        made = graph(tree)
+        for node in made.values():
+            node.proof(out / "store").parent.mkdir(parents=True, exist_ok=True)
+            node.proof(out / "store").touch()
+        check_links(made, out)
+        make_links(made, out, out / "store")
+        return sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_symlink())
+
+    alone = ["audit", "comparison", "features/counts", "features/gpt2", "labels", "meds", "results"]
+    assert shown(one) == [*alone, "runs/gpt2", "tokens"]
+    assert (out / "tokens/manifest.json").is_file()
+    (out / "runs/mine").mkdir()  # of its user
+
+    two = comparison()
+    two["data"]["mimic"] = {"meds": "m", "test": True}
+    assert {"tokens/mimic", "runs/gpt2@1", "features/mimic.gpt2@1", "results/mimic"} < {*shown(two)}
+    assert (out / "runs/mine").is_dir()
+    assert shown(one) == [*alone, "runs/gpt2", "tokens"]
+
+    (out / "tokens").unlink()
+    (out / "tokens").mkdir()
+    (out / "tokens/mine").touch()
+    with pytest.raises(UserError, match="tokens is in the way of a link"):
+        shown(one)
+
+
+def test_the_readme_types_what_the_demo_runs(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    made = build(load(ROOT / "configs/compare/demo.yaml"), {})
+
+    def told(words: list[str]) -> tuple[str, set[str]]:
+        """The command, and the words that lead into demo."""
+        return " ".join(w for w in words[:2] if w[0] != "-"), {w for w in words if "demo/" in w}
+
+    def typed(word: str) -> str:
+        return re.sub(r"\{(\w+/[^}]+)\}", lambda found: f"demo/{made[found[1]].shown}", word)
+
+    runs = {}
+    for node in made.values():
+        words = [typed(word.replace("{out}", f"{{{node.id}}}")) for word in node.words]
+        runs[f"demo/{node.shown}"] = told([w for w in words if w != "{config}"])
+    block = (ROOT / "README.md").read_text().partition("as one types it:\n")[2].split("```")[1]
+    lines = [line.partition("  #")[0].split() for line in block.strip().splitlines()]
+    shown = {w[w.index("--out") + 1]: w for w in lines if "--out" in w}
+    assert len(shown) == len(runs) - 2  # neither the audit nor the page
+    for out, words in shown.items():
+        configs = {word for word in words if word.startswith("configs/")}
+        command, leads = told(words)
+        assert (command, leads - configs) == runs[out]
 
 
 def without_tuning(path: Path) -> Path:
@@ -188,6 +277,10 @@ BAD = {
     ),
     "the baseline's name": ({"models/counts": model("gpt2-clm")}, "two models are called counts"),
     "an unknown task": ({"labels/set/tasks": ["mortallity"]}, "unknown task mortallity"),
+    "a task without labels": (
+        {"labels/set/tasks": ["long_stay"], "evaluate/set/tasks": ["mortality_1y"]},
+        "evaluate: task mortality_1y is none of those that are labelled",
+    ),
     "two data sets to train on": (
         {"data/other": {"meds": "m"}},
         "one data set is trained on, not 2",
@@ -230,6 +323,10 @@ def test_data_are_refused_without_a_tuning_split_or_the_codes_of_a_task(tmp_path
     said = refused(tmp_path, yaml.safe_dump(tree), "--meds", str(bare))
     assert "data.cohort: " in said
     assert "long_stay" in said
+    assert check_data("cohort", bare)[-1] == "can be tokenised"
+    shutil.copy(bare / "data/0.parquet", bare / "data/1.parquet")
+    with pytest.raises(UserError, match=r"data\.cohort: ERROR subjects: .* another file holds too"):
+        check_data("cohort", bare)
 
 
 def test_a_disk_that_will_be_full_is_foreseen(tmp_path) -> None:
@@ -248,9 +345,9 @@ def test_a_model_that_fails_says_why_and_all_else_is_made(tmp_path) -> None:
     out = tmp_path / "o"
     done = CliRunner().invoke(main, [str(tmp_path / "c.yaml"), "--out", str(out), "--cores", "2"])
     assert done.exit_code == 1, done.output
-    assert "runs/gpt2@0 failed: " in done.output
+    assert "runs/gpt2 failed: " in done.output
     assert "4096" in done.output.partition("failed: ")[2]
-    assert verify(out / "results/cohort") == []
-    asked = json.loads((out / "results/cohort/manifest.json").read_bytes())["inputs"]
+    assert verify(out / "results") == []
+    asked = json.loads((out / "results/manifest.json").read_bytes())["inputs"]
     assert [role for role in asked if role.startswith("features")] == ["features.counts"]
     assert not (out / "runs").exists()

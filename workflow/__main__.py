@@ -55,6 +55,8 @@ def main(
     options = Options(out=out.absolute(), cores=cores, slurm=slurm, more=engine)
     try:
         driver = Driver(load(config, _named(meds)), options)
+        if dry_run:
+            driver.plan_runs()
         click.echo(driver.table())
         if dry_run:
             return
@@ -66,9 +68,8 @@ def main(
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on", err=True)
         sys.exit(STOPPED)
-    for shown in ("comparison/comparison/page.html", "results"):
-        if (options.out / shown).exists():
-            click.echo(f"{options.out / shown}")
+    for page in driver.pages():
+        click.echo(page)
     sys.exit(0 if whole else 1)
 
 

@@ -110,6 +110,21 @@ def check_tasks(loaded: Loaded, unlabelled: set[str]) -> None:
             raise UserError(f"data.{name}: {e}") from None
 
 
+def check_data(name: str, meds: Path) -> list[str]:
+    """What `ehr-tokenize check` says of a data set.
+
+    Raises:
+        UserError: If it would be refused.
+    """
+    from ehr_tokenize.meds.check import check
+
+    report = check(meds)
+    if report.refused:
+        first = next(found for found in report.findings if found.refused)
+        raise UserError(f"data.{name}: {first}; `ehr-tokenize check {meds}` lists all")
+    return report.lines()
+
+
 def check_disk(out: Path, megabytes: float) -> None:
     """Raise where less is free than what is to be made takes, by a rough guess.
 

@@ -106,8 +106,8 @@ class Resources:
     """What each job of a stage may take."""
 
     threads: int | None = Field(default=None, ge=1)
-    """Also processes, of a command that shares its work out; None: 1, but all cores for `meds`, `predictions`
-    and `results`."""
+    """Also processes, of a command that shares its work out; None: all cores for `meds`, `predictions` and
+    `results`, a model's `nproc` for `runs`, else 1."""
     gpus: int = Field(default=0, ge=0)
     mem_mb: int | None = Field(default=None, ge=1)
     """None: twice what is estimated."""

@@ -1,8 +1,6 @@
 """From a comparison's file to its page: check all, show the plan, make what is not there, say what failed."""
 
-import re
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +13,11 @@ from workflow import checks, engine, plan
 from workflow.costs import read_costs
 from workflow.estimate import Estimate, disk_mb, estimate
 from workflow.graph import Graph, build
+from workflow.links import check_links, make_links
 from workflow.loaded import Loaded
 from workflow.nodes import Node
+from workflow.planned import ask, keep, kept
+from workflow.progress import Progress
 from workflow.raw import fingerprint
 
 _A_SUBJECT = 0.02
@@ -60,16 +61,36 @@ class Driver:
         self.megabytes = sum(_size(meds) for meds in given.values())
         self.megabytes += sum(_A_SUBJECT * one.num_patients for one in loaded.synth.values())
         self.graph = build(loaded, self.raw)
+        check_links(self.graph, options.out)
         todo = plan.to_make(self.graph, self.store)
-        checks.check_tasks(loaded, {n.name for n in todo.values() if n.stage == "labels"})
+        unlabelled = {n.name for n in todo.values() if n.stage == "labels"}
+        checks.check_tasks(loaded, unlabelled)
         disk = sum(disk_mb(n, self.megabytes, self._recipe(n)) for n in todo.values())
         checks.check_disk(options.out, disk)
+        for name in sorted(unlabelled & {*given}):
+            click.echo(f"$ ehr-tokenize check {given[name]}")
+            click.echo("\n".join(checks.check_data(name, given[name])))
+
+    def plan_runs(self) -> None:
+        """Ask the trainer what each run will take that has its tokens, once for the seeds of a model.
+
+        Raises:
+            UserError: Where it would refuse one.
+        """
+        todo, told = plan.to_make(self.graph, self.store), dict[str, Estimate]()
+        for node in todo.values():
+            ready = node.stage == "runs" and todo.keys().isdisjoint(node.inputs)
+            if ready and kept(node, self.store) is None:
+                model = node.name.partition("@")[0]
+                told[model] = told.get(model) or ask(node, self.store)
+                keep(node, self.store, told[model])
 
     def estimates(self, nodes: Graph) -> dict[str, Estimate]:
         """Of each node, by what the store remembers."""
         costs = read_costs(self.store)
         return {
-            one: estimate(n, costs, self.megabytes, self._recipe(n)) for one, n in nodes.items()
+            one: kept(n, self.store) or estimate(n, costs, self.megabytes, self._recipe(n))
+            for one, n in nodes.items()
         }
 
     def table(self) -> str:
@@ -82,12 +103,12 @@ class Driver:
             e = thought.get(one)
             rows.append(
                 {
-                    "part": f"{node.stage}/{node.name}",
+                    "part": node.shown,
                     "key": node.key[:12],
                     "state": state,
                     "seconds": "" if e is None else f"{e.seconds:,.0f}",
                     "memory MB": "" if e is None else f"{e.memory_mb:,.0f}",
-                    "from": "" if e is None else "an earlier one" if e.measured else "a guess",
+                    "from": "" if e is None else e.source,
                 }
             )
         return text_table(rows)
@@ -98,77 +119,46 @@ class Driver:
         Returns:
             Whether nothing failed.
         """
-        graph, lost, told = self.graph, set[str](), list[str]()
+        graph, lost, failures = self.graph, set[str](), list[str]()
         while todo := plan.to_make(graph, self.store):
-            self._run(graph, todo)
+            progress = self._run(graph, todo)
             broken = plan.failed(todo, self.store)
-            told += [f"{n.stage}/{n.name} failed: {self._why(n)}" for n in broken.values()]
+            for one in broken:
+                progress.failed(one)
+            failures += progress.failures.values()
             fallen = {*plan.models_of(broken)} - lost
             if not fallen:
                 break
             lost |= fallen
             graph = build(self.loaded, self.raw, without=lost)
-        self._link(graph)
-        for line in told:
-            click.echo(line, err=True)
-        return not told
+        make_links(graph, self.options.out, self.store)
+        if failures:
+            click.echo("\n".join(["not all was made:", *failures]), err=True)
+        return not failures
 
-    def _run(self, graph: Graph, todo: Graph) -> None:
+    def pages(self) -> list[Path]:
+        """What there is to read."""
+        names = {"comparison": "page.html", "results": "report.html"}
+        found = [
+            self.options.out / node.shown / names[node.stage]
+            for node in self.graph.values()
+            if node.stage in names
+        ]
+        return [path for path in found if path.is_file()]
+
+    def _run(self, graph: Graph, todo: Graph) -> Progress:
         o, thought = self.options, self.estimates(todo)
         path = o.out / "plan.json"
         most = min(o.cores, _MOST) if o.slurm else o.cores
         config = self.loaded.config
-        engine.write_plan(path, self.store, graph, todo, config, thought, cores=most)
+        commands = engine.write_plan(path, self.store, graph, todo, config, thought, cores=most)
         line = engine.command(o.out, path, cores=o.cores, slurm=o.slurm, more=o.more)
-        engine.run(line, o.out / "engine.log", todo, self.store, _progress(graph, thought, o.cores))
+        progress = Progress(graph, thought, commands, self.store, o.cores)
+        engine.run(line, o.out / "engine.log", todo, self.store, progress)
+        return progress
 
     def _recipe(self, node: Node) -> TrainConfig | None:
         return self.loaded.models[node.name.split("@")[0]] if node.stage == "runs" else None
-
-    def _why(self, node: Node) -> str:
-        log = node.beside(self.store, "logs")
-        if not log.is_file():
-            return f"it was not started; see {self.options.out / 'engine.log'}"
-        return f"{why(log.read_text('utf-8', 'replace'))} ({log})"
-
-    def _link(self, graph: Graph) -> None:
-        """Names without keys: OUT/<stage>/<name> leads into the store."""
-        for node in graph.values():
-            if not node.is_done(self.store):
-                continue
-            link = self.options.out / node.stage / node.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(Path("..") / "store" / node.id)
-
-
-def why(log: str) -> str:
-    r"""What a command said last, without bars of progress.
-
-    Examples:
-        >>> why("10%|#  | 1/9\nError: tokens/x: no such directory\n")
-        'tokens/x: no such directory'
-    """
-    lines = [line.strip() for line in re.split(r"[\r\n]+", log) if line.strip()]
-    said = [line for line in lines if line.startswith("Error: ")] or lines
-    return said[-1].removeprefix("Error: ") if said else "it said nothing"
-
-
-def _progress(
-    graph: Graph, thought: dict[str, Estimate], cores: int
-) -> Callable[[Collection[str]], None]:
-    left, begun, total = dict(thought), time.monotonic(), len(graph)
-
-    def tell(made: Collection[str]) -> None:
-        for one in made:
-            left.pop(one)
-            seconds = sum(e.seconds for e in left.values()) / max(1, min(cores, len(left)))
-            click.echo(
-                f"[{total - len(left)}/{total}] {graph[one].stage}/{graph[one].name}  "
-                f"({time.monotonic() - begun:,.0f} s so far, about {seconds:,.0f} s left)"
-            )
-
-    return tell
 
 
 def _size(meds: Path) -> float:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,7 +15,9 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.files import write_whole
 from workflow.config import CompareConfig
 from workflow.estimate import Estimate
+from workflow.follow import Follower
 from workflow.graph import Graph
+from workflow.progress import Progress
 
 HERE = Path(__file__).parent
 _SHARED_OUT = ("meds", "predictions", "results")
@@ -35,7 +37,7 @@ def write_plan(
     estimates: Mapping[str, Estimate],
     *,
     cores: int,
-) -> None:
+) -> dict[str, str]:
     """Write what Snakemake reads, and the config of each command.
 
     Args:
@@ -46,8 +48,11 @@ def write_plan(
         config: Says what a job of a stage may take.
         estimates: Of each that is to be made.
         cores: Most that one may take.
+
+    Returns:
+        The command of each that is to be made.
     """
-    jobs = {}
+    jobs, commands = {}, {}
     for one, node in make.items():
         if node.config:
             file = node.beside(store, "configs")
@@ -55,10 +60,12 @@ def write_plan(
             write_whole(file, yaml.safe_dump(dict(node.config), sort_keys=False))
         node.beside(store, "logs").parent.mkdir(parents=True, exist_ok=True)
         most, guess = config.of(node.stage), estimates[one]
-        threads = min(cores, most.threads or (cores if node.stage in _SHARED_OUT else 1))
+        own = cores if node.stage in _SHARED_OUT else node.processes
+        threads = min(cores, most.threads or own)
+        commands[one] = node.command(store, threads=threads, gpus=most.gpus)
         jobs[one] = {
             "inputs": [str(graph[i].output(store)) for i in node.inputs],
-            "command": node.shell(store, path, threads=threads, gpus=most.gpus),
+            "command": node.shell(store, path, commands[one]),
             "threads": threads,
             "gpus": most.gpus,
             "mem_mb": most.mem_mb or round(2 * guess.memory_mb),
@@ -75,6 +82,7 @@ def write_plan(
         },
     }
     write_whole(path, json.dumps(tree, indent=1) + "\n")
+    return commands
 
 
 def command(out: Path, plan: Path, *, cores: int, slurm: bool, more: Sequence[str]) -> list[str]:
@@ -101,9 +109,7 @@ def command(out: Path, plan: Path, *, cores: int, slurm: bool, more: Sequence[st
     ]
 
 
-def run(
-    line: Sequence[str], log: Path, make: Graph, store: Path, tell: Callable[[list[str]], None]
-) -> None:
+def run(line: Sequence[str], log: Path, make: Graph, store: Path, progress: Progress) -> None:
     """Run Snakemake to its end.
 
     Args:
@@ -111,13 +117,14 @@ def run(
         log: For what it says.
         make: What is to be made.
         store: Where.
-        tell: Called with the ids of what was made since the last call.
+        progress: Is told what began, was made or failed.
 
     Raises:
         KeyboardInterrupt: Once all that ran was asked to stop, and has.
     """
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     bin_ = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    follower = Follower(log, {str(node.output(store)): one for one, node in make.items()})
     with log.open("ab") as file:
         engine = subprocess.Popen(
             line, stdout=file, stderr=file, start_new_session=True,
@@ -127,11 +134,11 @@ def run(
     try:
         while True:
             ended = engine.poll() is not None
-            made = [one for one, node in left.items() if node.is_done(store)]
-            for one in made:
+            for event, one in follower.news():
+                (progress.failed if event == "failed" else progress.begun)(one)
+            for one in [one for one, node in left.items() if node.is_done(store)]:
                 del left[one]
-            if made:
-                tell(made)
+                progress.made(one)
             if ended:
                 return
             time.sleep(_LOOK)

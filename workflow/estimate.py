@@ -37,8 +37,8 @@ class Estimate(NamedTuple):
 
     seconds: float
     memory_mb: float
-    measured: bool
-    """From a part of the same stage and name that was made before; else a guess."""
+    source: str
+    """Where it is from."""
 
 
 def estimate(
@@ -54,14 +54,14 @@ def estimate(
     """
     known = costs.get(f"{node.stage}/{node.name}")
     if known is not None:
-        return Estimate(known.seconds, known.memory_mb or 1_000, measured=True)
+        return Estimate(known.seconds, known.memory_mb or 1_000, "an earlier one")
     if recipe is not None:
         size = parameters(recipe)
         steps = recipe.optim.steps or _STEPS
         flops = 6 * size * recipe.data.batch_tokens * steps
-        return Estimate(10 + flops / _FLOPS, 800 + 20 * size / 1e6, measured=False)
+        return Estimate(10 + flops / _FLOPS, 800 + 20 * size / 1e6, "a guess")
     start, rate = _SECONDS[node.stage]
-    return Estimate(start + rate * megabytes, 800 + 4 * megabytes, measured=False)
+    return Estimate(start + rate * megabytes, 800 + 4 * megabytes, "a guess")
 
 
 def disk_mb(node: Node, megabytes: float, recipe: TrainConfig | None = None) -> float:

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ehr_tracking.config import to_dict
-from ehr_tracking.manifest import sha256
 from workflow.config import COUNTS, Stage
+from workflow.given import as_given, by_content, content_of, word_of
 from workflow.loaded import Loaded
+from workflow.names import called, link
 from workflow.nodes import Node, key_of
 
 Graph = dict[str, Node]
@@ -53,7 +52,10 @@ class _Builder:
         config: Any,  # noqa: ANN401 -- the config of any command
         words: str,
         roles: Mapping[str, Node | str],
+        *,
+        shown: str,
         model: str = "",
+        processes: int = 1,
     ) -> Node:
         """Add a node.
 
@@ -63,29 +65,40 @@ class _Builder:
             config: Of its command.
             words: The command's first words.
             roles: Option, or `--features NAME=`, -> the node that it names, or the word itself.
+            shown: Its path below OUT.
             model: Whose it is alone.
+            processes: That its command is told to make.
         """
         nodes = [one for one in roles.values() if isinstance(one, Node)]
-        keys = [one.key if isinstance(one, Node) else _content(one) for one in roles.values()]
+        keys = [one.key if isinstance(one, Node) else content_of(one) for one in roles.values()]
         given = [word for role, one in roles.items() for word in _option(role, one)]
-        tree = {} if config is None else to_dict(config)
         own = () if config is None else ("-c", "{config}")
         node = Node(
             stage=stage,
             name=name,
-            key=key_of(stage, tree, keys, words, *roles),
+            key=key_of(stage, {} if config is None else by_content(config), keys, words, *roles),
             words=(*words.split(), *given, *own, "--out", "{out}"),
-            config=tree,
+            config={} if config is None else as_given(config),
             inputs=tuple(dict.fromkeys(one.id for one in nodes if one.words)),
             model=model,
+            processes=processes,
+            shown=shown,
         )
         return self.graph.setdefault(node.id, node)
 
     def add_data(self, data: str) -> None:
         """A data set and its labels."""
         spec = self.config.labels
-        roles = {"--meds": self.meds(data)} | {f"--task-file {n}": n for n in spec.task_files}
-        self.labels[data] = self.add("labels", data, self.all.labels, "ehr-eval labels", roles)
+        roles: dict[str, Node | str] = {"--meds": self.meds(data)}
+        roles |= {f"--task-file {i}": file for i, file in enumerate(spec.task_files)}
+        self.labels[data] = self.add(
+            "labels",
+            data,
+            self.all.labels,
+            "ehr-eval labels",
+            roles,
+            shown=self.link("labels", data),
+        )
 
     def meds(self, data: str) -> Node:
         """Where a data set lies; one that is given is no node of the graph."""
@@ -95,7 +108,9 @@ class _Builder:
             return Node(stage="meds", name=str(spec.meds.absolute()), key=self.raw[data])
         words = f"ehr-tokenize synth --workers {{threads}} --world {spec.synth.world}"
         words += " --risks" * spec.synth.risks
-        return self.add("meds", data, self.all.synth[data], words, {})
+        return self.add(
+            "meds", data, self.all.synth[data], words, {}, shown=self.link("meds", data)
+        )
 
     def tokens(self, data: str, scheme: str) -> Node:
         """Tokens; of a data set to test on, by the tokenizer of the one trained on."""
@@ -108,6 +123,7 @@ class _Builder:
             self.all.schemes[scheme],
             "ehr-tokenize --workers {threads}",
             roles,
+            shown=self.link("tokens", data, (scheme, self.config.schemes)),
         )
 
     def run(self, name: str, seed: int) -> Node | None:
@@ -125,32 +141,54 @@ class _Builder:
             roles["--init"] = start
         words = f"ehr-train --resume --nproc {spec.nproc}"
         config = replace(self.all.models[name], seed=seed)
-        return self.add("runs", tag, config, words, roles, model=tag)
+        return self.add(
+            "runs",
+            tag,
+            config,
+            words,
+            roles,
+            shown=f"runs/{called(name, seed, spec.seeds)}",
+            model=tag,
+            processes=spec.nproc,
+        )
 
     def runs(self) -> dict[str, tuple[str, Node]]:
-        """`name@seed` -> its scheme and its run, of all that are not left out."""
+        """What a model is called -> its scheme and its run, of all that are not left out."""
         found = {}
         for name, spec in self.config.models.items():
             for seed in spec.seeds:
                 if (node := self.run(name, seed)) is not None:
-                    found[f"{name}@{seed}"] = (spec.scheme, node)
+                    found[called(name, seed, spec.seeds)] = (spec.scheme, node)
         return found
 
     def features(self, data: str) -> dict[str, Node]:
-        """Name -> features on a data set, the baseline's last."""
+        """What a model is called -> its features on a data set, the baseline's last."""
         found = {}
-        for tag, (scheme, run) in self.runs().items():
+        for name, (scheme, run) in self.runs().items():
             roles = {
                 "--checkpoint": run,
                 "--tokens": self.tokens(data, scheme),
                 "--labels": self.labels[data],
             }
-            words, config = "ehr-eval features --device {device}", self.all.features
-            found[tag] = self.add("features", f"{data}.{tag}", config, words, roles, model=tag)
+            found[name] = self.add(
+                "features",
+                f"{data}.{run.name}",
+                self.all.features,
+                "ehr-eval features --device {device}",
+                roles,
+                shown=self.link("features", data, (name, ())),
+                model=run.model,
+            )
         if self.all.counts is not None and COUNTS not in self.without:
             roles = {"--meds": self.meds(data), "--labels": self.labels[data]}
             found[COUNTS] = self.add(
-                "counts", data, self.all.counts, "ehr-eval counts", roles, COUNTS
+                "counts",
+                data,
+                self.all.counts,
+                "ehr-eval counts",
+                roles,
+                shown=self.link("features", data, (COUNTS, ())),
+                model=COUNTS,
             )
         return found
 
@@ -168,12 +206,16 @@ class _Builder:
                 "--tokens": tokens,
                 "--labels": self.labels[data],
             }
-            roles |= {f"--task {task}": task for task in spec.tasks}
-            words, config = (
-                "ehr-eval zeroshot --workers {threads} --device {device}",
+            roles |= {f"--task {i}": task for i, task in enumerate(spec.tasks)}
+            found[name] = self.add(
+                "predictions",
+                f"{data}.{name}",
                 self.all.zeroshot[name],
+                "ehr-eval zeroshot --workers {threads} --device {device}",
+                roles,
+                shown=self.link("predictions", data, (name, ())),
+                model=name,
             )
-            found[name] = self.add("predictions", f"{data}.{name}", config, words, roles, name)
         return found
 
     def add_results(self, data: str) -> Node | None:
@@ -188,22 +230,24 @@ class _Builder:
         spec = self.config.data[data]
         if spec.synth is not None and spec.synth.risks:
             roles["--risks /risks"] = self.meds(data)
-        there = {*features, *predictions}
+        there = [*features, *predictions]
         for a, b in self.pairs(there):
             roles[f"--compare {json.dumps([a, b])}"] = f"{a} {b}"
         words = "ehr-eval ehrshot --workers {threads} --store {cells}"
-        return self.add("results", data, self.all.evaluate, words, roles)
+        return self.add(
+            "results", data, self.all.evaluate, words, roles, shown=self.link("results", data)
+        )
 
-    def pairs(self, there: set[str]) -> list[tuple[str, str]]:
-        """What is compared besides, seed by seed."""
-        found = []
-        for a, b in self.config.compare:
-            seeds = [name.partition("@")[2] for name in sorted(there) if name.split("@")[0] == a]
-            for seed in seeds:
-                one = f"{a}@{seed}" if seed else a
-                other = f"{b}@{seed}" if f"{b}@{seed}" in there else b
-                found += [(one, other)] if other in there else []
-        return found
+    def pairs(self, there: Collection[str]) -> list[tuple[str, str]]:
+        """What is compared besides: seed by seed, one that has no seeds with each of the other."""
+        parts = [(name, *name.partition("@")[::2]) for name in there]
+        return [
+            (one, other)
+            for a, b in self.config.compare
+            for one, of_one, seed in parts
+            for other, of_other, another in parts
+            if (of_one, of_other) == (a, b) and (seed == another or "" in (seed, another))
+        ]
 
     def add_audit(self, data: str, results: Node) -> Node | None:
         """What makes results of a data set look better than they are."""
@@ -212,7 +256,9 @@ class _Builder:
         roles = {"--meds": self.meds(data), "--labels": self.labels[data], "--results": results}
         roles |= {f"--features {name}=": node for name, node in self.features(data).items()}
         roles |= {f"--predictions {n}=": node for n, node in self.predictions(data).items()}
-        return self.add("audit", data, self.all.audit, "ehr-eval audit", roles)
+        return self.add(
+            "audit", data, self.all.audit, "ehr-eval audit", roles, shown=self.link("audit", data)
+        )
 
     def add_page(self, results: Mapping[str, Node], audits: Mapping[str, Node]) -> Node:
         """The page and the tables."""
@@ -227,12 +273,13 @@ class _Builder:
         roles |= {f"--tokens {s}=": self.tokens(trained_on, s) for s in sorted(schemes)}
         roles |= {f"--labels ={data}": self.labels[data] for data in results}
         roles |= {f"--audit ={data}": audit for data, audit in audits.items()}
-        return self.add("comparison", "comparison", None, "ehr-eval compare", roles)
+        return self.add(
+            "comparison", "comparison", None, "ehr-eval compare", roles, shown="comparison"
+        )
 
-
-def _content(word: str) -> str:
-    """A word of a command; with what is in it, where it is a file."""
-    return f"{word} {sha256(word)}" if Path(word).is_file() else word
+    def link(self, folder: str, data: str, *parts: tuple[str, Collection[str]]) -> str:
+        """Where an artifact of a data set is found below OUT."""
+        return link(folder, (data, self.config.data), *parts)
 
 
 def _option(role: str, one: Node | str) -> list[str]:
@@ -247,7 +294,7 @@ def _option(role: str, one: Node | str) -> list[str]:
     """
     flag, _, about = role.partition(" ")
     if isinstance(one, str):
-        return [flag, *(one.split() if flag == "--compare" else [one])]
+        return [flag, *(one.split() if flag == "--compare" else [word_of(one)])]
     path = f"{{{one.id}}}" if one.words else one.name
     before = about if about.endswith("=") else ""
     return [flag, before + path + (about if about.startswith("/") else "")]

@@ -1,6 +1,6 @@
-"""Whether the names of a comparison fit together; reads nothing but the comparison itself."""
+"""Whether the names of a comparison fit together, and what its parts are called; reads nothing else."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sized
 
 from ehr_tracking.config import ConfigError
 from ehr_tracking.names import require_name
@@ -42,6 +42,33 @@ def check_names(config: CompareConfig) -> None:
     for pair in config.compare:
         for name in pair:
             _known("model", "compare", name, taken)
+
+
+def called(name: str, seed: int, seeds: Sized) -> str:
+    """What a model is called in results.
+
+    Examples:
+        >>> called("gpt2", 0, [0, 1]), called("gpt2", 0, [0])
+        ('gpt2@0', 'gpt2')
+    """
+    return f"{name}@{seed}" if len(seeds) > 1 else name
+
+
+def link(folder: str, *parts: tuple[str, Collection[str]]) -> str:
+    """Where an artifact is found below OUT: a name is left out where there is no other of its kind.
+
+    Args:
+        folder: Of its stage.
+        parts: Each a name, and all of its kind; of none, the name is always told.
+
+    Examples:
+        >>> link("tokens", ("mimic", ["mimic"]), ("joint", ["joint", "visits"]))
+        'tokens/joint'
+        >>> link("results", ("mimic", ["mimic"])), link("features", ("mimic", ["mimic"]), ("gpt2@0", ()))
+        ('results', 'features/gpt2@0')
+    """
+    told = ".".join(name for name, among in parts if len(among) != 1)
+    return f"{folder}/{told}" if told else folder
 
 
 def _check_data(config: CompareConfig) -> None:

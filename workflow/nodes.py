@@ -49,6 +49,10 @@ class Node:
     """Ids of the nodes that it is made from."""
     model: str = ""
     """Whose it is alone: what is left out where it fails."""
+    processes: int = 1
+    """Of its command, where it is told how many."""
+    shown: str = ""
+    """Its path below OUT, which leads into the store."""
 
     @property
     def id(self) -> str:
@@ -77,16 +81,15 @@ class Node:
         return self.proof(store).is_file()
 
     def beside(self, store: Path, kind: str) -> Path:
-        """Its `config`, `log` or `costs` file."""
-        ending = {"configs": "yaml", "logs": "log", "costs": "tsv"}[kind]
+        """Its file of `configs`, `logs`, `costs` or `planned`."""
+        ending = {"configs": "yaml", "logs": "log", "costs": "tsv", "planned": "json"}[kind]
         return store / kind / f"{self.id}.{ending}"
 
-    def shell(self, store: Path, plan: Path, *, threads: int = 1, gpus: int = 0) -> str:
-        """The command as a shell takes it, its output kept in a log.
+    def command(self, store: Path, *, threads: int = 1, gpus: int = 0) -> str:
+        """The command as one would type it.
 
         Args:
             store: Where artifacts lie.
-            plan: Names all parts, for the costs that the page shows.
             threads: That it may take.
             gpus: Likewise.
         """
@@ -96,7 +99,17 @@ class Node:
             "threads": str(threads),
             "device": "cuda" if gpus else "cpu",
         }
-        line = shlex.join(_filled(word, places, store) for word in self.words)
+        return shlex.join(_filled(word, places, store) for word in self.words)
+
+    def shell(self, store: Path, plan: Path, command: str) -> str:
+        """A command as the engine runs it, its output kept in a log.
+
+        Args:
+            store: Where artifacts lie.
+            plan: Names all parts, for the costs that the page shows.
+            command: From `command`.
+        """
+        line = command
         if self.stage == "comparison":
             costs = str(self.path(store).with_name(f"{self.path(store).name}.costs.csv"))
             told = [sys.executable, "-m", "workflow.costs", str(plan), costs]

@@ -53,6 +53,18 @@ def test_lineage_names_every_directory_of_the_same_bytes(chain: Path) -> None:
         assert line.endswith(" = " + " or ".join(found))
 
 
+def test_what_links_lead_to_as_well_is_named_once_by_its_shortest_path(chain: Path) -> None:
+    (chain / "store").mkdir()
+    for name in ("meds", "tokens", "results"):
+        (chain / name).rename(chain / "store" / name)
+        (chain / name).symlink_to(chain / "store" / name)
+    text = run("lineage", chain / "results")
+    assert text.count("verified)") == 3
+    assert f"= {chain}/tokens (verified)" in text
+    assert f"{chain}/store" not in text
+    assert "2 artifacts hold" in run("verify", chain)
+
+
 def test_lineage_needs_none_of_the_directories(chain: Path, make, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()

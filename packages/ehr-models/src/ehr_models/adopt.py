@@ -90,7 +90,7 @@ def view_of(directory: PathLike) -> View:
     directory = Path(directory)
     tree = read(directory)
     require_code(directory, tree)
-    config = configuration(AutoModelConfig(path=str(directory), trust_code=True))
+    config = configuration(AutoModelConfig(path=directory, trust_code=True))
     named = str((tree.get("architectures") or [""])[0])
     if not tree.get("is_encoder_decoder"):
         if named.endswith(("ForCausalLM", "LMHeadModel")):
@@ -106,7 +106,7 @@ def view_of(directory: PathLike) -> View:
 
 def _model(directory: Path, rows: int, pad: int) -> PreTrainedModel:
     view = view_of(directory)
-    config = configuration(AutoModelConfig(path=str(directory), trust_code=True))
+    config = configuration(AutoModelConfig(path=directory, trust_code=True))
     if rows > config.vocab_size:
         raise ConfigError(
             f"{directory}: the tokenizer has {rows:,} tokens, but the model {config.vocab_size:,}: they do "

@@ -105,7 +105,8 @@ def lineage(artifact: Path, roots: tuple[Path, ...]) -> None:
     """
     from ehr_tracking.lineage import lineage_lines
 
-    click.echo("\n".join(lineage_lines(artifact, roots or (artifact.resolve().parent,))))
+    beside = artifact.absolute().parent  # of a link, not of where it leads
+    click.echo("\n".join(lineage_lines(artifact, roots or (beside,))))
 
 
 @main.command()

@@ -12,7 +12,7 @@ from ehr_tracking.tree import walk
 
 
 def find_artifacts(root: PathLike) -> list[Path]:
-    """Every artifact at or below a directory, in path order; not those inside another one.
+    """Every artifact at or below a directory, once, in path order; not those inside another one.
 
     Raises:
         UserError: If there is no such directory.
@@ -26,7 +26,7 @@ def find_artifacts(root: PathLike) -> list[Path]:
             found.append(folder)
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found)
+    return _once(found)
 
 
 def lineage_lines(artifact: PathLike, roots: Sequence[PathLike]) -> list[str]:
@@ -66,7 +66,13 @@ def _state(item: Source, here: dict[str, list[Path]]) -> str:
     paths = here.get(item.fingerprint)
     if paths is None:
         return "" if item.inputs else " (raw)"
-    return " = " + " or ".join(f"{path} ({_holds(path)})" for path in sorted(set(paths)))
+    return " = " + " or ".join(f"{path} ({_holds(path)})" for path in _once(paths))
+
+
+def _once(paths: Sequence[Path]) -> list[Path]:
+    """Each directory by its shortest path, where links lead to it as well."""
+    ordered = sorted(set(paths), key=lambda path: (-len(path.parts), path))
+    return sorted({path.resolve(): path for path in ordered}.values())
 
 
 def _holds(path: Path) -> str:

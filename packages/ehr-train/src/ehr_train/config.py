@@ -1,5 +1,6 @@
 """What a training run is made of: one frozen config, every default fit to run as it stands."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,7 +20,7 @@ from ehr_train.objectives.choice import OneOf
 from ehr_train.objectives.mlm import MLM
 from ehr_train.objectives.parts import Score
 from ehr_train.objectives.total import Sum
-from ehr_train.scale.group import Parallel
+from ehr_train.scale import Parallel
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -304,6 +305,6 @@ class TrainConfig:
         if kind not in KINDS:
             return given
         path = model.get("path") if isinstance(model, dict) else getattr(model, "path", None)
-        found = KINDS[kind] if path is None else kind_of_directory(str(path))
+        found = KINDS[kind] if path is None else kind_of_directory(Path(path))
         values = {**values, "objective": OBJECTIVES[found.pretraining]()}
         return ArgsKwargs((), values) if isinstance(given, ArgsKwargs) else values

@@ -52,13 +52,12 @@ def kind_for(config: ArchitectureConfig) -> Kind:
     )
 
 
-def kind_of_directory(path: str) -> Kind:
+def kind_of_directory(directory: Path) -> Kind:
     """The kind of the model of transformers that lies in a directory: that of its architecture, else `auto`.
 
     Raises:
         ConfigError: If it holds no model that is causal or masked, or one of ours.
     """
-    directory = Path(path)
     tree = read(directory)
     if (directory / "manifest.json").is_file() or tree.get("true_vocab_size"):
         raise ConfigError(f"{directory} is a checkpoint of ours: go on from it with --init")

@@ -1,12 +1,7 @@
 """The processes that train together, and what they tell each other."""
 
-from typing import Literal
-
 import torch
 import torch.distributed as dist
-
-Parallel = Literal["ddp", "fsdp"]
-"""How they share a model."""
 
 
 def rank() -> int:

@@ -4,8 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ehr_tracking.runs import RunLog, read_log
-from ehr_train.scale import group
-from ehr_train.scale.group import Parallel
+from ehr_train.scale import Parallel, group
 from ehr_train.scale.member import attempt
 
 STARTS = "starts.jsonl"

@@ -10,8 +10,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ehr_train.scale import group
-from ehr_train.scale.group import Parallel
+from ehr_train.scale import Parallel, group
 
 
 def wrap(

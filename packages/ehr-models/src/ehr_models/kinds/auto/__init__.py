@@ -21,7 +21,7 @@ class AutoModelConfig(ArchitectureConfig):
     """A model of transformers, causal or masked, with the weights of its body and our vocabulary."""
 
     kind: Literal["auto"] = "auto"
-    path: str
+    path: Path
     """Local directory of config.json and safetensors weights."""
     trust_code: bool = False
     """Run the code that lies in the directory, where transformers has no such architecture itself."""

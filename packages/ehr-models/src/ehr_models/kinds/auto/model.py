@@ -54,7 +54,7 @@ def configuration(config: AutoModelConfig) -> PreTrainedConfig:
     Raises:
         ConfigError: If it is none, or needs code that was not asked for.
     """
-    directory = Path(config.path)
+    directory = config.path
     tree = read(directory)
     own_code = tree["model_type"] not in CONFIG_MAPPING
     if own_code and not tree.get("auto_map"):
@@ -88,7 +88,7 @@ def from_directory(
         ConfigError: If it is not causal or masked, needs code that was not asked for, has no safetensors
             weights, or these do not fit its configuration.
     """
-    directory = Path(config.path)
+    directory = config.path
     found, view = configuration(config), sees(directory, read(directory))
     own_code = found.model_type not in CONFIG_MAPPING
     options: dict[str, Any] = {"trust_remote_code": True} if own_code else {}
