@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
     {
         **{"subject_id": pa.int64(), "prediction_time": pa.timestamp("us")},
         **{"split": pa.string(), "text": pa.string(), "boolean_value": pa.bool_()},
-        **{"events": pa.int64(), "truncated": pa.int64()},
+        **{"events": pa.int64(), "truncated": pa.int64(), "piece": pa.int64()},
     }
 )
 
@@ -59,18 +59,18 @@ def texts(n: int = 60) -> list[str]:
 def write_narratives(
     out: Path, told: list[str], *, labels: bool = True, task: str = "sepsis"
 ) -> Path:
-    """Two texts a subject; without labels a corpus of whole records."""
+    """Two texts a subject; without labels a corpus of whole records, in two pieces each."""
     rows = [
         {
             **{"subject_id": i // 2, "split": SPLITS[i // 2 % 5], "text": text, "events": 3},
             "prediction_time": 1_577_836_800_000_000 + i % 2 if labels else None,
-            **{"boolean_value": "sepsis" in text if labels else None, "truncated": 0},
+            **({"boolean_value": "sepsis" in text, "truncated": 0} if labels else {"piece": i % 2}),
         }
         for i, text in enumerate(told)
     ]
     with new_artifact(out, NARRATIVES) as partial:
         (partial / task).mkdir()
-        table = pa.Table.from_pylist(rows, SCHEMA)
+        table = pa.Table.from_pylist(rows, pa.schema([f for f in SCHEMA if f.name in rows[0]]))
         pq.write_table(table, partial / task / "narratives.parquet")
         seal(partial, NARRATIVES, producer="test 0", config={}, seed=0)
     return out

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,6 +26,7 @@ from ehr_models.kinds.auto import FIELD, AutoModelConfig, read
 from ehr_models.kinds.auto.model import (
     UNBOUNDED,
     adaptable,
+    check_head,
     configuration,
     load_weights,
     require_code,
@@ -40,31 +43,39 @@ HUGGING_FACE = "hugging-face"
 _NEW = ("classifier.", "score.", ".pooler.")
 """Where weights may be new: a model that was made for other answers has not got them."""
 View = Literal["past", "all"]
+_HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
+"""What safetensors calls types of two bytes."""
 
 
-def adopt(directory: PathLike, tokens: TokenSet, out: PathLike, *, pad: int) -> Path:
-    """Write a `checkpoint/1` of a directory: the same weights in fp32, the tokenizer of some tokens beside them.
+def adopt(
+    directory: PathLike, tokens: TokenSet, out: PathLike, *, pad: int, masked: bool = False
+) -> Path:
+    """Write a `checkpoint/1` of a directory: the same weights, the tokenizer of some tokens beside them.
 
-    An encoder gets the classification head of transformers, whose last layer is new; a decoder comes with its
-    head over tokens. What transformers can keep apart in a packed row, which is tried, will be packed.
+    They have the type that they have there, two bytes or four; what loads them makes fp32 of them. An encoder
+    gets the classification head of transformers, whose last layer is new; a decoder comes with its head over
+    tokens. What transformers can keep apart in a packed row, which is tried, will be packed.
 
     Args:
         directory: `config.json` and safetensors weights, as `save_pretrained` writes them.
         tokens: `text_tokens/1` of its tokenizer.
         out: Where the checkpoint shall be.
         pad: Token id that pads, where the model names none.
+        masked: Of an encoder take the head over tokens of its pretraining instead.
 
     Returns:
         `out`.
 
     Raises:
-        ConfigError: If it is no encoder or decoder of transformers, or of another vocabulary.
+        ConfigError: If it is no encoder or decoder of transformers, or of another vocabulary, or has another
+            head over tokens than is read here.
         ContractError: If it needs code that was not asked for (`EHR_TRUST_CODE`).
         UserError: If `out` is there.
     """
     directory, out = Path(directory), Path(out)
     with new_artifact(out, CHECKPOINT, inputs=[directory, tokens.directory]) as partial:
-        model = _model(directory, tokens.vocab_size, pad)
+        model = _model(directory, tokens.vocab_size, pad, masked=masked)
+        torch.nn.Module.to(model, _type_of(directory))  # in place
         save_checkpoint(
             partial,
             model,
@@ -104,7 +115,16 @@ def view_of(directory: PathLike) -> View:
     )
 
 
-def _model(directory: Path, rows: int, pad: int) -> PreTrainedModel:
+def _type_of(directory: Path) -> torch.dtype:
+    """Of the weights of a directory, where they are all of two bytes; else fp32."""
+    found: set[str] = set()
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 -- no mapping
+    return _HALF.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
+
+def _model(directory: Path, rows: int, pad: int, *, masked: bool) -> PreTrainedModel:
     view = view_of(directory)
     config = configuration(AutoModelConfig(path=directory, trust_code=True))
     if rows > config.vocab_size:
@@ -113,7 +133,9 @@ def _model(directory: Path, rows: int, pad: int) -> PreTrainedModel:
             "not belong together"
         )
     auto: Any = AutoModelForCausalLM
-    if view == "all":
+    if masked:
+        auto = AutoModelForMaskedLM
+    elif view == "all":
         auto, config = AutoModelForSequenceClassification, native_config(config, 1, "binary")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -127,7 +149,7 @@ def _model(directory: Path, rows: int, pad: int) -> PreTrainedModel:
         setattr(model.config, name, value)
     model.eval()
     if _kind_name(model.config, view) is None:
-        setattr(model.config, FIELD, _described(model, view))
+        setattr(model.config, FIELD, _described(model, directory, view, masked=masked))
     return model
 
 
@@ -137,15 +159,20 @@ def _kind_name(config: PreTrainedConfig, view: View) -> str | None:
     return kind.name if kind is not None and kind.sees == view and not kind.files else None
 
 
-def _described(model: PreTrainedModel, view: View) -> dict[str, Any]:
+def _described(
+    model: PreTrainedModel, directory: Path, view: View, *, masked: bool
+) -> dict[str, Any]:
     """What its configuration is to say of its kind (`FIELD`)."""
     body = model.base_model_prefix
     head = [n for n, m in model.named_children() if n != body and any(True for _ in m.parameters())]
+    if masked:
+        check_head(model, head, view, directory)
+    answers = masked or view == "past"
     return {
         "sees": view,
-        "token_head": head if view == "past" else [],
+        "token_head": head if answers else [],
         "adapters": adaptable(model),
-        "heads": ["token", "pooled"] if view == "past" else ["pooled"],
+        "heads": ["token", "pooled"] if answers else ["pooled"],
         "isolates": "spans" if _packs(model) else "padded",
         "caches": view == "past" and getattr(model.config, "use_cache", None) is not None,
     }

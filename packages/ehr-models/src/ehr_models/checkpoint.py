@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
@@ -199,7 +200,7 @@ def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
     cls = model_class(kind, found, config)
     with quiet():
         model = cls.from_pretrained(
-            directory, config=config, attn_implementation=attention_of(kind)
+            directory, config=config, dtype=torch.float32, attn_implementation=attention_of(kind)
         )
     for parameter in model.parameters():
         # out of the memory-mapped file: its alignment can change the last bit of a product

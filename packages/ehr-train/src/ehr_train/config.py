@@ -217,7 +217,7 @@ class TextConfig:
     long: Literal["truncate", "refuse"] = "truncate"
     """Of a labelled text longer than the context: leave out its oldest tokens, or stop."""
     framework: Literal["peft", "unsloth"] = "peft"
-    """Whose adapters and layers; `unsloth` is refused with what to take instead."""
+    """Whose layers: those of transformers with adapters of peft, packed; or on a GPU those of unsloth, a row a text."""
     model: str | None = None
     """As `--model` named it: kept for the record."""
     revision: str | None = None

@@ -6,14 +6,17 @@ import torch
 from transformers import PreTrainedModel
 
 from ehr_models import registry
+from ehr_models.adapters.files import fill_adapter
 from ehr_models.adapters.inject import adapt
 from ehr_models.checkpoint import load_adapter, load_checkpoint, require_same_vocabulary
 from ehr_models.data.tokens import TokenSet
 from ehr_models.heads.forecasts import forecast_head
 from ehr_models.kinds import KINDS, kind_for, kind_of
 from ehr_models.kinds.record import Forecast, Kind
+from ehr_models.precision import DTYPES
 from ehr_tracking.config import ConfigError
 from ehr_tracking.contracts import ADAPTER
+from ehr_tracking.manifest import load_manifest
 from ehr_train.config import TrainConfig
 from ehr_train.objectives import Objective
 from ehr_train.trained import freeze
@@ -40,7 +43,10 @@ def load_or_build(
         ContractError: If a checkpoint is damaged or of another vocabulary.
     """
     torch.manual_seed(config.seed)
-    if latest is not None:
+    by_unsloth = config.text is not None and config.text.framework == "unsloth"
+    if by_unsloth:
+        model = _with_unsloth(init, config, latest)
+    elif latest is not None:
         adapted = config.adapter is not None
         model = (load_adapter(latest, base=init) if adapted else load_checkpoint(latest)).model
     else:
@@ -53,7 +59,7 @@ def load_or_build(
         )
     if config.adapter is None:
         freeze(model, config.trained)
-    elif latest is None:
+    elif latest is None and not by_unsloth:
         adapt(model, config.adapter)
     for name in _untrained(model, objective):
         forecast_head(model, name).requires_grad_(False)
@@ -68,10 +74,8 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
     checkpoint = load_checkpoint(init)
     require_same_vocabulary(checkpoint, tokens)
     _require(checkpoint.kind, config)
-    if config.adapter is not None and checkpoint.manifest.contract == ADAPTER.tag:
-        raise ConfigError(
-            f"{init} is an adapter itself: make one model of it first, ehr-models merge {init}"
-        )
+    if config.adapter is not None:
+        _require_whole(init, checkpoint.manifest.contract)
     if config.objective.head == "pooled" or checkpoint.head == "token":
         return checkpoint.model
     if checkpoint.head == "pooled":
@@ -80,6 +84,34 @@ def _pretrained(init: Path | None, config: TrainConfig, tokens: TokenSet) -> Pre
             f"{config.objective.kind} needs"
         )
     return registry.without_pooled(checkpoint.model)
+
+
+def _with_unsloth(init: Path | None, config: TrainConfig, latest: Path | None) -> PreTrainedModel:
+    """A decoder with its adapter, new or as it was saved."""
+    from ehr_models.adapters.unsloth import open_with_unsloth
+
+    assert init is not None  # these two are what `ehr-train text` requires
+    assert config.adapter is not None
+    _require_whole(init, load_manifest(init).contract)
+    model = open_with_unsloth(
+        init,
+        config.adapter,
+        longest=config.data.context,
+        dtype=None if config.precision in ("auto", "fp32") else DTYPES[config.precision],
+        recompute=config.recompute,
+        seed=config.seed,
+    )
+    if latest is not None:
+        fill_adapter(latest, model)
+    return model
+
+
+def _require_whole(init: Path, contract: str) -> None:
+    """Refuse to adapt what is an adapter."""
+    if contract == ADAPTER.tag:
+        raise ConfigError(
+            f"{init} is an adapter itself: make one model of it first, ehr-models merge {init}"
+        )
 
 
 def _untrained(model: PreTrainedModel, objective: Objective) -> list[Forecast]:

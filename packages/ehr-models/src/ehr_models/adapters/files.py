@@ -43,7 +43,6 @@ def write_adapter(
     model.config.to_json_file(directory / "config.json")
 
 
-@torch.no_grad()
 def read_adapter(directory: Path, model: PreTrainedModel, *, rounded: bool) -> set[str]:
     """Put the adapter of a directory into the model that it was made of, in place.
 
@@ -61,6 +60,23 @@ def read_adapter(directory: Path, model: PreTrainedModel, *, rounded: bool) -> s
     from peft import LoraConfig
 
     put_in(model, LoraConfig.from_pretrained(str(directory)), rounded=rounded)
+    return fill_adapter(directory, model)
+
+
+@torch.no_grad()
+def fill_adapter(directory: Path, model: PreTrainedModel) -> set[str]:
+    """Give what is trained of a model the values of a directory, in place.
+
+    Args:
+        directory: From `write_adapter`.
+        model: With such an adapter in it.
+
+    Returns:
+        The parameters that are the directory's.
+
+    Raises:
+        ContractError: If it holds another set of weights.
+    """
     inside, given = trained(model), load_file(directory / WEIGHTS)
     names = {_outside(name): name for name in inside}
     if names.keys() != given.keys():

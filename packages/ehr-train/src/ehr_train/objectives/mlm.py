@@ -40,6 +40,11 @@ class MLM(TokenObjective):
     unmasked: tuple[Regex, ...] = ()
     """Regular expressions: tokens in whose code one is found are never targets, e.g. `^ATC//` where
     drugs shall only be seen. Shares are of what is left."""
+    mask_id: int = MASK_ID
+    """Token id that hides another."""
+    special: tuple[int, ...] | None = None
+    """Token ids that are neither targets nor replacements; None: those of our vocabularies. Of a language model
+    both are found by `ehr-train text`."""
     sees: ClassVar[Sees | None] = "all"
     hides: ClassVar[bool] = True
 
@@ -49,6 +54,10 @@ class MLM(TokenObjective):
             raise ValueError("replaced + random must not exceed 1")
         return self
 
+    def ordinary(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """[T] which of some token ids stand for something."""
+        return ids >= len(SPECIALS) if self.special is None else ~np.isin(ids, self.special)
+
     def ask(self, batch: "Batch", material: Material, epoch: int) -> Asked:
         """Some tokens, most of them hidden; which is a function of seed, epoch, subject and place."""
         examples, windows = material.examples, material.windows
@@ -57,7 +66,7 @@ class MLM(TokenObjective):
         place = batch.index.numpy() - windows.first[span]
         drawn = epoch if self.dynamic else min(epoch, 0)  # below 0: of the validation
         key = (material.seed, drawn, subject[span], place)
-        asking = (ids >= len(SPECIALS)) & material.askable(batch)
+        asking = self.ordinary(ids) & material.askable(batch)
         if self.unmasked:
             assert material.codes is not None
             asking &= ~material.codes.matching(self.unmasked)[ids]
@@ -90,7 +99,7 @@ def mask_tokens(
     Source:
         Devlin et al., BERT, NAACL 2019, 3.1.
     """
-    ordinary = np.flatnonzero(ids >= len(SPECIALS) if asking is None else asking)
+    ordinary = np.flatnonzero(objective.ordinary(ids) if asking is None else asking)
     if len(ordinary) == 0:
         return ordinary, ids
     chance = np.broadcast_to(draws.bits(*key, _CHOICE), ids.shape)[ordinary]
@@ -104,13 +113,12 @@ def mask_tokens(
     rows = np.sort(ordinary[order[rank < np.repeat(n, counts)]])
 
     kind = np.broadcast_to(draws.uniform(*key, _KIND), ids.shape)[rows]
-    other = np.broadcast_to(draws.below(vocab_size - len(SPECIALS), *key, _REPLACEMENT), ids.shape)[
-        rows
-    ]
+    words = np.flatnonzero(objective.ordinary(np.arange(vocab_size)))
+    other = np.broadcast_to(draws.below(len(words), *key, _REPLACEMENT), ids.shape)[rows]
     shown = ids.copy()
     shown[rows] = np.where(
         kind < objective.replaced,
-        MASK_ID,
-        np.where(kind < objective.replaced + objective.random, len(SPECIALS) + other, ids[rows]),
+        objective.mask_id,
+        np.where(kind < objective.replaced + objective.random, words[other], ids[rows]),
     )
     return rows, shown

@@ -66,7 +66,10 @@ def text(
 
     check_trackers(track)
     config = load(config_file, overrides)
-    from ehr_train.text.run import train_text
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_train.text.run import train_text
 
     train_text(
         narratives,
@@ -108,7 +111,7 @@ def load(config_file: Path | None, overrides: tuple[str, ...] = ()) -> "TrainCon
     kind = named("objective.kind") or _DEFAULTS["objective.kind"]
     if kind in _NATIVE and named("objective.shape") is None:
         added["objective.shape"] = "native"
-    if kind == "clm" and named("data.window") is None:
+    if kind in ("clm", "mlm") and named("data.window") is None:
         added["data.window"] = "all"
     if "text" not in said and not any(key.startswith("text.") for key in given):
         added["text.framework"] = "peft"

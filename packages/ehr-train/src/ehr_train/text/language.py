@@ -90,11 +90,20 @@ class Encoder:
         filler = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         self.filler = next(token for token in filler if token is not None)
 
-    def __call__(self, texts: Sequence[str]) -> Encoded:
-        """The ids of texts, each with its prompt."""
+    def __call__(self, texts: Sequence[str], ends: Sequence[bool] | None = None) -> Encoded:
+        """The ids of texts, each with its prompt.
+
+        Args:
+            texts: Whole, or pieces of longer ones.
+            ends: Which are the end of one, so that the token for it belongs there; None: all.
+        """
         whole = [text + self.prompt for text in texts]
         found = self.tokenizer(whole, truncation=False, verbose=False)["input_ids"] if whole else []
-        ids = [each[: len(each) - self.tail] + self.behind for each in found]
+        ends = [True] * len(whole) if ends is None else ends
+        ids = [
+            each[: len(each) - self.tail] + self.behind * end
+            for each, end in zip(found, ends, strict=True)
+        ]
         return Encoded([each or [self.filler] for each in ids], self.lead)
 
 

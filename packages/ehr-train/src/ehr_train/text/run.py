@@ -11,6 +11,7 @@ import click
 import numpy as np
 import torch
 
+from ehr_models.adapters.unsloth import require_unsloth
 from ehr_models.adopt import adopt, locate, view_of
 from ehr_models.checkpoint import LANGUAGE
 from ehr_models.data.store import open_split
@@ -25,6 +26,7 @@ from ehr_train.config import TextConfig, TrainConfig
 from ehr_train.job import Job
 from ehr_train.objectives.clm import CLM
 from ehr_train.objectives.label_words import PROMPT, LabelWords
+from ehr_train.objectives.mlm import MLM
 from ehr_train.run import train
 from ehr_train.text.language import Encoder, read_tokenizer, word_ids
 from ehr_train.text.predict import predict, require_binary
@@ -63,8 +65,8 @@ def train_text(  # noqa: PLR0913 -- what the command's options say
     Args:
         narratives: `narratives/1`.
         out: The run directory.
-        config: What to do: objective `clm` goes on with pretraining, any that learns from labels classifies,
-            `label_words` by the next word.
+        config: What to do: objective `clm` goes on with pretraining, of an encoder `mlm`; any that learns from
+            labels classifies, `label_words` by the next word.
         model: A directory of transformers, a run, checkpoint or adapter of ours, or the name of a model of
             the hub that is in the local cache.
         revision: Of a model of the hub.
@@ -125,7 +127,7 @@ def prepare(
         UserError: If model, narratives and config do not fit together.
     """
     text = config.text or TextConfig()
-    _require_framework(text, device)
+    _require_framework(text, config, device)
     found = locate(model, revision or text.revision)
     path = narratives_of(narratives, task)
     labelled = config.objective.labelled is not None
@@ -138,16 +140,13 @@ def prepare(
                 f"{directory} was not trained on texts: it has no tokenizer of such"
             )
         tokenizer = read_tokenizer(directory)
+        causal, masked = (isinstance(config.objective, o) for o in (CLM | LabelWords, MLM))
+        if not ours:
+            _require_view(directory, config.objective.kind, causal=causal, masked=masked)
         words = isinstance(config.objective, LabelWords)
         prompt = (PROMPT if words else "") if text.prompt is None else text.prompt
         text = replace(text, prompt=prompt, model=model, revision=found.revision)
         config = replace(config, text=text, objective=_asked(config, tokenizer, prompt))
-        causal = isinstance(config.objective, CLM | LabelWords)
-        if causal and not ours and view_of(directory) == "all":
-            raise ConfigError(
-                f"{directory} is an encoder: objective {config.objective.kind} needs a model that sees the "
-                "past alone; take objective.kind=classification"
-            )
         encode = Encoder(
             tokenizer, prompt=prompt, end=isinstance(config.objective, CLM), open_ended=causal
         )
@@ -158,9 +157,30 @@ def prepare(
         if config.objective.cut:
             _tell_long(tokens, config.data.context, text)
         init = (
-            found.directory if ours else _adopted(directory, tokens, room, tokenizer.pad_token_id)
+            found.directory
+            if ours
+            else _adopted(directory, tokens, room, tokenizer.pad_token_id, masked=masked)
         )
     return Ready(made, init, path if labelled else None, config)
+
+
+def _require_view(directory: Path, objective: str, *, causal: bool, masked: bool) -> None:
+    """Refuse an encoder that shall tell what comes next, and a decoder that shall fill in what is hidden.
+
+    Raises:
+        ConfigError: Saying what to take.
+    """
+    view = view_of(directory)
+    if causal and view == "all":
+        raise ConfigError(
+            f"{directory} is an encoder: objective {objective} needs a model that sees the past alone; take "
+            "objective.kind=classification, or mlm"
+        )
+    if masked and view == "past":
+        raise ConfigError(
+            f"{directory} is a decoder: objective {objective} needs a model that sees all of a text; take "
+            "objective.kind=clm"
+        )
 
 
 def _asked(config: TrainConfig, tokenizer: Any, prompt: str) -> Any:  # noqa: ANN401 -- any tokenizer, any objective
@@ -168,24 +188,33 @@ def _asked(config: TrainConfig, tokenizer: Any, prompt: str) -> Any:  # noqa: AN
     objective: Any = config.objective
     if isinstance(objective, CLM):
         return replace(objective, unasked=())
+    if isinstance(objective, MLM):
+        if tokenizer.mask_token_id is None:
+            raise ConfigError(
+                f"{tokenizer.name_or_path}: its tokenizer has no token that hides another, which objective mlm needs"
+            )
+        special = tuple(sorted(tokenizer.all_special_ids))
+        return replace(objective, mask_id=tokenizer.mask_token_id, special=special)
     if isinstance(objective, LabelWords):
         return replace(objective, ids=word_ids(tokenizer, prompt, objective.words))
     if objective.labelled is None:
         raise ConfigError(
-            f"objective.kind = {objective.kind} is of records: texts have clm, label_words, and those that "
+            f"objective.kind = {objective.kind} is of records: texts have clm, mlm, label_words, and those that "
             "learn from labels with a pooled head"
         )
     return objective
 
 
-def _adopted(directory: Path, tokens: TokenSet, room: Path, pad: int) -> Path:
+def _adopted(directory: Path, tokens: TokenSet, room: Path, pad: int, *, masked: bool) -> Path:
     """The checkpoint of a directory of transformers, made the first time it is asked for."""
     weights = sorted(directory.glob("*.safetensors"))
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
     config = (directory / "config.json").read_bytes()
-    parts = repr((config, stats, tokens.vocab_sha256, pad))
+    parts = repr((config, stats, tokens.vocab_sha256, pad, masked))
     out = room / f"model-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
-    return out if (out / MANIFEST).is_file() else adopt(directory, tokens, out, pad=pad)
+    if (out / MANIFEST).is_file():
+        return out
+    return adopt(directory, tokens, out, pad=pad, masked=masked)
 
 
 def _tell_long(tokens: TokenSet, context: int, text: TextConfig) -> None:
@@ -207,8 +236,8 @@ def _tell_long(tokens: TokenSet, context: int, text: TextConfig) -> None:
     click.echo(f"{what}: their oldest tokens are left out", err=True)
 
 
-def _require_framework(text: TextConfig, device: str) -> None:
-    """Refuse unsloth, whose layers this loop does not drive.
+def _require_framework(text: TextConfig, config: TrainConfig, device: str) -> None:
+    """Refuse unsloth where it cannot do what is asked for.
 
     Raises:
         UserError: Saying what to take.
@@ -217,7 +246,9 @@ def _require_framework(text: TextConfig, device: str) -> None:
         return
     if device != "cuda":
         raise UserError("text.framework = unsloth needs a GPU, and there is none: take peft")
-    raise UserError(
-        "text.framework = unsloth is not driven by this loop, which packs texts itself: take peft, whose "
-        "merged models unsloth opens as any other"
-    )
+    if not isinstance(config.objective, CLM | LabelWords):
+        raise UserError(
+            f"text.framework = unsloth trains a decoder for clm or label_words, not {config.objective.kind}: "
+            "take peft"
+        )
+    require_unsloth(config.adapter)

@@ -11,6 +11,7 @@ from shutil import copyfile
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -102,7 +103,8 @@ def text_tokens(
     of_model = source(model) if own else None
     state = encode.tokenizer.backend_tokenizer.to_str()
     task = path.parent.relative_to(narratives).as_posix()
-    said = {"task": task, "around": [encode.lead, encode.tail, *encode.behind], **how}
+    around = [encode.lead, encode.tail, *encode.behind]
+    said = {"task": task, "around": around, "ends": "records", **how}
     parts = [lineage.fingerprint, state, json.dumps(said, sort_keys=True)]
     if own:
         parts.append((model / "vocab.parquet").read_bytes().hex())
@@ -167,17 +169,30 @@ def _write(directory: Path, path: Path, encode: Encoder) -> dict[str, int]:
 def _pieces(path: Path, encode: Encoder, kind: pa.DataType) -> Iterator[tuple[str, pa.Table]]:
     """The texts of each split, some at a time."""
     columns = ["subject_id", "prediction_time", "split", "text"]
+    ends, done = _ends(path), 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_ROWS, columns=columns):
-            table = pa.Table.from_batches([batch])
+            mine = pa.array(ends[done : done + len(batch)])
+            table = pa.Table.from_batches([batch]).append_column("end", mine)
+            done += len(batch)
             for split in SPLITS:
                 some = table.filter(pc.equal(table["split"], split))
                 if len(some):
                     yield split, _piece(some, encode, kind)
 
 
+def _ends(path: Path) -> npt.NDArray[np.bool_]:
+    """Which rows end their text: all, but for the pieces of a record that others follow."""
+    if "piece" not in pq.read_schema(path).names:
+        return np.ones(pq.read_metadata(path).num_rows, bool)
+    table = pq.read_table(path, columns=["subject_id", "piece"])
+    subject, piece = (table[name].to_numpy() for name in table.column_names)
+    goes_on = (subject[1:] == subject[:-1]) & (piece[1:] == piece[:-1] + 1)
+    return np.append(~goes_on, True)
+
+
 def _piece(table: pa.Table, encode: Encoder, kind: pa.DataType) -> pa.Table:
-    encoded = encode(table["text"].fill_null("").to_pylist())
+    encoded = encode(table["text"].fill_null("").to_pylist(), table["end"].to_pylist())
     lengths = np.array([len(each) for each in encoded.ids], np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     flat = np.concatenate([np.asarray(each, np.int64) for each in encoded.ids])

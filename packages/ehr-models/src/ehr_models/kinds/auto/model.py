@@ -253,7 +253,7 @@ def kind_of_model(model: PreTrainedModel, directory: Path) -> dict[str, Any]:
         n for n, m in model.named_children() if n != prefix and any(True for _ in m.parameters())
     ]
     if not next(model.parameters()).is_meta:
-        _try(model, head, view, directory)
+        check_head(model, head, view, directory)
     return {
         "sees": view,
         "token_head": head,
@@ -282,8 +282,18 @@ def _backbone(model: PreTrainedModel) -> nn.Module:
 
 
 @torch.no_grad()
-def _try(model: PreTrainedModel, head: list[str], view: str, directory: Path) -> None:
-    """Ask a new model for logits of a few tokens, with two ends."""
+def check_head(model: PreTrainedModel, head: list[str], view: str, directory: Path) -> None:
+    """Ask a model for logits of a few tokens, with two ends.
+
+    Args:
+        model: In evaluation mode.
+        head: Names of the modules that shall make logits of its states, one after the other.
+        view: What it sees, `past` or `all`.
+        directory: For messages.
+
+    Raises:
+        ConfigError: If they are not what makes them, or a causal model hears later tokens.
+    """
     ids = torch.tensor([[7, 8, 9, 7], [7, 8, 9, 8]]) % model.config.vocab_size
     mask = torch.ones_like(ids)
     logits = model(input_ids=ids, attention_mask=mask).logits
