@@ -75,6 +75,9 @@ def test_a_finished_run_goes_on_with_what_may_change_and_keeps_what_was(
         train(tokens, run, changed, resume=True)
     with pytest.raises(UserError, match=r"otherwise: seed: 0 -> 1 \(stays: every draw[^;]*$"):
         train(tokens, run, replace(changed, seed=1), resume=True, allow_changes=True)
+    with pytest.raises(UserError, match=r"batch_tokens: 400 -> 300 \(stays: the position in an ep"):
+        other = replace(changed, data=replace(config.data, batch_tokens=300))
+        train(tokens, run, other, resume=True, allow_changes=True)
     with pytest.raises(UserError, match=r"has done 14 steps: it cannot end after 9$"):
         fewer = replace(config, optim=replace(longer, steps=9))
         train(tokens, run, fewer, resume=True, allow_changes=True)

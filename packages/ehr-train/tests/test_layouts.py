@@ -102,6 +102,25 @@ def test_a_run_goes_on_under_any_layout_from_the_checkpoint_of_any_other(tokens,
     assert outcome(again)["log"] == outcome(sharded)["log"]
 
 
+def test_the_scaled_loss_of_a_sharded_model_goes_on_from_that_of_a_whole_one(tokens, tmp_path):
+    config = tiny_config(
+        "clm",
+        precision="fp16",
+        optim=OptimConfig(lr=3e-3, steps=STEPS),
+        data=DataConfig(context=32, batch_tokens=200, micro_tokens=64),
+        checkpoint=CheckpointConfig(every=4, keep=10),
+    )
+    one = train(tokens, tmp_path / "one", config)
+    two = go_on(one, 4, tmp_path / "two", tokens, 2, replace(config, parallel="fsdp"))
+    logs = [read_log(run / "metrics.jsonl") for run in (one, two)]
+    for x, y in zip(*logs, strict=True):
+        assert (x["scale"], x["overflows"]) == (y["scale"], y["overflows"])
+        assert y["loss"] == pytest.approx(x["loss"], abs=5e-3)
+        assert y.get("grad_norm") == (
+            x.get("grad_norm") and pytest.approx(x["grad_norm"], rel=0.03)
+        )
+
+
 def test_weights_of_4_bits_are_not_sharded():
     with pytest.raises(ValidationError, match="parallel = fsdp cannot share out the 4-bit weights"):
         tiny_config(parallel="fsdp", adapter=AdapterConfig(kind="qlora"))
