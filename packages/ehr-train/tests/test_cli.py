@@ -73,11 +73,14 @@ def test_what_is_wrong_is_said_with_exit_code_2(arguments, message):
     assert "Traceback" not in result.output
 
 
-def test_help_has_an_example_and_loads_no_library():
+def test_help_has_an_example_and_nothing_loads_a_library_that_it_does_not_need():
+    """What trains or starts others is there before transformers is; pyarrow loads pandas for a list."""
     code = (
         "import sys; from click.testing import CliRunner; from ehr_train.cli import main\n"
         "print(CliRunner().invoke(main, ['--help']).output)\n"
-        "assert not {'torch', 'transformers', 'pyarrow', 'pydantic', 'numpy'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'pyarrow', 'pydantic', 'numpy'} & set(sys.modules)\n"
+        "import ehr_train.run, ehr_tracking.arrow.label_files\n"
+        "assert not {'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Example: ehr-train --tokens" in done.stdout

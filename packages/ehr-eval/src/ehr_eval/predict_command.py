@@ -47,7 +47,10 @@ def predict(
     from ehr_tracking.config import load_config
 
     config = load_config(FeaturesConfig, config_file, overrides)
-    from ehr_eval.predict import predict as run
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.predict import predict as run
 
     if (labels is None) == (shots is None):
         raise click.UsageError("give either --labels or --shots")

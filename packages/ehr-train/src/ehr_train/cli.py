@@ -264,8 +264,11 @@ def _train(
     meeting: dict[str, Any],
     common: dict[str, Any],
 ) -> None:
-    from ehr_train.run import train
-    from ehr_train.scale.launch import Processes
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_train.run import train
+        from ehr_train.scale.launch import Processes
 
     before = _manifest(out) if common["resume"] else None
     processes = Processes(**meeting)

@@ -163,10 +163,10 @@ class Job:
         return replace(self, init=checkpoint), changed if same else [*changed, "init: another one"]
 
     def _data(self) -> dict[str, Source]:
-        from ehr_tracking.arrow.label_files import label_source
-
         sources = {"tokens": source(self.tokens)}
         if self.labels is not None:
+            from ehr_tracking.arrow.label_files import label_source
+
             sources["labels"] = label_source(self.labels)
         return sources
 

@@ -1,10 +1,13 @@
 """Which steps of a run are saved besides the best and the last: by steps, tokens, epochs and minutes."""
 
 import time
+from typing import TYPE_CHECKING
 
 from ehr_train.config import CheckpointConfig
 from ehr_train.data.sampler import Sampler
-from ehr_train.state import Progress
+
+if TYPE_CHECKING:
+    from ehr_train.state import Progress
 
 SAVES = "saves.jsonl"
 """Of a run: step, seconds and reasons of each checkpoint."""
@@ -24,7 +27,7 @@ class Saving:
         self.order = order
         self.saved()
 
-    def due(self, before: Progress, now: Progress) -> list[str]:
+    def due(self, before: "Progress", now: "Progress") -> list[str]:
         """Why a step is saved; every process says the same.
 
         Args:

@@ -3,15 +3,18 @@
 import json
 import sys
 
-import torch
-
 from ehr_tracking.errors import UserError
-from ehr_train.job import Job
-from ehr_train.loop import Trainer
-from ehr_train.scale import group
-from ehr_train.scale.member import member
-from ehr_train.scale.stop import Stop
-from ehr_train.speed import keep_freed_memory
+from ehr_tracking.imports import loading
+
+with loading():
+    import torch
+
+    from ehr_train.job import Job
+    from ehr_train.loop import Trainer
+    from ehr_train.scale import group
+    from ehr_train.scale.member import member
+    from ehr_train.scale.stop import Stop
+    from ehr_train.speed import keep_freed_memory
 
 
 def work(job: Job, stop: Stop) -> None:

@@ -51,7 +51,10 @@ def gradients(
     from ehr_tracking.config import load_config
 
     config = load_config(GradientsConfig, config_file, overrides)
-    from ehr_eval.explain.gradients import explain_gradients
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.explain.gradients import explain_gradients
 
     found = explain_gradients(
         checkpoint,

@@ -58,7 +58,10 @@ def features(
         raise UserError("give either --tokens or --narratives")
     if tokens is not None and labels is None:
         raise UserError("--tokens needs --labels: who is represented, and when")
-    from ehr_eval.features.extract import extract_features, extract_text_features
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.features.extract import extract_features, extract_text_features
 
     if tokens is not None and labels is not None:
         done = extract_features(

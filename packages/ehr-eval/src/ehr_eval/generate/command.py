@@ -48,7 +48,10 @@ def generate(
     given = {"samples": samples, "horizon": horizon, "per_sample": per_sample or None}
     named = [f"{name}={value}" for name, value in given.items() if value is not None]
     config = load_config(GenerateConfig, config_file, [*overrides, *named])
-    from ehr_eval.generate.run import generate as run
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.generate.run import generate as run
 
     done = run(
         checkpoint, tokens, labels, out, config, device=device, workers=workers, overwrite=overwrite

@@ -56,7 +56,10 @@ def zeroshot(
 
     given = _given(estimator, samples)
     config = load_config(ZeroshotConfig, config_file, [*overrides, *given])
-    from ehr_eval.generate.zeroshot import zeroshot as run
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.generate.zeroshot import zeroshot as run
 
     done = run(
         checkpoint,

@@ -38,7 +38,10 @@ def perplexity(
     from ehr_tracking.config import load_config
 
     config = load_config(PerplexityConfig, config_file, overrides)
-    from ehr_eval.perplexity.run import run_perplexity
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.perplexity.run import run_perplexity
     from ehr_tracking.report import text_table
 
     rows = run_perplexity(checkpoint, tokens, out, config, device=device, overwrite=overwrite)

@@ -85,7 +85,10 @@ def ehrshot(
     named = [f"compare={json.dumps(compare)}"] if compare else []
     named += [f"compat={compat}"] if compat else []
     config = load_config(EhrshotConfig, config_file, (*overrides, *named))
-    from ehr_eval.protocol.ehrshot import run_ehrshot
+    from ehr_tracking.imports import loading
+
+    with loading():
+        from ehr_eval.protocol.ehrshot import run_ehrshot
     from ehr_eval.protocol.results import group_summary, summary
     from ehr_tracking.report import text_table
 

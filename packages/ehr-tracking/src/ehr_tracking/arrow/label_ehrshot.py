@@ -11,7 +11,7 @@ from ehr_tracking.contracts import ContractError
 
 FILE = "labeled_patients.csv"
 _COLUMNS = {"patient_id": pa.int64(), "prediction_time": pa.timestamp("us"), "value": pa.string()}
-_TRUE = pa.array(["True", "true", "False", "false"])
+_TRUTH = r"\A([Tt]rue|[Ff]alse)\z"
 
 
 def ehrshot_files(path: Path) -> dict[str, Path]:
@@ -56,7 +56,7 @@ def read_ehrshot_file(path: Path) -> pa.Table:
             row = int(np.argmax(table[name].is_null().to_numpy()))
             raise ContractError(f"{path} line {row + 2}: {name} is empty")
     value = table["value"].combine_chunks()
-    if pc.all(pc.is_in(value, value_set=_TRUE)).as_py():
+    if pc.all(pc.match_substring_regex(value, _TRUTH)).as_py():
         kind, said = "boolean_value", pc.equal(pc.utf8_lower(value), "true")
     else:
         kind, said = "integer_value", _integers(value, path)
