@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,85 @@ def test_a_diagnosis_that_is_there_already(clean: Path, tmp_path: Path) -> None:
     assert found(meds=clean / "meds", labels=labels).keys() == {"outcome", "times"}
 
 
+WORDED = """
+name: {name}
+doc: d
+start: {{code: ^VISIT$}}
+{what}
+censored: negative
+"""
+SAME_CODE = {
+    "high": "outcome: [{code: ^K, units: {mmol/L: 1, mg/dL: 18}, above: 5}]\nhorizon_days: 30",
+    "told": "outcome: [{code: ^NOTE$, text: pneumonia}]\nhorizon_days: 30",
+    "aged": "outcome: [{code: ^FALL$, min_age: 50}]\nhorizon_days: 30",
+    "value": "answer: value\ngiven: [{code: ^K}]",
+}
+"""Outcomes that are told from others of their code by unit, text or age alone; and a number."""
+
+
+def test_outcomes_by_unit_text_and_age_and_numbers_that_are_there_already(tmp_path: Path) -> None:
+    day = [datetime(2020, 1, d) for d in range(1, 11)]  # noqa: DTZ001 -- MEDS times have no zone
+    rows: list[tuple[Any, ...]] = []
+    for subject in range(40):
+        old = subject % 2 == 0
+        rows += [
+            (subject, datetime(1950 if old else 2000, 1, 1), "MEDS_BIRTH", None, None, None),  # noqa: DTZ001
+            (subject, day[0], "VISIT", None, None, None),
+            (
+                subject,
+                day[2],
+                "K",
+                99.0 if old else 18.0,
+                "mg/dL",
+                None,
+            ),  # of mmol/L one would be high
+            (subject, day[2], "NOTE", None, None, "pneumonia" if old else "nothing new"),
+            (subject, day[2], "FALL", None, None, None),
+            (subject, day[9], "VISIT", None, None, None),
+        ]
+    types: dict[str, Any] = {
+        "subject_id": pl.Int64,
+        "time": pl.Datetime("us"),
+        "code": pl.String,
+        "numeric_value": pl.Float32,
+    }
+    (tmp_path / "meds/data").mkdir(parents=True)
+    pl.DataFrame(
+        rows, {**types, "unit": pl.String, "text_value": pl.String}, orient="row"
+    ).write_parquet(tmp_path / "meds/data/0.parquet")
+    files = tuple(tmp_path / f"{name}.yaml" for name in SAME_CODE)
+    for path, what in zip(files, SAME_CODE.values(), strict=True):
+        path.write_text(WORDED.format(name=path.stem, what=what))
+    words = [x for path in files for x in ("--task-file", path)]
+    run(
+        ehr_eval.cli.main,
+        "labels",
+        "--meds",
+        tmp_path / "meds",
+        *words,
+        "--out",
+        tmp_path / "labels",
+    )
+    only = AuditConfig(checks=("outcome", "times"))
+    assert not found(only, meds=tmp_path / "meds", labels=tmp_path / "labels")
+    # asked two days later, of the same answers: after what makes the row positive, and after what only looks like it
+    late = tmp_path / "late"
+    for name in SAME_CODE:
+        told = pl.read_parquet(tmp_path / "labels" / name / "labels.parquet")
+        told = told.filter(prediction_time=day[0]).with_columns(prediction_time=pl.lit(day[3]))
+        (late / name).mkdir(parents=True)
+        told.write_parquet(late / name / "labels.parquet")
+    (late / "own").mkdir()
+    told.write_parquet(late / "own" / "labels.parquet")
+    done = audit(Given(meds=tmp_path / "meds", labels=late, task_files=files), only)
+    (outcome,) = (c for c in done.checked if c.check.name == "outcome")
+    counts = {(f.where, f.severity): f.count for f in outcome.findings}
+    assert counts == {
+        **{(name, "error"): 40 if name == "value" else 20 for name in SAME_CODE},
+        ("own", "warning"): 40,
+    }
+
+
 def test_one_code_that_tells(clean: Path, tmp_path: Path) -> None:
     rows = labelled(clean).filter("boolean_value")
 
@@ -365,6 +444,21 @@ def test_predictions_of_training_rows(clean: Path, tmp_path: Path) -> None:
     rows = labelled(clean).with_columns(p=pl.col("subject_id").hash() % 7 / 7)
     made = predictions(tmp_path / "predictions", rows)
     assert found(predictions={"tuned": made}, meds=clean / "meds").keys() == {"fitted_on"}
+
+
+def test_what_is_predicted_of_tuning_rows_to_recalibrate_by_is_no_leak(
+    clean: Path, tmp_path: Path
+) -> None:
+    rows = labelled(clean).with_columns(p=pl.col("subject_id").hash() % 7 / 7)
+    made = predictions(tmp_path / "predictions", rows.filter(split="held_out"))
+    beside = predictions(tmp_path / "beside", rows.filter(split="tuning"))
+    shutil.copytree(beside / TASK, made / "tuning" / TASK)
+    (made / "tuning" / TASK / "held_out.parquet").rename(made / "tuning" / TASK / "tuning.parquet")
+    with new_artifact(tmp_path / "whole", PREDICTIONS) as partial:
+        for folder in (TASK, "tuning"):
+            shutil.copytree(made / folder, partial / folder)
+        seal(partial, PREDICTIONS, producer="test 0", config={})
+    assert not found(predictions={"tuned": tmp_path / "whole"}, meds=clean / "meds")
 
 
 def test_predictions_that_are_the_label(clean: Path, tmp_path: Path) -> None:

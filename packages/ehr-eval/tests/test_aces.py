@@ -55,6 +55,7 @@ def trajectories(out, futures):
 
 def test_a_risk_is_the_share_of_futures_that_aces_labels_positive(tmp_path):
     story = [(1, 0, "IN"), (1, 5, "OUT"), (1, 6, "IN"), (2, 0, "IN"), (2, 4, "OUT")]
+    story += [(3, 0, "IN"), (3, 2, "OUT")]
     rows = [(s, at(d), c, None) for s, d, c in story]
     schema = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String}
     (tmp_path / "meds/data").mkdir(parents=True)
@@ -62,12 +63,16 @@ def test_a_risk_is_the_share_of_futures_that_aces_labels_positive(tmp_path):
         tmp_path / "meds/data/0.parquet"
     )
     (tmp_path / "meds/metadata").mkdir()
-    pl.DataFrame({"subject_id": [1, 2], "split": ["held_out"] * 2}).write_parquet(
-        tmp_path / "meds/metadata/subject_splits.parquet"
-    )
+    pl.DataFrame(
+        {"subject_id": [1, 2, 3], "split": ["held_out", "held_out", "tuning"]}
+    ).write_parquet(tmp_path / "meds/metadata/subject_splits.parquet")
     (tmp_path / "labels/readmission").mkdir(parents=True)
     pl.DataFrame(
-        {"subject_id": [1, 2], "prediction_time": [at(5), at(4)], "boolean_value": [True, False]}
+        {
+            "subject_id": [1, 2, 3],
+            "prediction_time": [at(5), at(4), at(2)],
+            "boolean_value": [True, False, False],
+        }
     ).write_parquet(tmp_path / "labels/readmission/labels.parquet")
     futures = {
         (1, 5): [[(9, "IN")], [(7, "X")], [(35, "IN")], [(36, "IN")]],  # until day 35
@@ -84,6 +89,14 @@ def test_a_risk_is_the_share_of_futures_that_aces_labels_positive(tmp_path):
     assert found["predicted_boolean_probability"].to_list() == [0.5, 0.0]
     assert found["boolean_value"].to_list() == [True, False]
     assert found["tokens"].to_list() == [20, 20]
+    assert not (tmp_path / "out/tuning").exists()
+    trajectories(tmp_path / "more", {**futures, (3, 2): [[(4, "IN")], []]})
+    line[1] = f"--trajectories={tmp_path / 'more'}"
+    done = CliRunner().invoke(main, [*line, f"--out={tmp_path / 'beside'}"])
+    assert done.exit_code == 0, done.output
+    assert pl.read_parquet(tmp_path / "beside/readmission/held_out.parquet").equals(found)
+    tuning = pl.read_parquet(tmp_path / "beside/tuning/readmission/tuning.parquet")
+    assert tuning["predicted_boolean_probability"].to_list() == [0.5]
     (tmp_path / "task.yaml").write_text("predicates: {}")
     done = CliRunner().invoke(main, [*line, f"--out={tmp_path / 'other'}"])
     assert done.exit_code == 2

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -447,3 +448,40 @@ def test_a_store_keeps_cells_for_runs_that_compare_other_models(toys, tmp_path):
     ):
         run_ehrshot(labels, two, tmp_path / f"other{number}", config, store=store)
         assert kept() - before == first * (number + 1)
+
+
+STORED = COMMAND.replace(
+    '"results", config, workers=int(sys.argv[2])', '"there", config, store=root / "store"'
+)
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_share_a_store_and_each_gives_what_it_gives_alone(
+    whole, toys, tmp_path
+):
+    labels, features = toys.tasks(tmp_path, subjects=60)
+    store, halves, ended = tmp_path / "store", [], threading.Event()
+    (tmp_path / "run.py").write_text(STORED)
+    (tmp_path / "config.yaml").write_text(json.dumps(load_manifest(whole).config))
+
+    def watched():  # whatever bears the name of a cell is one at any moment
+        while not ended.wait(0.01):
+            halves.extend(p for p in store.rglob("*.safetensors") if read_outcome(p) is None)
+
+    other = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path])
+    while not [*store.rglob("*.safetensors")]:
+        assert other.poll() is None, "ended before it wrote a cell"
+        time.sleep(0.002)
+    watch = threading.Thread(target=watched)
+    watch.start()
+    begun = len([*store.rglob("*.safetensors")])
+    here = run_ehrshot(labels, features, tmp_path / "here", SLOW, store=store)
+    assert other.wait() == 0
+    ended.set()
+    watch.join()
+    assert begun < 36 == len([*store.rglob("*.safetensors")])
+    assert halves == []
+    assert [*store.rglob("*.partial")] == []
+    for out in (here, tmp_path / "there"):
+        assert same(out, whole)
+        assert verify(out) == []

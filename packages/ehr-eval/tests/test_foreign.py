@@ -81,6 +81,56 @@ def test_a_table_of_all_splits_with_logits_a_task_column_and_decisions(wire, toy
     assert found["predicted_boolean_value"] == [True, True, False]
 
 
+def test_tuning_rows_are_taken_where_all_are_predicted_and_judge_recalibrates_by_them(
+    tmp_path, toys
+):
+    """Outcomes a third as likely as they say: both ways learn it of the tuning rows."""
+    rng = np.random.default_rng(0)
+    split = {s: ("train", "tuning", "held_out", "held_out")[s % 4] for s in range(400)}
+    said = {s: float(p) for s, p in zip(split, rng.random(400).round(3), strict=True)}
+    toys.labels(
+        tmp_path / "labels",
+        {"died": [(s, toys.day(0), bool(rng.random() < said[s] / 3)) for s in split]},
+    )
+    events = {"subject_id": [*split], "time": [toys.day(0)] * 400, "code": ["A"] * 400}
+    for folder, name, table in (
+        ("data", "0", events),
+        ("metadata", "subject_splits", {"subject_id": [*split], "split": [*split.values()]}),
+    ):
+        (tmp_path / "meds" / folder).mkdir(parents=True)
+        pl.DataFrame(table).write_parquet(tmp_path / "meds" / folder / f"{name}.parquet")
+    lines = [f"{s},2020-01-01,{p}" for s, p in said.items() if split[s] != "train"]
+    for name, kept in (("whole", lines), ("less", lines[1:])):  # the first is a tuning row
+        (tmp_path / f"{name}.csv").write_text("\n".join([GOOD.splitlines()[0], *kept]))
+        words = [
+            "adopt",
+            tmp_path / f"{name}.csv",
+            "--labels",
+            tmp_path / "labels",
+            "--meds",
+            tmp_path / "meds",
+        ]
+        done = CliRunner().invoke(main, [*map(str, words), f"--out={tmp_path / name}"])
+        assert done.exit_code == 0, done.output
+        told = (
+            "and its 100 tuning labels" if name == "whole" else "99 rows of other splits left out"
+        )
+        assert told in done.output
+        assert verify(tmp_path / name) == []
+        assert (tmp_path / name / "tuning").exists() == (name == "whole")
+    words = [f"--{n}={tmp_path / n}" for n in ("labels", "meds", "out")]
+    done = CliRunner().invoke(
+        main, ["judge", *words, f"--predictions=t={tmp_path / 'whole'}", "-s", "bootstraps=0"]
+    )
+    assert done.exit_code == 0, done.output
+    found = pl.read_parquet(tmp_path / "out" / "results.parquet").filter(
+        pl.col("group").is_null(), metric="brier"
+    )
+    brier = dict(found.select("recalibration", "value").iter_rows())
+    assert brier.keys() == {"none", "platt", "isotonic"}
+    assert max(brier["platt"], brier["isotonic"]) < brier["none"] - 0.05
+
+
 GOOD = "subject_id,prediction_time,predicted_boolean_probability\n1,2020-01-01,0.5\n"
 
 

@@ -1,5 +1,8 @@
 """`ehr-eval judge` on a data set of known make, beside plain loops over scikit-learn."""
 
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +24,7 @@ from ehr_eval.judge.curves import RATES, RISKS, curves
 from ehr_eval.judge.groups import GroupsConfig, levels, read_groups
 from ehr_eval.judge.metrics import ALL_METRICS
 from ehr_eval.judge.recalibrate import isotonic, platt
+from ehr_eval.judgement import run as run_module
 from ehr_eval.judgement.config import JudgeConfig
 from ehr_eval.judgement.run import run_judge
 from ehr_tracking.contracts import JUDGEMENT, PREDICTIONS, RESULTS
@@ -390,3 +394,46 @@ def test_the_page_needs_nothing_else_and_tables_are_markdown_as_well(world):
     for shown in ("Recalibration, fitted on the tuning rows", "Conformal sets", "not told"):
         assert shown in page
         assert shown in text
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ehr_eval.judge.groups import GroupsConfig
+from ehr_eval.judgement import run
+from ehr_eval.judgement.config import JudgeConfig
+
+judge, done = run.judge, []
+
+def judge_one(task, config):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(task)
+    return judge(task, config)
+
+run.judge = judge_one
+root, out = map(Path, sys.argv[1:])
+given = {"a": root / "a", "b": root / "b", "r": root / "results"}
+config = JudgeConfig(bootstraps=40, groups=GroupsConfig(codes={"flu": "^DIAGNOSIS//FLU"}))
+run.run_judge(root / "labels", given, root / "meds", out, config)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(world, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", KILLED, world.root, out], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not out.exists()
+    judge, again = run_module.judge, []
+
+    def judge_one(task, config):
+        again.append(task.name)
+        return judge(task, config)
+
+    monkeypatch.setattr(run_module, "judge", judge_one)
+    run_judge(world.root / "labels", world.given, world.root / "meds", out, CONFIG)
+    assert again == ["none"]
+    assert verify(out) == []
+    assert (out / "manifest.json").read_bytes() == (world.out / "manifest.json").read_bytes()
+    assert [p.name for p in tmp_path.iterdir() if "out" in p.name and p.is_dir()] == ["out"]

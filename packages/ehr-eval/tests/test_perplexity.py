@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
 from ehr_eval.cli import main
+from ehr_eval.perplexity import measure
+from ehr_eval.perplexity import run as run_module
 from ehr_eval.perplexity.config import PerplexityConfig
 from ehr_eval.perplexity.run import run_perplexity
 from ehr_models.checkpoint import save_checkpoint
@@ -93,7 +95,7 @@ def test_losses_are_those_of_transformers_in_strided_windows(made, tmp_path, nam
     assert verify(tmp_path / "out") == []
 
 
-def test_two_models_share_a_table_and_a_page_and_others_are_refused(made, tmp_path):
+def test_two_models_share_a_table_and_a_page_and_others_are_refused(made, tmp_path, monkeypatch):
     root, _ = made
     command = ["perplexity", "--tokens", str(root / "tokens"), "--out", str(tmp_path / "out")]
     both = [f"--checkpoint={n}={root / n}" for n in ("one", "two")]
@@ -109,6 +111,44 @@ def test_two_models_share_a_table_and_a_page_and_others_are_refused(made, tmp_pa
     assert "one" in page
     manifest = read_manifest(tmp_path / "out", PERPLEXITY, reader="test")
     assert {"tokens", "checkpoint.one", "checkpoint.two"} == manifest.inputs.keys()
+    monkeypatch.setattr(
+        run_module, "losses", None
+    )  # nothing is read before all are known to be right
     with pytest.raises(UserError, match="does not foretell the next token"):
-        run_perplexity({"all": root / "all"}, root / "tokens", tmp_path / "no")
+        run_perplexity({"one": root / "one", "all": root / "all"}, root / "tokens", tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_an_interrupted_run_goes_on_with_the_passes_that_are_left(made, tmp_path, monkeypatch):
+    root, _ = made
+    monkeypatch.setattr(measure, "_PASSES", 2)
+    config = PerplexityConfig(stride=STRIDE, batch_tokens=24, precision="fp32")
+    both = {name: root / name for name in ("one", "two")}
+    of_pass, read = measure._of_pass, []
+
+    def counted(*given):
+        read.append(given)
+        return of_pass(*given)
+
+    monkeypatch.setattr(measure, "_of_pass", counted)
+    run_perplexity(both, root / "tokens", tmp_path / "whole", config)
+    each, left = divmod(len(read), 2)
+    assert (each > 4, left) == (True, 0)
+
+    def interrupted(*given):
+        if len(read) == each + 3:  # in the second part of the second model
+            raise KeyboardInterrupt
+        return counted(*given)
+
+    read.clear()
+    monkeypatch.setattr(measure, "_of_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_perplexity(both, root / "tokens", tmp_path / "again", config)
+    assert not (tmp_path / "again").exists()
+    read.clear()
+    monkeypatch.setattr(measure, "_of_pass", counted)
+    run_perplexity(both, root / "tokens", tmp_path / "again", config)
+    assert len(read) == each - 2
+    whole, again = ((tmp_path / n / "manifest.json").read_bytes() for n in ("whole", "again"))
+    assert whole == again
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", "again"}

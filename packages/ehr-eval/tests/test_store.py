@@ -1,6 +1,9 @@
 """Features that are read once: stores, interrupted runs, several processes."""
 
+from datetime import datetime
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
@@ -10,6 +13,7 @@ from ehr_eval.features import extract
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.extract import extract_features
 from ehr_eval.features.read import read_features
+from ehr_eval.features.shelf import Shelf
 from ehr_models.checkpoint import save_checkpoint
 from ehr_models.kinds import KINDS
 from ehr_models.registry import build
@@ -98,6 +102,26 @@ def test_a_damaged_file_of_a_store_is_named(wire, tmp_path):
     with pytest.raises(ContractError, match=rf"{kept.name} is damaged"):
         run(wire, "gpt2", tmp_path / "b", store=tmp_path / "store")
     assert not (tmp_path / "b").exists()
+
+
+def test_rows_are_the_right_ones_while_another_process_adds_to_the_store(tmp_path, monkeypatch):
+    days = pl.datetime_range(datetime(2020, 1, 1), datetime(2020, 1, 16), "1d", eager=True)  # noqa: DTZ001 -- MEDS times have no zone
+    rows = pl.DataFrame({"subject_id": range(1, 17), "prediction_time": days})
+    shelf, told = Shelf(tmp_path), np.arange(16, dtype=np.float32)[:, None]
+    files = Shelf._files
+
+    def added(self):
+        """Another process is done with some more, now that this one has looked."""
+        found = files(self)
+        at = len(found) + 3
+        shelf.add(rows[at : at + 1], np.full((1, 1), -1, np.float32))
+        return found
+
+    for n in range(4):
+        shelf.add(rows[n : n + 1], told[n : n + 1])
+    monkeypatch.setattr(Shelf, "_files", added)
+    for _ in range(4):
+        np.testing.assert_array_equal(shelf.take(rows[:4], 1), told[:4])
 
 
 def test_workers_change_no_byte(wire, tmp_path, monkeypatch):

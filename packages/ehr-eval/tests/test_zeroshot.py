@@ -73,7 +73,7 @@ def work(tmp_path_factory):
     )
     subjects = range(1, 9)
     seen = [(d, "A") for d in range(4)]
-    records = [(s, "train" if s < 3 else "held_out", seen) for s in subjects]
+    records = [(s, ("train", "tuning", "held_out")[min(s, 3) - 1], seen) for s in subjects]
     tokens = chain.tokens(root / "tokens", records)
     run = chain.checkpoint(root / "run", tokens)
     labels = write_labels(root / "labels", {t: [(s, 3) for s in subjects] for t in TASKS})
@@ -195,6 +195,31 @@ def test_other_parts_and_companions_give_the_same_risks_and_a_killed_run_goes_on
     assert bad[0].equals(bad[1])
     files = [root / n / "manifest.json" for n in ("whole", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_tuning_rows_are_asked_beside_and_move_no_risk(work):
+    root, *_ = work
+    settings = ("--samples", 6, "--estimator", "mc", "-s", "tuning=true")
+    call(work, *settings[:4], tasks=["bad"], out=root / "untuned")
+    call(work, *settings, tasks=["bad"], out=root / "tuned")
+    assert not (root / "untuned" / "tuning").exists()
+    bad = [pl.read_parquet(root / n / "bad" / "held_out.parquet") for n in ("untuned", "tuned")]
+    assert bad[0].equals(bad[1])
+    tuning = pl.read_parquet(root / "tuned" / "tuning" / "bad" / "tuning.parquet")
+    assert tuning.select("subject_id", "boolean_value").rows() == [(2, True)]
+    assert verify(root / "tuned") == []
+
+
+def test_tasks_share_futures_whatever_came_of_them(work, tmp_path):
+    labels, drawn = tmp_path / "labels", []
+    write_labels(labels, {t: [(s, 3) for s in range(3, 9)] for t in ("bad", "ill")})
+    for name in ("alike", "apart"):
+        said = call(work, "--samples", 4, tasks=["bad", "ill"], labels=labels, out=tmp_path / name)
+        drawn.append(said.rpartition(": ")[2])
+        path = labels / "ill" / "labels.parquet"
+        table = pl.read_parquet(path)
+        table.with_columns(~pl.col("boolean_value")).write_parquet(path)
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(

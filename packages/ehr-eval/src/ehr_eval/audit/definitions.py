@@ -54,11 +54,11 @@ _BUILT_IN = {
 
 
 def definitions(inputs: Inputs) -> dict[str, Definition]:
-    """Task -> what it is, of the tasks of the labels that are known."""
+    """Task -> what it is, of the tasks of the labels that are known, whatever these hold."""
     config = validated(LabelsConfig, inputs.label_config) or LabelsConfig()
     files, found = _files(inputs), {}
     book = read_codebook(inputs.meds, data_files(inputs.meds)) if files else None
-    for task in inputs.raw_labels:
+    for task in inputs.asked:
         file = files.get(task.removesuffix(RECURRENCE))
         if file is not None and book is not None:
             found[task] = _by_file(file, config, book, again=task.endswith(RECURRENCE))
@@ -124,10 +124,15 @@ def _by_file(task: TaskFile, config: LabelsConfig, book: Codebook, *, again: boo
         p.regex for p in task.exclude if p.days is None and p.since == "record" and p.times == 1
     }
     outcome = task.outcome or ()
+    answers = (
+        () if task.answer == "yes" else task.given
+    )  # a class or a number, that of the first of these
     first = task.onset != "any" or all(p.regex in ever or "MEDS_DEATH" in p.regex for p in outcome)
 
     def outcomes(events: Events) -> pl.DataFrame:
-        return Record(events, task, config, book).outcomes().select("subject_id", "time")
+        record = Record(events, task, config, book)
+        found = record.of(answers) if answers else record.outcomes()
+        return found.select("subject_id", "time")
 
     def stays(events: Events) -> pl.DataFrame:
         return Record(events, task, config, book).course.stays.select("subject_id", "start", "end")

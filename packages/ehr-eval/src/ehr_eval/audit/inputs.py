@@ -28,6 +28,7 @@ from ehr_tracking.contracts import (
     SHOTS,
     SPLITS,
     TOKENS,
+    TUNING,
     ContractError,
 )
 from ehr_tracking.manifest import (
@@ -193,11 +194,8 @@ class Inputs:
         return found.unique("subject_id", keep="first", maintain_order=True)
 
     @cached_property
-    def raw_labels(self) -> dict[str, pl.DataFrame]:
-        """Task -> subject_id, prediction_time, boolean_value, with rows that contradict each other.
-
-        Tasks that are no yes or no are left out.
-        """
+    def _label_tables(self) -> dict[str, pl.DataFrame]:
+        """Task -> its labels of any kind, as they are."""
         path = self.given.labels
         if path is None:
             return {}
@@ -211,10 +209,30 @@ class Inputs:
             found = {task: pl.concat(map(_label_file, of)) for task, of in files.items()}
         if not found:
             raise ContractError(f"{path} holds no labels: expected <task>/**/*.parquet")
+        return found
+
+    @cached_property
+    def raw_labels(self) -> dict[str, pl.DataFrame]:
+        """Task -> subject_id, prediction_time, boolean_value, with rows that contradict each other.
+
+        Tasks that are no yes or no are left out.
+        """
         return {
             task: frame.select(*KEY, LABEL).drop_nulls(LABEL)
-            for task, frame in found.items()
-            if LABEL in frame.columns
+            for task, frame in self._label_tables.items()
+            if LABEL in frame.columns and frame[LABEL].count()
+        }
+
+    @cached_property
+    def asked(self) -> dict[str, pl.DataFrame]:
+        """Task, whatever its labels hold -> subject_id, prediction_time, each once.
+
+        Raises:
+            Skipped: If there are no labels.
+        """
+        self.require("labels")
+        return {
+            task: frame.select(KEY).unique().sort(KEY) for task, frame in self._label_tables.items()
         }
 
     @cached_property
@@ -250,14 +268,18 @@ class Inputs:
     def predictions(self) -> dict[str, dict[str, pl.DataFrame]]:
         """Model -> task -> subject_id, prediction_time, boolean_value, the probability.
 
-        Of results: `<model>/<head>`, as its folder `predictions/` has them.
+        Of results: `<model>/<head>`, as its folder `predictions/` has them. What lies below a folder `tuning`
+        says of itself that it is of tuning rows, and is no answer to be judged.
         """
         found: dict[str, dict[str, pl.DataFrame]] = {}
         for name, path in self.given.predictions.items():
             if (path / MANIFEST).is_file():
                 read_manifest(path, PREDICTIONS, reader=PRODUCER)
             for file in files_below(path, ".parquet"):
-                task = _task_of(file.relative_to(path).as_posix(), list(self.raw_labels))
+                below = file.relative_to(path)
+                if TUNING in below.parts[:-1]:
+                    continue
+                task = _task_of(below.as_posix(), list(self.raw_labels))
                 _add(found, name, task, _prediction_file(file))
         if self.given.results is not None:
             root = self.given.results / "predictions"

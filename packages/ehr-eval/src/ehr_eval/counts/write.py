@@ -20,6 +20,7 @@ from ehr_eval.counts.count import column_names
 from ehr_eval.counts.parts import Part, count_parts, events_of, frequent, together
 from ehr_eval.counts.things import Things, fit_things
 from ehr_eval.frames import PRODUCER, labelled_rows, read_subjects, tell_tasks
+from ehr_eval.parts import parts_of
 from ehr_eval.workers import run_key
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.delays import Delays, agreed, delays_of
@@ -37,9 +38,6 @@ from ehr_tracking.manifest import (
     seal,
     source,
 )
-
-_WORK = ".work"
-"""In the unfinished artifact: the counts of the files that are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +105,10 @@ def count_features(
     with new_artifact(
         out, FEATURES, overwrite=overwrite, inputs=read, key=run_key(to_dict(config), inputs)
     ) as unfinished:
-        for left in unfinished.iterdir():  # by a run that was killed while it wrote
-            if left.name != _WORK:
-                left.unlink()
+        work = parts_of(unfinished)
         train = subjects.filter(pl.col("split") == TRAIN)["subject_id"]
         things = fit_things((events_of(f, config) for f in files), train, _parents(meds), config)
-        parts = _parts(files, rows, unfinished / _WORK)
+        parts = _parts(files, rows, work)
         count_parts(parts, things, config, delays, workers=workers)
         names = column_names(things, config)
         kept = frequent(parts, len(names), is_train, config.min_rows)
@@ -126,7 +122,7 @@ def count_features(
         index = rows.select("subject_id", "prediction_time", "split").to_arrow()
         written = write_features(unfinished, matrix, index)
         _write_columns(unfinished / "columns.json", [names[i] for i in kept], things)
-        shutil.rmtree(unfinished / _WORK)
+        shutil.rmtree(work)
         seal(
             unfinished,
             FEATURES,

@@ -21,6 +21,7 @@ from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.material import Material, Setting, opened
 from ehr_eval.features.shelf import Shelf
 from ehr_eval.frames import KEY, PRODUCER, in_order_of, labelled_rows, tell_tasks
+from ehr_eval.parts import parts_of
 from ehr_eval.workers import each_once, run_key
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.features import write_features
@@ -33,8 +34,6 @@ from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal
 
 PIECE = 1000
 """Rows, or somewhat more, that are read and kept together: those of whole subjects."""
-_WORK = ".work"
-"""In the unfinished artifact: pieces that are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +188,13 @@ def _extract(
     resolved = {**to_dict(setting.config), **material.about}
     key = run_key({**resolved, "device": torch.device(setting.device).type}, inputs)
     with new_artifact(out, FEATURES, overwrite=overwrite, inputs=read, key=key) as unfinished:
-        for left in unfinished.iterdir():  # by a run that was killed while it wrote
-            if left.name != _WORK:
-                left.unlink()
-        work = _shelf_of(Path(store), setting, material, resolved) if store else unfinished / _WORK
-        shelf = Shelf(work)
+        parts = parts_of(unfinished)
+        shelf = Shelf(_shelf_of(Path(store), setting, material, resolved) if store else parts)
         missing = shelf.missing(rows)
         _read_pieces(setting, shelf, rows, missing, workers=workers)
         index = rows.select(*KEY, "split").to_arrow()
         written = write_features(unfinished, shelf.take(rows, material.width), index)
-        shutil.rmtree(unfinished / _WORK, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)
         blind = material.blind(rows)
         seal(
             unfinished,

@@ -4,7 +4,8 @@ n rows, d features. A file is written whole, under a name that its rows give: se
 """
 
 import hashlib
-import os
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,14 @@ class Shelf:
         """
         subject, time = _numbers(rows)
         name = hashlib.sha256(subject.tobytes() + time.tobytes()).hexdigest()[:24]
-        partial = self.directory / f".{name}.{os.getpid()}.partial"
+        partial = self.directory / f".{name}.{uuid.uuid4().hex}.partial"
         save_file({"subject_id": subject, "prediction_time": time, "features": features}, partial)
         sync(partial)
         partial.replace(self.directory / f"{name}.safetensors")
 
     def missing(self, rows: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """[n] which rows are not there."""
-        return self._places(rows)["at"].is_null().to_numpy()
+        return _places(rows, self._files())["at"].is_null().to_numpy()
 
     def take(self, rows: pl.DataFrame, width: int) -> Floats:
         """[n, width] of rows that are there.
@@ -51,43 +52,47 @@ class Shelf:
         Raises:
             ContractError: If a file is damaged.
         """
-        places = self._places(rows).with_row_index("row")
+        files = (
+            self._files()
+        )  # once: where another process adds one, the next list counts otherwise
+        places = _places(rows, files).with_row_index("row")
         found = np.zeros((rows.height, width), np.float32)
         for (file,), mine in places.group_by("file"):
-            features = map_tensors(self._files()[int(str(file))])["features"]
+            features = map_tensors(files[int(str(file))])["features"]
             found[mine["row"].to_numpy()] = features[mine["at"].to_numpy()]
         return found
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("*.safetensors"))
 
-    def _places(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """File (its number) and at (a row of it) of each of some rows, null where it is not there."""
-        schema = {
-            "subject_id": pl.Int64,
-            "prediction_time": pl.Int64,
-            "file": pl.Int64,
-            "at": pl.Int64,
-        }
-        parts = [pl.DataFrame(schema=schema)]
-        for number, path in enumerate(self._files()):
-            tensors = map_tensors(path)
-            n = len(tensors["subject_id"])
-            parts.append(
-                pl.DataFrame(
-                    {
-                        "subject_id": tensors["subject_id"],
-                        "prediction_time": tensors["prediction_time"],
-                        "file": np.full(n, number),
-                        "at": np.arange(n),
-                    },
-                    schema,
-                )
+
+def _places(rows: pl.DataFrame, files: Sequence[Path]) -> pl.DataFrame:
+    """File (its number) and at (a row of it) of each of some rows, null where it is not there."""
+    schema = {
+        "subject_id": pl.Int64,
+        "prediction_time": pl.Int64,
+        "file": pl.Int64,
+        "at": pl.Int64,
+    }
+    parts = [pl.DataFrame(schema=schema)]
+    for number, path in enumerate(files):
+        tensors = map_tensors(path)
+        n = len(tensors["subject_id"])
+        parts.append(
+            pl.DataFrame(
+                {
+                    "subject_id": tensors["subject_id"],
+                    "prediction_time": tensors["prediction_time"],
+                    "file": np.full(n, number),
+                    "at": np.arange(n),
+                },
+                schema,
             )
-        there = pl.concat(parts).unique(KEY, keep="first", maintain_order=True)
-        subject, time = _numbers(rows)
-        asked = pl.DataFrame({"subject_id": subject, "prediction_time": time})
-        return asked.join(there, on=KEY, how="left", maintain_order="left").select("file", "at")
+        )
+    there = pl.concat(parts).unique(KEY, keep="first", maintain_order=True)
+    subject, time = _numbers(rows)
+    asked = pl.DataFrame({"subject_id": subject, "prediction_time": time})
+    return asked.join(there, on=KEY, how="left", maintain_order="left").select("file", "at")
 
 
 def _numbers(rows: pl.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

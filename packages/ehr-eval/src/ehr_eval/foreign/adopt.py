@@ -6,15 +6,16 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ehr_eval.answers import Answer, write_parts
 from ehr_eval.foreign.config import ForeignConfig
 from ehr_eval.foreign.read import DECIDED, PROBABILITY, TASK, read_file, refuse_twice
 from ehr_eval.frames import KEY, PRODUCER, read_labels
+from ehr_eval.predictions import LABEL
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, SPLITS, ContractError
+from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, SPLITS, TUNING, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, raw_source, seal
@@ -22,7 +23,7 @@ from ehr_tracking.manifest import new_artifact, raw_source, seal
 _THEIRS = "foreign-predictions"
 """What the files are in a lineage."""
 _SCHEMA = pa.schema(
-    {"subject_id": pa.int64(), "prediction_time": pa.timestamp("us"), "boolean_value": pa.bool_(),
+    {"subject_id": pa.int64(), "prediction_time": pa.timestamp("us"), LABEL: pa.bool_(),
      DECIDED: pa.bool_(), PROBABILITY: pa.float32()}
 )  # fmt: skip
 
@@ -33,11 +34,13 @@ class Adopted:
 
     task: str
     rows: int
-    """Written."""
+    """Written, tuning rows apart."""
+    tuning: int
+    """Tuning rows written: all that are labelled, or none."""
     labelled: int
     """Labels that they could be of: all, or those of held-out subjects."""
     elsewhere: int
-    """Predicted rows of subjects that are not held out, left away."""
+    """Predicted rows of other subjects, left away."""
 
 
 def adopt(
@@ -58,7 +61,8 @@ def adopt(
         out: Where the artifact shall be.
         config: What the files call their columns.
         task: Of files without such a column; None where labels have one task, or files are named like tasks.
-        meds: Data set whose held-out subjects alone are kept; None keeps all.
+        meds: Data set whose held-out subjects are kept, and its tuning subjects where each of their labels is
+            predicted; None takes all for held out.
         overwrite: Replace predictions that are there.
 
     Raises:
@@ -74,7 +78,8 @@ def adopt(
         for path in paths:
             for name, rows in _by_task(path, read_file(path, config), task, list(tables)).items():
                 told.setdefault(name, []).append(rows)
-        done, written = [], {}
+        done: list[Adopted] = []
+        written: dict[str, int] = {}
         for name in sorted(told):
             if name not in tables:
                 raise ContractError(
@@ -82,12 +87,11 @@ def adopt(
                 )
             rows = pl.concat(told[name])
             refuse_twice(rows, paths[0], name)
-            found, adopted = _judged(rows, tables[name], name, labels, meds)
-            path = partial / name / f"{HELD_OUT}.parquet"
-            path.parent.mkdir(parents=True)
-            pq.write_table(found.to_arrow().cast(_SCHEMA), path)
-            written[path.relative_to(partial).as_posix()] = found.height
-            done.append(adopted)
+            answer, labelled = _judged(rows, tables[name], name, labels, meds)
+            written |= write_parts(partial, name, answer)
+            held_out, tuning = len(answer.table), len(answer.tuning or ())
+            counts = {"rows": held_out, "tuning": tuning, "labelled": labelled}
+            done.append(Adopted(task=name, **counts, elsewhere=rows.height - held_out - tuning))
         inputs = {f"file.{i}": raw_source(path, contract=_THEIRS) for i, path in enumerate(paths)}
         inputs["labels"] = label_source(labels)
         if meds:
@@ -121,25 +125,34 @@ def _by_task(
 
 def _judged(
     rows: pl.DataFrame, labels: pl.DataFrame, task: str, where: Path, meds: Path | None
-) -> tuple[pl.DataFrame, Adopted]:
-    """In the order of the labels, with their outcomes."""
-    elsewhere = 0
-    if meds is not None:
-        splits = read_splits(meds, seed=0)
-        before = rows.height
-        rows, labels = (
-            t.filter(pl.Series(splits.of_everyone(t["subject_id"].to_numpy()) == SPLITS.index(HELD_OUT)))
-            for t in (rows, labels)
-        )  # fmt: skip
-        elsewhere = before - rows.height
-    alien = rows.join(labels, on=KEY, how="anti", maintain_order="left")
+) -> tuple[Answer, int]:
+    """What is said of the held-out labels and of the tuning labels, in their order; and how many are held out."""
+    told, known = _split(rows, meds), _split(labels, meds)
+    ours, held_out = told.filter(split=HELD_OUT), known.filter(split=HELD_OUT)
+    alien = ours.join(held_out, on=KEY, how="anti", maintain_order="left")
     if alien.height:
         subject, time = alien.select(KEY).row(0)
         raise ContractError(
             f"{where} has no label of task {task} of subject {subject} at {time}, which is predicted "
             f"({alien.height:,} such rows)"
         )
-    found = labels.join(rows, on=KEY, how="inner", maintain_order="left").select(_SCHEMA.names)
-    if not found.height:
+    table = _with_outcomes(ours, held_out)
+    if not len(table):
         raise ContractError(f"{where}: no label of task {task} is predicted")
-    return found, Adopted(task=task, rows=found.height, labelled=labels.height, elsewhere=elsewhere)
+    # of some tuning rows alone no reader could say which are missing on purpose
+    beside = known.filter(split=TUNING)
+    tuning = _with_outcomes(told.filter(split=TUNING), beside)
+    return Answer(table, tuning=tuning if len(tuning) == beside.height else None), held_out.height
+
+
+def _split(rows: pl.DataFrame, meds: Path | None) -> pl.DataFrame:
+    """With `split`: as the data set has it; without one, all are held out."""
+    if meds is None:
+        return rows.with_columns(split=pl.lit(HELD_OUT))
+    number = read_splits(meds, seed=0).of_everyone(rows["subject_id"].to_numpy())
+    return rows.with_columns(split=pl.Series([SPLITS[n] for n in number.tolist()], dtype=pl.String))
+
+
+def _with_outcomes(rows: pl.DataFrame, labels: pl.DataFrame) -> pa.Table:
+    found = labels.select(*KEY, LABEL).join(rows, on=KEY, how="inner", maintain_order="left")
+    return found.select(_SCHEMA.names).to_arrow().cast(_SCHEMA)

@@ -12,7 +12,11 @@ from ehr_tracking.options import PATH, config_options, overwrite_option
 @click.option("--labels", type=PATH, required=True, help="Labels of what is predicted.")
 @click.option("--out", type=PATH, required=True, help="Where the predictions shall be.")
 @click.option("--task", help="That files without a column for it are of.")
-@click.option("--meds", type=PATH, help="Keep the rows of its held-out subjects alone.")
+@click.option(
+    "--meds",
+    type=PATH,
+    help="Its held-out subjects are judged; its tuning subjects beside, to recalibrate by.",
+)
 @config_options("ForeignConfig", "probability=p_death")
 @overwrite_option("predictions")
 def adopt(
@@ -39,8 +43,9 @@ def adopt(
 
     done = write(files, labels, out, config, task=task, meds=meds, overwrite=overwrite)
     for each in done:
+        beside = f", and its {each.tuning:,} tuning labels" if each.tuning else ""
         left = f"; {each.elsewhere:,} rows of other splits left out" if each.elsewhere else ""
         of = "held-out labels" if meds else "labels"
         click.echo(
-            f"{out}: {each.rows:,} of {each.labelled:,} {of} of {each.task} are predicted{left}"
+            f"{out}: {each.rows:,} of {each.labelled:,} {of} of {each.task} are predicted{beside}{left}"
         )

@@ -18,7 +18,14 @@ from ehr_eval.tasks.aces import AcesTask
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.meds import data_files
-from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, TRAJECTORIES, ContractError
+from ehr_tracking.contracts import (
+    HELD_OUT,
+    MEDS,
+    PREDICTIONS,
+    TRAJECTORIES,
+    TUNING,
+    ContractError,
+)
 from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import (
     check_file,
@@ -43,7 +50,7 @@ def aces(
     confidence: float = 0.95,
     overwrite: bool = False,
 ) -> pl.DataFrame:
-    """Write `predictions/1` of the held-out rows of one task.
+    """Write `predictions/1` of the held-out rows of one task, and of its tuning rows where all have futures.
 
     A risk is the share of futures that ACES labels positive among those that it finds a row in at the
     prediction time, with the interval of Clopper and Pearson.
@@ -74,10 +81,10 @@ def aces(
     files = data_files(meds)
     subjects = read_subjects(meds, files, seed=0)
     told = pl.DataFrame(pl.from_arrow(label_reader.binary(table, task=name)))
-    asked = told.join(subjects, on="subject_id").filter(split=HELD_OUT).sort(KEY)
-    if not asked.height:
-        raise ContractError(f"{labels}: no label of task {name} is of a held-out subject of {meds}")
     events, futures = (_read(trajectories, folder) for folder in (EVENTS, FUTURES))
+    asked = _asked(told.join(subjects, on="subject_id"), futures)
+    if not (asked["split"] == HELD_OUT).any():
+        raise ContractError(f"{labels}: no label of task {name} is of a held-out subject of {meds}")
     parts = [
         _answers(config, read_events(files[number]), mine, events, futures)
         for (number,), mine in asked.group_by("file", maintain_order=True)
@@ -103,6 +110,14 @@ def _read(trajectories: Path, folder: str) -> pl.DataFrame:
     manifest = read_manifest(trajectories, TRAJECTORIES, reader=PRODUCER)
     names = [name for name in manifest.files if name.startswith(f"{folder}/")]
     return pl.concat(pl.read_parquet(check_file(trajectories, manifest, n)) for n in sorted(names))
+
+
+def _asked(rows: pl.DataFrame, futures: pl.DataFrame) -> pl.DataFrame:
+    """Held-out rows, and tuning rows unless one has no future."""
+    tuning = rows.filter(split=TUNING)
+    if tuning.join(futures, on=KEY, how="anti").height:
+        tuning = tuning.clear()
+    return pl.concat([rows.filter(split=HELD_OUT), tuning]).sort(KEY)
 
 
 def _answers(

@@ -52,7 +52,7 @@ def questions(
     """Cut the work: prediction times at which the same tasks are asked, some at a time.
 
     Args:
-        asked: Task -> subject_id, prediction_time, split, subject_row.
+        asked: Task -> subject_id, prediction_time, split, subject_row, and more that does not matter.
         tasks: By the same names.
         splits: In the order in which they come.
         config: The estimator, which says whether tasks share futures; and the size of a part.
@@ -61,9 +61,13 @@ def questions(
     if not ESTIMATORS[config.estimator].shares:
         cuts = [((name,), rows) for name, rows in asked.items()]
     else:
-        every = pl.concat([rows.with_columns(task=pl.lit(name)) for name, rows in asked.items()])
-        columns = [c for c in every.columns if c != "task"]
-        joint = every.group_by(columns, maintain_order=True).agg(pl.col("task"))
+        when = [
+            *KEY,
+            "split",
+            "subject_row",
+        ]  # whatever else is known, as the answer, parts no tasks
+        every = pl.concat([rows.select(*when, task=pl.lit(name)) for name, rows in asked.items()])
+        joint = every.group_by(when, maintain_order=True).agg(pl.col("task"))
         cuts = [
             (tuple(names), joint.filter(pl.col("task") == list(names)).drop("task"))
             for names in sorted(set(map(tuple, joint["task"].to_list())))

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from ehr_eval.answers import Answer, write_parts
 from ehr_eval.features.reader import subjects_of
 from ehr_eval.frames import KEY, PRODUCER, in_order_of, labelled_rows
 from ehr_eval.generate.asking import Question, ask, questions
@@ -24,7 +24,7 @@ from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import to_dict
-from ehr_tracking.contracts import HELD_OUT, PREDICTIONS, ContractError
+from ehr_tracking.contracts import HELD_OUT, PREDICTIONS, TUNING, ContractError
 from ehr_tracking.errors import UserError
 from ehr_tracking.files import PathLike, sync
 from ehr_tracking.manifest import Source, new_artifact, refuse_existing, seal, source
@@ -67,7 +67,7 @@ def zeroshot(  # noqa: PLR0913 -- the inputs of an artifact
     workers: int | None = None,
     overwrite: bool = False,
 ) -> ZeroshotSummary:
-    """Write `predictions/1` of the held-out rows of some tasks.
+    """Write `predictions/1` of the held-out rows of some tasks, and where asked for of the tuning rows.
 
     A model sees what was known at the prediction time, that time included. Tasks that are asked at the same
     times look on at the same futures, unless the estimator needs futures of its own. A run that was killed
@@ -100,7 +100,10 @@ def zeroshot(  # noqa: PLR0913 -- the inputs of an artifact
     setting = setting_of(checkpoint, tokens, tasks, config, device)
     opened = open_setting(setting)  # whatever is wrong is said before anything is drawn
     told = _labels(labels, tasks, config)
-    asked = {name: _held_out(table, opened, tokens, labels, name) for name, table in told.items()}
+    splits = (HELD_OUT, TUNING) if config.tuning else (HELD_OUT,)
+    asked = {
+        name: _rows(table, splits, opened, tokens, labels, name) for name, table in told.items()
+    }
     work = questions(asked, tasks, list(opened.splits), config)
     for question in work:
         opened.prompts(question.part)
@@ -164,13 +167,18 @@ def _labels(
     return {name: label_reader.binary(tables[name], task=name) for name in tasks}
 
 
-def _held_out(
-    table: pa.Table, opened: Opened, tokens: Path, labels: Path, name: str
+def _rows(
+    table: pa.Table,
+    splits: Sequence[str],
+    opened: Opened,
+    tokens: Path,
+    labels: Path,
+    name: str,
 ) -> pl.DataFrame:
-    """subject_id, prediction_time, split, subject_row and boolean_value of the held-out rows of a task."""
+    """subject_id, prediction_time, split, subject_row and boolean_value of the rows of a task in some splits."""
     rows = labelled_rows({name: table}, subjects_of(opened.splits), where=tokens)
-    rows = rows.filter(split=HELD_OUT)
-    if not rows.height:
+    rows = rows.filter(pl.col("split").is_in(splits))
+    if not (rows["split"] == HELD_OUT).any():
         raise ContractError(
             f"{labels}: no label of task {name} is of a subject that {tokens} has in {HELD_OUT}"
         )
@@ -226,54 +234,53 @@ def _ask_part(
 def write_predictions(
     directory: Path, risks: pl.DataFrame, asked: Mapping[str, pl.DataFrame], out: Path
 ) -> dict[str, int]:
-    """A table a task; a row without an answer in any future gets the mean risk of the task.
+    """A table a task and split; a row without an answer in any future gets the mean risk of its table.
 
     Args:
         directory: Of the unfinished artifact.
         risks: task, and the columns of `asking.SCHEMA`.
-        asked: Task -> its held-out labels.
+        asked: Task -> its labels, of `split` held_out and perhaps tuning.
         out: What is named where a row is missing.
 
     Returns:
         Path -> its rows.
     """
-    rows = {}
+    rows: dict[str, int] = {}
     for name, mine in asked.items():
         found = in_order_of(
-            mine.select(*KEY, "boolean_value"),
+            mine.select(*KEY, "boolean_value", "split"),
             risks.filter(task=name).drop("task", "drawn"),
             where=out,
             what=f"rows of task {name}",
         )
-        mean = 0.5 if found["risk"].null_count() == found.height else found["risk"].mean()
-        told = found.select(
-            *KEY,
-            "boolean_value",
-            pl.lit(None, pl.Boolean).alias("predicted_boolean_value"),
-            pl.col("risk").fill_null(pl.lit(mean)).alias("predicted_boolean_probability"),
-            "lower",
-            "upper",
-            "tokens",
-        )
-        path = directory / name / f"{HELD_OUT}.parquet"
-        path.parent.mkdir()
-        pq.write_table(told.to_arrow().cast(SCHEMA), path)
-        rows[path.relative_to(directory).as_posix()] = told.height
+        held_out, tuning = (_table(found.filter(split=split)) for split in (HELD_OUT, TUNING))
+        rows |= write_parts(directory, name, Answer(held_out, tuning=tuning))
     return rows
 
 
+def _table(found: pl.DataFrame) -> pa.Table:
+    """The rows of one split, in the columns of `SCHEMA`."""
+    mean = 0.5 if found["risk"].null_count() == found.height else found["risk"].mean()
+    told = found.with_columns(
+        pl.lit(None, pl.Boolean).alias("predicted_boolean_value"),
+        pl.col("risk").fill_null(pl.lit(mean)).alias("predicted_boolean_probability"),
+    )
+    return told.select(SCHEMA.names).to_arrow().cast(SCHEMA)
+
+
 def _told(risks: pl.DataFrame, asked: Mapping[str, pl.DataFrame]) -> list[dict[str, object]]:
-    """What there is to say of each task."""
+    """What there is to say of the held-out rows of each task."""
     found = []
-    for name in asked:
-        mine = risks.filter(task=name)
+    for name, rows in asked.items():
+        held_out = rows.filter(split=HELD_OUT)
+        mine = risks.filter(task=name).join(held_out.select(KEY), on=KEY, how="semi")
         width = (mine["upper"] - mine["lower"]).mean()
         found.append(
             {
                 "task": name,
                 "rows": mine.height,
                 "without an answer": mine["risk"].null_count(),
-                "positive": asked[name]["boolean_value"].mean(),
+                "positive": held_out["boolean_value"].mean(),
                 "mean risk": mine["risk"].mean(),
                 "mean interval": width,
                 "tokens a row": mine["tokens"].mean(),

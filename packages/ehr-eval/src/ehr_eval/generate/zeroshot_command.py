@@ -45,8 +45,9 @@ def zeroshot(
     """Estimate the risk of any outcome from simulated futures, without learning from a label.
 
     Writes predictions/1 of the held-out rows, with an interval of each risk and the tokens that it took,
-    for `ehr-eval ehrshot --predictions NAME=PATH`. Tasks asked at the same times share futures, but with
-    `reach`. A run that was killed goes on where it was when the same command is given again.
+    for `ehr-eval ehrshot --predictions NAME=PATH`; with -s tuning=true of the tuning rows as well, by which
+    `ehr-eval judge` recalibrates. Tasks asked at the same times share futures, but with `reach`. A run that was
+    killed goes on where it was when the same command is given again.
 
     Example: ehr-eval zeroshot --checkpoint demo/runs/chrono --tokens demo/tokens --labels demo/labels --task mortality_1y --estimator scope --out demo/predictions/zeroshot
     """
@@ -163,7 +164,8 @@ def aces(
 ) -> None:
     """Let ACES label simulated futures: the risk of any task that it can tell.
 
-    Writes predictions/1 of the held-out rows, the share of futures that are positive. Needs the extra aces.
+    Writes predictions/1 of the held-out rows, the share of futures that are positive; of the tuning rows as well where
+    each has futures. Needs the extra aces.
 
     Example: ehr-eval aces --trajectories demo/futures --meds demo/meds --labels demo/aces/readmission --task readmission.yaml --out demo/predictions/aces
     """

@@ -23,6 +23,8 @@ class ZeroshotConfig:
     next token alone."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of the interval of each risk."""
+    tuning: bool = False
+    """Ask for the tuning rows as well, by which `ehr-eval judge` recalibrates; a row costs what a held-out one does."""
     draw: GenerateConfig = Field(default_factory=lambda: GenerateConfig(horizon="730d"))
     """How futures are drawn; its horizon is that of tasks that have none."""
 

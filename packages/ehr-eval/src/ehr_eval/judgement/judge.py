@@ -140,7 +140,7 @@ def _model(task: TaskInput, told: Told, weight: Weights, config: JudgeConfig) ->
 
 def _untuned(task: TaskInput, told: Told) -> str | None:
     if told.tuning is None:
-        return "its predictions have no tuning part"
+        return "its predictions have no tuning part (`zeroshot` writes one with -s tuning=true)"
     label = task.tuning_label
     if label.all() or not label.any():
         return f"no {'negative' if len(label) and label.all() else 'positive'} in tuning"

@@ -1,6 +1,7 @@
 """Judge predictions: `judgement/1` with a report."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -10,11 +11,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from ehr_eval.frames import PRODUCER
 from ehr_eval.judge.recalibrate import NONE
 from ehr_eval.judgement.config import JudgeConfig
-from ehr_eval.judgement.inputs import open_tasks
+from ehr_eval.judgement.inputs import TaskInput, open_tasks
 from ehr_eval.judgement.judge import TaskJudged, judge
+from ehr_eval.judgement.kept import read_judged, write_judged
 from ehr_eval.judgement.page import write_page
 from ehr_eval.judgement.tables import difference_rows, write_tables
+from ehr_eval.parts import parts_of
 from ehr_eval.predictions import predictions_source
+from ehr_eval.workers import run_key
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import JUDGEMENT, MEDS
@@ -36,7 +40,8 @@ def run_judge(
 ) -> list[TaskJudged]:
     """Judge what models say of labels, and write `judgement/1`.
 
-    What is wrong with the predictions of one task is said in one line, and the other tasks go on.
+    What is wrong with the predictions of one task is said in one line, and the other tasks go on. A run that
+    was killed goes on with the tasks that are left.
 
     Args:
         labels: `labels/1` or a tree of MEDS labels.
@@ -61,20 +66,18 @@ def run_judge(
     read = [labels, meds, *named.values()]
     refuse_existing(out, JUDGEMENT, overwrite=overwrite, inputs=read)
     opened = open_tasks(labels, named, meds, config)
-    # NumPy lets other threads go on; products of matrices on several would be other last digits
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        tasks = list(pool.map(judge, opened, repeat(config)))
-    for task in tasks:
-        for model, problem in task.problems.items():
-            note(f"{task.name}: {model} was not judged: {problem}")
-        for model, judged in task.models.items():
-            if judged.untuned is not None and (config.recalibrate or config.misses):
-                note(f"{task.name}: {model} was not recalibrated: {judged.untuned}")
-    if not any(task.models for task in tasks):
-        raise UserError("nothing could be judged; the lines above say why")
     inputs = {"labels": label_source(labels), "meds": raw_source(meds, contract=MEDS)}
     inputs |= {f"predictions.{name}": predictions_source(path) for name, path in named.items()}
-    with new_artifact(out, JUDGEMENT, overwrite=overwrite, inputs=read) as partial:
+    key = run_key(to_dict(config), inputs)
+    with new_artifact(out, JUDGEMENT, overwrite=overwrite, inputs=read, key=key) as partial:
+        parts = parts_of(partial)
+        # NumPy lets other threads go on; products of matrices on several would be other last digits
+        with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+            tasks = list(pool.map(_judged, opened, repeat(config), repeat(parts)))
+        _tell(tasks, config)
+        if not any(task.models for task in tasks):
+            raise UserError("nothing could be judged; the lines above say why")
+        shutil.rmtree(parts)
         moved = difference_rows(tasks, config)
         rows = write_tables(partial, tasks, config, moved)
         write_page(partial, tasks, config, inputs, moved)
@@ -88,6 +91,25 @@ def run_judge(
             rows=rows,
         )
     return tasks
+
+
+def _judged(task: TaskInput, config: JudgeConfig, parts: Path) -> TaskJudged:
+    """As it was judged, where that is done already."""
+    path = parts / f"{task.name}.safetensors"
+    found = read_judged(path)
+    if found is None:
+        found = judge(task, config)
+        write_judged(path, found)
+    return found
+
+
+def _tell(tasks: Sequence[TaskJudged], config: JudgeConfig) -> None:
+    for task in tasks:
+        for model, problem in task.problems.items():
+            note(f"{task.name}: {model} was not judged: {problem}")
+        for model, judged in task.models.items():
+            if judged.untuned is not None and (config.recalibrate or config.misses):
+                note(f"{task.name}: {model} was not recalibrated: {judged.untuned}")
 
 
 def summary(tasks: list[TaskJudged]) -> list[dict[str, object]]:

@@ -3,7 +3,9 @@
 N subjects, T tokens of them, M targets of a batch, V vocabulary.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ehr_eval.parts import read_part, write_part
 from ehr_models.data.batch import Batch, pack
 from ehr_models.data.tokens import STATIC, Tokens
 from ehr_models.data.windows import Windows, every_chunk, fill
@@ -20,6 +23,8 @@ from ehr_models.heads.token import hidden_states, token_logits
 from ehr_models.precision import autocast
 from ehr_tracking.contracts import PAD_ID, UNK_ID
 
+_PASSES = 32
+"""Forward passes whose losses are kept together: half a minute's work, or so."""
 _LOGITS = 2**25
 """Most logits held at once: 128 MB in fp32."""
 _SMOOTH = 250
@@ -37,6 +42,9 @@ class Losses(NamedTuple):
     """[T] minus the logarithm of the chance that the model gave it."""
 
 
+_NONE = Losses(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
 @torch.inference_mode()
 def losses(
     model: PreTrainedModel,
@@ -47,11 +55,12 @@ def losses(
     stride: int,
     batch_tokens: int,
     precision: str,
+    parts: Path,
 ) -> Losses:
     """What each token of whole records costs a causal model.
 
     Asked for is what training asks for: tokens with a time, but no [PAD] and no [UNK]; each once, in the
-    first window that shows it.
+    first window that shows it. Some passes at a time are kept when they are done, and not done again.
 
     Args:
         model: With a head over tokens, in evaluation mode.
@@ -61,43 +70,62 @@ def losses(
         stride: Tokens that each window behind a record's first asks for.
         batch_tokens: Most of a pass.
         precision: As `resolve_precision` gives it.
+        parts: Folder of what is done, of these very arguments.
 
     Returns:
         By subject and position.
     """
-    device = next(model.parameters()).device
     length = (tokens.offsets[1:] - tokens.offsets[:-1])[subject]
     windows = every_chunk(tokens, subject, length, context, subject, stride=stride)
     windows = windows.take(np.argsort(windows.length, kind="stable"))
-    bounds = fill(windows.length, batch_tokens)
+    passes = list(pairwise(fill(windows.length, batch_tokens)))
     found = []
-    for start, stop in tqdm(list(pairwise(bounds)), unit="pass", desc="reading", disable=None):
-        mine = windows.take(slice(start, stop))
-        batch = pack(tokens, mine)
-        rows = _asked(batch, mine)
-        if not len(rows):
-            continue
-        with autocast(precision, device):
-            states = hidden_states(model, batch.to(device))
-            told = [
-                F.cross_entropy(
-                    token_logits(model, states[part]).float(),
-                    batch.input_ids[part + 1].to(device),
-                    reduction="none",
-                )
-                for part in torch.split(
-                    torch.from_numpy(rows), max(1, _LOGITS // int(model.config.vocab_size))
-                )
-            ]
-        span = batch.span.numpy()[rows]
-        place = batch.index.numpy()[rows + 1] - mine.first[span]
-        found.append((mine.example[span], place, torch.cat(told).double().cpu().numpy()))
-    if not found:
-        none = np.zeros(0, np.int64)
-        return Losses(none, none, np.zeros(0))
-    row, place, loss = (np.concatenate(column) for column in zip(*found, strict=True))
+    with tqdm(total=len(passes), unit="pass", desc="reading", disable=None) as bar:
+        for first in range(0, len(passes), _PASSES):
+            some = passes[first : first + _PASSES]
+            path = parts / f"{first:08d}.safetensors"
+            kept = read_part(path)
+            if kept is None:
+                told = []
+                for each in some:
+                    told.append(_of_pass(model, tokens, windows.take(slice(*each)), precision))
+                    bar.update()
+                write_part(path, _joined(told)._asdict())
+            else:
+                told = [Losses(**kept[0])]
+                bar.update(len(some))
+            found += told
+    row, place, loss = _joined(found)
     order = np.lexsort((place, row))
     return Losses(row[order], place[order], loss[order])
+
+
+def _joined(found: Sequence[Losses]) -> Losses:
+    subject, position, loss = zip(_NONE, *found, strict=True)
+    return Losses(np.concatenate(subject), np.concatenate(position), np.concatenate(loss))
+
+
+def _of_pass(model: PreTrainedModel, tokens: Tokens, windows: Windows, precision: str) -> Losses:
+    """The losses of windows that fit one forward pass."""
+    batch, device = pack(tokens, windows), next(model.parameters()).device
+    rows = _asked(batch, windows)
+    if not len(rows):
+        return _NONE
+    with autocast(precision, device):
+        states = hidden_states(model, batch.to(device))
+        told = [
+            F.cross_entropy(
+                token_logits(model, states[part]).float(),
+                batch.input_ids[part + 1].to(device),
+                reduction="none",
+            )
+            for part in torch.split(
+                torch.from_numpy(rows), max(1, _LOGITS // int(model.config.vocab_size))
+            )
+        ]
+    span = batch.span.numpy()[rows]
+    place = batch.index.numpy()[rows + 1] - windows.first[span]
+    return Losses(windows.example[span], place, torch.cat(told).double().cpu().numpy())
 
 
 def _asked(batch: Batch, windows: Windows) -> npt.NDArray[np.int64]:

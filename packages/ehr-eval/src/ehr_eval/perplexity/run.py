@@ -1,6 +1,7 @@
 """Perplexity by position of some checkpoints on one split: `perplexity/1`."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,14 +11,17 @@ import numpy as np
 
 from ehr_eval.features.reader import context_of, on_device
 from ehr_eval.frames import PRODUCER
+from ehr_eval.parts import parts_of
 from ehr_eval.perplexity.config import PerplexityConfig
 from ehr_eval.perplexity.measure import Curve, Losses, by_position, losses
 from ehr_eval.protocol.shown import lineage
 from ehr_eval.protocol.tables import write_rows
+from ehr_eval.workers import run_key
 from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
 from ehr_models.data.store import open_split
-from ehr_models.data.tokens import Tokens, open_tokens
+from ehr_models.data.tokens import Tokens, TokenSet, open_tokens
 from ehr_models.precision import resolve_precision
+from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import PERPLEXITY
 from ehr_tracking.errors import UserError
@@ -60,7 +64,7 @@ def run_perplexity(
     device: str = "cpu",
     overwrite: bool = False,
 ) -> list[dict[str, object]]:
-    """Write `perplexity/1`.
+    """Write `perplexity/1`. A run that was killed goes on with the passes that are left.
 
     Args:
         checkpoints: Name -> run or checkpoint of a causal model with a head over tokens.
@@ -84,39 +88,39 @@ def run_perplexity(
     """
     tokens, out = Path(tokens), Path(out)
     config = config or PerplexityConfig()
-    given = {name: Path(path) for name, path in checkpoints.items()}
-    for name in given:
+    for name in checkpoints:
         require_name(name, "checkpoint")
-    read = [tokens, *given.values()]
+    read = [tokens, *map(Path, checkpoints.values())]
     refuse_existing(out, PERPLEXITY, overwrite=overwrite, inputs=read)
     token_set = open_tokens(tokens)
     records = open_split(token_set, config.split)
-    inputs = {"tokens": source(tokens)}
-    found = []
-    for name, path in given.items():
-        loaded = load_checkpoint(path)
-        if loaded.kind.sees != "past" or loaded.head == "pooled":
-            raise UserError(
-                f"{path} does not foretell the next token (kind {loaded.kind.name}, head {loaded.head}): "
-                "perplexity by position needs a causal model pretrained with objective clm"
-            )
-        require_same_vocabulary(loaded, token_set)
-        found.append(_measure(name, loaded, records, config, device, where=tokens))
-        inputs[f"checkpoint.{name}"] = loaded.source
-        del loaded
-    with new_artifact(out, PERPLEXITY, overwrite=overwrite, inputs=read) as partial:
+    given = {name: resolve(path) for name, path in checkpoints.items()}
+    # whatever is wrong with one is said before any is read
+    about = {name: _about(path, token_set, config.context) for name, path in given.items()}
+    inputs = {"tokens": source(tokens)} | {f"checkpoint.{n}": s for n, (s, _) in about.items()}
+    contexts = {name: context for name, (_, context) in about.items()}
+    resolved = {**to_dict(config), "context": contexts}
+    key = run_key({**resolved, "device": device}, inputs)
+    with new_artifact(out, PERPLEXITY, overwrite=overwrite, inputs=read, key=key) as partial:
+        parts, found = parts_of(partial), []
+        for name, path in given.items():
+            told = _losses(path, token_set, records, config, contexts[name], device, parts / name)
+            if not len(told.loss):
+                raise UserError(f"{tokens}: no token of split {config.split} can be asked for")
+            curve = by_position(told, least=config.least_subjects, smooth=config.smooth)
+            found.append(Measured(name, contexts[name], told, curve))
         n = write_rows(
             partial / "perplexity.parquet",
             [row for measured in found for row in _rows(measured)],
             PERPLEXITY.columns,
         )
         _report(partial, found, config, inputs)
-        contexts = {m.name: m.context for m in found}
+        shutil.rmtree(parts)
         seal(
             partial,
             PERPLEXITY,
             producer=PRODUCER,
-            config={**to_dict(config), "context": contexts},
+            config=resolved,
             seed=None,
             inputs=inputs,
             rows={"perplexity.parquet": n},
@@ -124,17 +128,33 @@ def run_perplexity(
     return [measured.overall() for measured in found]
 
 
-def _measure(
-    name: str,
-    loaded: LoadedCheckpoint,
+def _about(path: Path, tokens: TokenSet, context: int | None) -> tuple[Source, int]:
+    """What a checkpoint is, and the tokens that it is shown at once."""
+    loaded = _causal(path, tokens)
+    return loaded.source, context_of(loaded, context)
+
+
+def _causal(path: Path, tokens: TokenSet) -> LoadedCheckpoint:
+    loaded = load_checkpoint(path)
+    if loaded.kind.sees != "past" or loaded.head == "pooled":
+        raise UserError(
+            f"{path} does not foretell the next token (kind {loaded.kind.name}, head {loaded.head}): "
+            "perplexity by position needs a causal model pretrained with objective clm"
+        )
+    require_same_vocabulary(loaded, tokens)
+    return loaded
+
+
+def _losses(
+    path: Path,
+    tokens: TokenSet,
     records: Tokens,
     config: PerplexityConfig,
+    context: int,
     device: str,
-    *,
-    where: Path,
-) -> Measured:
-    context = context_of(loaded, config.context)
-    model, placed = on_device(loaded.model, device)
+    parts: Path,
+) -> Losses:
+    model, placed = on_device(_causal(path, tokens).model, device)
     told = losses(
         model,
         records,
@@ -143,13 +163,11 @@ def _measure(
         stride=config.stride,
         batch_tokens=config.batch_tokens,
         precision=resolve_precision(config.precision, placed),
+        parts=parts,
     )
-    if not len(told.loss):
-        raise UserError(f"{where}: no token of split {config.split} can be asked for")
     if not np.isfinite(told.loss).all():
-        raise UserError(f"{loaded.directory}: the model gives losses that are no numbers")
-    curve = by_position(told, least=config.least_subjects, smooth=config.smooth)
-    return Measured(name, context, told, curve)
+        raise UserError(f"{path}: the model gives losses that are no numbers")
+    return told
 
 
 def _subjects(records: Tokens, most: int | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -5,7 +5,6 @@ n held-out rows, B bootstrap draws.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -15,14 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ehr_eval.features.mapped import MappedMatrix, map_matrix
 from ehr_eval.heads import HEADS
 from ehr_eval.heads.select import Fitted, fit_predict
 from ehr_eval.judge.bootstrap import scores
 from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.parts import read_part, write_part
 from ehr_eval.predictions import Predicted
 from ehr_eval.protocol.config import GIVEN, EhrshotConfig
 from ehr_eval.protocol.shots import draws_of, shots_of
@@ -203,7 +201,7 @@ def _matrix(path: Path) -> MappedMatrix:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Write what `read_outcome` reads: whole or not at all; another process may write the very same."""
+    """Write what `read_outcome` reads."""
     tensors: dict[str, npt.NDArray[Any]] = {
         f"draws/{metric}": draws for metric, draws in outcome.draws.items()
     }
@@ -214,8 +212,6 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         tensors["decided"] = outcome.decided
     if outcome.tuning is not None:
         tensors["tuning"] = np.asarray(outcome.tuning, np.float64)
-    # safetensors writes memory as it lies, whatever the strides: a column of a matrix would be garbage
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     about = {
         "metrics": list(outcome.point),
         "selected": outcome.selected,
@@ -223,20 +219,15 @@ def write_outcome(path: Path, outcome: Outcome) -> None:
         "is_decided": outcome.is_decided,
         "unconverged": outcome.unconverged,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file(tensors, partial, metadata={"outcome": json.dumps(about)})
-    partial.replace(path)
+    write_part(path, tensors, about)
 
 
 def read_outcome(path: Path) -> Outcome | None:
     """What `evaluate_cell` wrote; None where there is no whole file."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["outcome"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    part = read_part(path)
+    if part is None:
         return None
+    tensors, about = part
     return Outcome(
         point=dict(zip(about["metrics"], tensors["point"].tolist(), strict=True)),
         draws={metric: tensors[f"draws/{metric}"] for metric in about["metrics"]},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ehr_eval.frames import PRODUCER, tell_tasks
 from ehr_eval.heads import HEADS
+from ehr_eval.parts import parts_of
 from ehr_eval.protocol.cell import Plan, cells_of
 from ehr_eval.protocol.cells import run_cells
 from ehr_eval.protocol.config import EhrshotConfig
@@ -32,9 +33,6 @@ from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import new_artifact, refuse_existing, seal
 from ehr_tracking.outputs import refuse_inputs
 from ehr_tracking.tree import note
-
-_WORK = ".work"
-"""In the unfinished artifact: rows of the tasks, and outcomes of the cells that are done."""
 
 
 def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
@@ -106,10 +104,7 @@ def run_ehrshot(  # noqa: PLR0913 -- inputs and outputs of a run, each by name
     with new_artifact(
         out, RESULTS, overwrite=overwrite, inputs=read, key=run_key(to_dict(config), inputs.sources)
     ) as unfinished:
-        for left in unfinished.iterdir():  # by a run that was killed while it wrote its results
-            if left.name != _WORK:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        plan = Plan(unfinished / _WORK, inputs.features, config, all_rows_alike(inputs.tasks))
+        plan = Plan(parts_of(unfinished), inputs.features, config, all_rows_alike(inputs.tasks))
         if store is not None:
             named_cells = names_of(inputs.tasks, inputs.sources, config)
             plan = replace(plan, store=Path(store).absolute(), names=named_cells)

@@ -16,13 +16,25 @@ less, and there are so many positives."""
 def outcome_is_visible(inputs: Inputs) -> Iterator[Finding]:
     """Outcomes up to the prediction time that there cannot be, or that are what made the row positive."""
     inputs.require("meds", "labels")
-    known = {task: d for task, d in definitions(inputs).items() if d.outcomes}
-    if not known:
+    defined = definitions(inputs)
+    if not defined:
         raise Skipped("no task of the labels has a known definition: give it with --task-file")
+    known = {task: d for task, d in defined.items() if d.outcomes}
     happened = _outcomes(inputs, known)
     for task, definition in known.items():
-        rows = _placed(inputs.labels[task], happened[task], definition)
-        yield from _of_task(task, rows, definition)
+        rows = _rows(inputs, task, definition)
+        yield from _of_task(task, _placed(rows, happened[task], definition), definition)
+    for task, rows in inputs.asked.items():
+        if task not in defined:
+            what = "nothing says what its outcome is, so it was not looked at: give it with --task-file"
+            yield Finding(task, what, rows.height, severity="warning")
+
+
+def _rows(inputs: Inputs, task: str, definition: Definition) -> pl.DataFrame:
+    """With `yes`: the outcome makes it so; as it makes every row of a task that asks for a class or a number."""
+    if task not in inputs.labels:
+        return inputs.asked[task].with_columns(yes=pl.lit(value=True))
+    return inputs.labels[task].with_columns(yes=pl.col(LABEL) != definition.absent)
 
 
 def _outcomes(inputs: Inputs, known: dict[str, Definition]) -> dict[str, pl.DataFrame]:
@@ -36,8 +48,8 @@ def _outcomes(inputs: Inputs, known: dict[str, Definition]) -> dict[str, pl.Data
 
 
 def _placed(rows: pl.DataFrame, happened: pl.DataFrame, definition: Definition) -> pl.DataFrame:
-    """With `yes` (the outcome makes it so), `by` (one at or before), `now` (one at the very time), `after`."""
-    rows = rows.sort("prediction_time").with_columns(yes=pl.col(LABEL) != definition.absent)
+    """With `by` (an outcome at or before), `now` (one at the very time), `after`."""
+    rows = rows.sort("prediction_time")
     times = happened.with_columns(at=pl.col("time"))
     before = rows.join_asof(
         times,

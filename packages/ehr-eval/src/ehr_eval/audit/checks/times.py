@@ -16,7 +16,7 @@ def times_without_a_chance(inputs: Inputs) -> Iterator[Finding]:
     inputs.require("meds", "labels")
     in_stay = {task: d for task, d in definitions(inputs).items() if d.stays is not None}
     spans, stays = _read(inputs, in_stay)
-    for task, rows in inputs.labels.items():
+    for task, rows in inputs.asked.items():
         placed = rows.join(spans, on="subject_id", how="left")
         at = pl.col("prediction_time")
         reasons = {
