@@ -9,13 +9,17 @@ from typing import Any
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:78em;margin:2em auto;padding:0 1em;color:#1b2733}
 h1{font-size:1.6em}h2{font-size:1.25em;margin-top:2em;border-bottom:1px solid #d5dde5}
-table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
-th,td{padding:.25em .8em;border-bottom:1px solid #e3e9ef;text-align:left}
-td.number{text-align:right}th{background:#f3f6f9}
-.wide{overflow-x:auto}
-.named td:first-child,.named th:first-child{position:sticky;left:0}.named td:first-child{background:#fff}
-figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:min(24em,100%)}
-figure img,figure svg{max-width:100%}pre{white-space:pre-wrap;overflow-wrap:anywhere}figcaption{color:#566;font-size:.9em}
+table{border-collapse:separate;border-spacing:0;margin:1em 0;font-size:.93em;font-variant-numeric:tabular-nums}
+th,td{padding:.25em .65em;border-bottom:1px solid #e3e9ef;text-align:left}
+.number{text-align:right}th{background:#f3f6f9}
+.wide{overflow-x:auto;background:linear-gradient(90deg,#fff 50%,#fff0) 0 0/3em 100% no-repeat local,
+linear-gradient(270deg,#fff 50%,#fff0) 100% 0/3em 100% no-repeat local,
+linear-gradient(90deg,#0003,#0000) 0 0/1em 100% no-repeat,linear-gradient(270deg,#0003,#0000) 100% 0/1em 100% no-repeat}
+.named td:first-child,.named th:first-child{position:sticky;left:0;min-width:8em}.named td:first-child{background:#fff}
+.named td:last-child{white-space:nowrap}
+figure{display:inline-block;margin:.5em 1em .5em 0;max-width:47%;min-width:min(24em,100%);overflow-x:auto}
+h2+figure,.wide+figure,.named+figure{max-width:min(100%,54em)}
+figure img,figure svg{max-width:100%}figure img{min-width:35em}pre{white-space:pre-wrap;overflow-wrap:anywhere}figcaption{color:#566;font-size:.9em}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.5em 1em}
 code,pre{background:#f3f6f9;padding:.1em .3em;overflow-x:auto}code{overflow-wrap:anywhere}ul{padding-left:1.4em}
 """
@@ -81,13 +85,13 @@ def line_plot(
 
 
 def _legend(name: str) -> str:
-    """A name of which so much is left that the axes have room beside it.
+    """A name of which so much is left that the axes have room beside it: how it begins, and more of how it ends.
 
     Examples:
         >>> _legend("behrt"), _legend("a/very/long/path/that/leads/to/runs/behrt")
-        ('behrt', '…that/leads/to/runs/behrt')
+        ('behrt', 'a/very/l…s/to/runs/behrt')
     """
-    return name if len(name) <= _LEGEND else f"…{name[1 - _LEGEND :]}"
+    return name if len(name) <= _LEGEND else f"{name[: _LEGEND // 3]}…{name[-(_LEGEND * 3 // 5) :]}"
 
 
 def new_figure(size: tuple[float, float] = (6.4, 4.0)) -> tuple[Any, Any]:
@@ -173,13 +177,15 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 
     Examples:
         >>> table([{"task": "a<b", "auroc": 0.51234}])
-        '<div class="wide"><table><thead><tr><th>task</th><th>auroc</th></tr></thead><tbody><tr><td>a&lt;b</td><td class="number">0.5123</td></tr></tbody></table></div>'
+        '<div class="wide"><table><thead><tr><th>task</th><th class="number">auroc</th></tr></thead><tbody><tr><td>a&lt;b</td><td class="number">0.5123</td></tr></tbody></table></div>'
     """
     if not rows:
         return "<p>Nothing to show.</p>"
-    header = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
+    right = {name: ' class="number"' if _is_number(rows, name) else "" for name in rows[0]}
+    header = "".join(f"<th{right[name]}>{escape(str(name))}</th>" for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(_cell(row.get(name)) for name in rows[0]) + "</tr>" for row in rows
+        f"<tr>{''.join(f'<td{right[name]}>{escape(_text(row.get(name)))}</td>' for name in rows[0])}</tr>"
+        for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -243,8 +249,9 @@ def _text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _cell(value: object) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (
-        f'<td class="number">{_text(value)}</td>' if number else f"<td>{escape(_text(value))}</td>"
+def _is_number(rows: Sequence[Mapping[str, object]], name: str) -> bool:
+    """Whether all that a column holds are numbers."""
+    there = [row[name] for row in rows if row.get(name) is not None]
+    return bool(there) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in there
     )

@@ -67,13 +67,22 @@ def read_log(path: PathLike) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """What a reviewer needs to set up the same software: Python, platform, cores, versions."""
+    """What a reviewer needs to set up the same: Python, platform, processor, cores, versions."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "packages": {name: v for name in _REPORTED if (v := _version(name)) is not None},
     }
+
+
+def _processor() -> str:
+    """Its name where the system tells one, else the kind of machine."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, None) or platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from ehr_eval.compare.facts import exclusion_rows, split_rows, task_rows, tasks, vocabulary_rows
 from ehr_eval.compare.models import environments, model_rows, settings
 from ehr_eval.compare.opened import Artifact, Given
-from ehr_eval.compare.shown import each
+from ehr_eval.compare.shown import each, legend
 from ehr_tracking.config import dotted
 from ehr_tracking.manifest import ancestry
 from ehr_tracking.report import markdown_table
@@ -107,9 +107,9 @@ def _trained(given: Given) -> Iterator[str]:
 def _evaluation(given: Given) -> Iterator[str]:
     yield (
         "EHRSHOT's few-shot protocol: for each k and replicate, k rows of each class are drawn from train to fit on "
-        "and from tuning to choose hyperparameters on; each head is judged on all held-out rows. Intervals are "
-        "percentiles of a bootstrap over patients."
+        "and from tuning to choose hyperparameters on; each head is judged on all held-out rows."
     )
+    yield from legend(given)
     for _, item, ending in each(given):
         compared = len(item.table("comparisons.parquet"))
         yield f"### Protocol{ending}"

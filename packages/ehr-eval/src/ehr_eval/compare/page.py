@@ -7,16 +7,28 @@ from typing import Any
 
 import polars as pl
 
+from ehr_eval.compare.calibration import calibration
 from ehr_eval.compare.costs import Cost, by_model
-from ehr_eval.compare.curves import calibration, shot_curves
+from ehr_eval.compare.curves import share_curve, shot_curves
 from ehr_eval.compare.facts import tasks
 from ehr_eval.compare.models import model_rows
 from ehr_eval.compare.opened import Artifact, Given
-from ehr_eval.compare.shown import LEGEND, by_task, each, leaders, scores_table
-from ehr_eval.compare.tables import TASK, Tables, baseline, most_shots, rows
+from ehr_eval.compare.seeds import GROUP, TASK, without_seed
+from ehr_eval.compare.shares import SHARE, best
+from ehr_eval.compare.shown import (
+    SHARE_HEADING,
+    by_shots,
+    by_task,
+    each,
+    leaders,
+    legend,
+    scores_table,
+)
+from ehr_eval.compare.tables import Tables, baseline, most_shots, rows
 from ehr_eval.compare.verdict import audit_section
 from ehr_eval.compare.zeroshot import zeroshot_section
 from ehr_eval.protocol.evaluation import AUROC
+from ehr_eval.protocol.groups import ALL
 from ehr_eval.protocol.shown import lineage, shown_interval, shown_k, shown_shots
 from ehr_tracking.manifest import ancestry
 from ehr_tracking.report import html_page, table
@@ -40,7 +52,7 @@ def write_page(
         title: Plain text.
     """
     plots = directory / "plots"
-    body = [f"<p>{escape(LEGEND)}</p>"]
+    body = [f"<p>{escape(told)}</p>" for told in legend(given)]
     for name, item, ending in each(given):
         told = escape(ending)
         body += [
@@ -51,10 +63,12 @@ def write_page(
             scores_table(by_task(tables, name, item)),
             *_few(tables, name, item),
             *_not_evaluated(given, item),
+            *_share(plots, tables, name, item, ending),
             f"<h2>AUROC against the number of shots{told}</h2>",
             *shot_curves(plots, tables, name, item),
             f"<h2>Where {escape(baseline(item))} is better{told}</h2>",
             *_behind(tables, name, item),
+            *_in_pairs(tables, name, item, ending),
             *zeroshot_section(tables, name, item, ending),
             f"<h2>Calibration{told}</h2>",
             f"<p>Held-out rows, heads {shown_shots(most_shots(item))}, ten bins of about equally many rows; those of all "
@@ -64,6 +78,19 @@ def write_page(
     body += [*audit_section(given), *_models(given), *_costs(given, costs)]
     body += [*_lineage(given), f"<p>{_FILES}</p>"]
     (directory / "page.html").write_text(html_page(title, body), encoding="utf-8")
+
+
+def _share(plots: Path, tables: Tables, name: str, item: Artifact, ending: str) -> Iterator[str]:
+    """How far to the best possible, where that is known."""
+    found = by_shots(tables, name, SHARE)
+    if found:
+        yield f"<h2>{SHARE_HEADING}{escape(ending)}</h2>"
+        yield (
+            "<p>(AUROC - 0.5) / (AUROC of the best possible risk - 0.5): 0 is chance, 1 the best that any model of the "
+            f"record can reach. Means over {escape(', '.join(best(item)))}, by shots of each class.</p>"
+        )
+        yield scores_table(found)
+        yield from share_curve(plots, tables, name, item)
 
 
 def _few(tables: Tables, name: str, item: Artifact) -> Iterator[str]:
@@ -85,19 +112,23 @@ def _few(tables: Tables, name: str, item: Artifact) -> Iterator[str]:
 def _not_evaluated(given: Given, item: Artifact) -> Iterator[str]:
     """Tasks without a score, and why, as far as results and labels tell."""
     scores = item.table("results.parquet")
-    why = scores.filter(pl.col("reason").is_not_null()).unique(
-        ["task", "reason"], maintain_order=True
-    )
-    found: list[dict[str, object]] = [
-        {"task": row["task"], "metric": row["metric"], "why": row["reason"]}
-        for row in why.to_dicts()
-    ]
+    why = scores.filter(pl.col("reason").is_not_null()).with_columns(without_seed("model"))
+    why = why.unique(["task", "metric", "reason", "model"], maintain_order=True)
+    for one in ("model", "metric", "task"):  # rows that differ in this alone become one
+        others = [name for name in ("task", "metric", "model", "reason") if name != one]
+        why = why.group_by(others, maintain_order=True).agg(pl.col(one).str.join(", "))
+    found: list[dict[str, object]] = why.select("task", "metric", "model", why="reason").to_dicts()
     labels = given.labels_of(item)
     asked = item.manifest.config["tasks"]
     if labels is not None and asked is None:
         there = set(scores["task"])
         found += [
-            {"task": task, "metric": "all", "why": "not in the results; their report has why"}
+            {
+                "task": task,
+                "metric": "all",
+                "model": "all",
+                "why": "not in the results; their report has why",
+            }
             for task in tasks(labels)
             if task not in there
         ]
@@ -107,7 +138,7 @@ def _not_evaluated(given: Given, item: Artifact) -> Iterator[str]:
 
 
 def _behind(tables: Tables, name: str, item: Artifact) -> Iterator[str]:
-    compared = rows(tables.differences, results=name, other=baseline(item))
+    compared = rows(tables.differences, results=name, level=TASK, other=baseline(item))
     if not compared:
         yield (
             f'<p class="note">There is nothing to compare: <code>{escape(baseline(item))}</code> was not evaluated. A score '
@@ -129,6 +160,26 @@ def _behind(tables: Tables, name: str, item: Artifact) -> Iterator[str]:
     yield f"</details><details><summary>All {len(worse):,}</summary>"
     yield scores_table([_difference(row) for row in worse])
     yield "</details>"
+
+
+def _in_pairs(tables: Tables, name: str, item: Artifact, ending: str) -> Iterator[str]:
+    """The mean over tasks of every two models, at the most shots."""
+    most = most_shots(item)
+    found = rows(tables.differences, results=name, level=GROUP, task=ALL, k=most)
+    if found:
+        yield f"<h2>Models in pairs{escape(ending)}</h2>"
+        yield f"<p>Difference in AUROC, model less other: means over tasks, {shown_shots(most)}; intervals paired by patient.</p>"
+        yield scores_table(
+            [
+                {
+                    "model": f"{row['model']} {row['head']}",
+                    "other": f"{row['other']} {row['other_head']}",
+                    "difference": shown_interval(row["difference"], row["lower"], row["upper"]),
+                    "seeds ahead": f"{row['ahead']} of {row['pairs']}",
+                }
+                for row in found
+            ]
+        )
 
 
 def _worse_by_k(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:

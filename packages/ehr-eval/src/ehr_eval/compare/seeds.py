@@ -1,8 +1,7 @@
 """Models that were trained with several seeds: means over seeds, and how far the seeds are apart.
 
-`gpt2@0` and `gpt2@1` are two seeds of `gpt2`. The bounds of a mean are the means of the seeds' bounds: the
-seeds are judged on the same patients in the same draws, and the interval of a mean of scores that move together
-is the mean of their intervals; where they move apart and are about normal, it is narrower than what is told.
+`gpt2@0` and `gpt2@1` are two seeds of `gpt2`. Bounds here are the means of the seeds' bounds, which results without
+draws must do with; `ehr_eval.compare.resampled` has those of the means themselves.
 """
 
 from collections.abc import Iterable
@@ -15,6 +14,8 @@ SEED = "@"
 """Between a model's name and its seed."""
 CELL = ("results", "level", "task", "model", "head", "k", "metric")
 """What names a score over seeds."""
+TASK, GROUP = "task", "group"
+"""Levels of a score."""
 
 
 def model_of(name: str) -> str:
@@ -57,7 +58,7 @@ def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     """
     value = pl.col("value")
     return (
-        scores.with_columns(_model("model"))
+        scores.with_columns(without_seed("model"))
         .group_by(CELL, maintain_order=True)
         .agg(
             *(pl.col(name).mean() for name in ("value", "lower", "upper")),
@@ -71,20 +72,21 @@ def over_seeds(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def differences(compared: pl.DataFrame, order: list[str]) -> pl.DataFrame:
-    """One row for every two models where there was one for every two of their seeds.
+def pairs_of_seeds(compared: pl.DataFrame, order: list[str]) -> pl.DataFrame:
+    """Every two seeds of two models, each once, by task.
 
     Args:
         compared: results, and the columns of `comparisons.parquet`.
         order: Models; that which comes first is the one that the other is subtracted from.
 
     Returns:
-        results, task, model, other, head, other_head, k, model_auroc, other_auroc, difference, lower, upper: means
-        over pairs of seeds; pairs: how many; ahead: in how many of them the model is.
+        `PAIR`, seed and other_seed: the two with their seeds; model_auroc, other_auroc, difference, lower, upper.
     """
     place = {name: i for i, name in enumerate(order)}
     named = compared.rename(_NAMES).with_columns(
-        _model("seed").alias("model"), _model("other_seed").alias("other")
+        without_seed("seed").alias("model"),
+        without_seed("other_seed").alias("other"),
+        level=pl.lit(TASK),
     )
     named = named.filter(pl.col("model") != pl.col("other"))
     late = pl.col("model").replace_strict(place) > pl.col("other").replace_strict(place)
@@ -94,18 +96,32 @@ def differences(compared: pl.DataFrame, order: list[str]) -> pl.DataFrame:
         lower=-pl.col("upper"),
         upper=-pl.col("lower"),
     )
-    whole = pl.concat([named.filter(~late), turned])
+    whole = pl.concat([named.filter(~late), turned]).select(*PAIR, *SEEDS, *_MEANS)
     # a pair that was asked for by name may be there the other way round as well
-    once = whole.unique([*PAIR, "seed", "other_seed"], keep="first", maintain_order=True)
-    return once.group_by(PAIR, maintain_order=True).agg(
+    return whole.unique([*PAIR, *SEEDS], keep="first", maintain_order=True)
+
+
+def differences(pairs: pl.DataFrame) -> pl.DataFrame:
+    """One row for every two models where there was one for every two of their seeds.
+
+    Args:
+        pairs: Of `pairs_of_seeds`, with groups of tasks.
+
+    Returns:
+        `PAIR`; model_auroc, other_auroc, difference, lower, upper: means over pairs of seeds; pairs: how many; ahead:
+        in how many of them the model is.
+    """
+    return pairs.group_by(PAIR, maintain_order=True).agg(
         *(pl.col(name).mean() for name in _MEANS),
         pairs=pl.len().cast(pl.Int64),
         ahead=(pl.col("difference") > 0).sum().cast(pl.Int64),
     )
 
 
-PAIR = ("results", "task", "model", "other", "head", "other_head", "k")
+PAIR = ("results", "level", "task", "model", "other", "head", "other_head", "k")
 """What names a difference over seeds."""
+SEEDS = ("seed", "other_seed")
+"""The two models with their seeds."""
 _NAMES = {
     "model": "seed",
     "baseline": "other_seed",
@@ -121,6 +137,7 @@ _TURNED = (
 _MEANS = ("model_auroc", "other_auroc", "difference", "lower", "upper")
 
 
-def _model(column: str) -> pl.Expr:
+def without_seed(column: str) -> pl.Expr:
+    """`model_of` of a column."""
     # `rpartition` as an expression: a name that ends in @ and something is a seed's
     return pl.col(column).str.replace(r"^(.+)@[^@]*$", "${1}")

@@ -4,19 +4,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ehr_eval.compare.opened import Artifact, Given
-from ehr_eval.compare.tables import GROUP, TASK, Tables, most_shots, rows
+from ehr_eval.compare.resampled import draw_files
+from ehr_eval.compare.seeds import GROUP, TASK
+from ehr_eval.compare.shares import SHARE, best_table
+from ehr_eval.compare.tables import Tables, most_shots, rows
 from ehr_eval.judge.metrics import METRICS
 from ehr_eval.protocol.evaluation import AUROC
 from ehr_eval.protocol.groups import ALL
-from ehr_eval.protocol.shown import shown_interval
+from ehr_eval.protocol.shown import BEST, shown_interval, shown_k
 from ehr_tracking.report import table
 
 MEANS = (AUROC, "auprc", "brier", "calibration_error")
 """Metrics that a leader's row has."""
-LEGEND = (
-    "Brackets are 95% intervals over patients; of several seeds the mean of their bounds, as if they erred alike, which "
-    "is rather too wide than too narrow. ± is the standard deviation over seeds."
+SHARE_HEADING = "Share of the way to the best"
+_EXACT = (
+    "Brackets are 95% intervals over patients: percentiles over a bootstrap, in each draw of which seeds, tasks and the two "
+    "sides of a difference are averaged and subtracted. They cover neither the draw of the shots nor training; ± is the standard "
+    "deviation over seeds."
 )
+_BEFORE = (
+    "{names}: made by a version that kept no bootstrap draws. There the bounds of several seeds are the means of the seeds' "
+    "bounds, as if these erred alike, which is rather too wide than too narrow, and means over tasks have EHRSHOT's interval. "
+    "Evaluate again for exact ones."
+)
+
+
+def legend(given: Given) -> list[str]:
+    """How intervals were made, a paragraph each."""
+    before = [name for name, item in given.results.items() if not draw_files(item)]
+    return [_EXACT, *([_BEFORE.format(names=", ".join(before))] if before else [])]
 
 
 def shown(row: Mapping[str, Any]) -> str | None:
@@ -45,36 +61,55 @@ def leaders(tables: Tables, name: str, item: Artifact) -> list[dict[str, object]
     for row in means:
         found.setdefault((row["model"], row["head"]), {})[row["metric"]] = row
     order = sorted(found, key=lambda key: -_value(found[key].get(AUROC)))
+    headings = {m: METRICS[m].heading for m in MEANS}
+    if any(SHARE in of for of in found.values()):
+        headings[SHARE] = SHARE_HEADING
     return [
         {
             "model": model,
             "head": head,
-            "seeds": max(row["seeds"] for row in found[model, head].values()),
-            **{
-                METRICS[m].heading: shown(found[model, head][m])
-                if m in found[model, head]
-                else None
-                for m in MEANS
-            },
-            "AUROC of seeds": _range(found[model, head].get(AUROC)),
+            "seeds": max(row["seeds"] for row in of.values()),
+            "tasks": max(row["n"] for row in of.values()),
+            **{heading: shown(of[m]) if m in of else None for m, heading in headings.items()},
+            "AUROC of seeds": _range(of.get(AUROC)),
         }
         for model, head in order
+        for of in [found[model, head]]
     ]
 
 
 def by_task(tables: Tables, name: str, item: Artifact) -> list[dict[str, object]]:
-    """A row a task of some results, a column a model and head: AUROC at the most shots."""
+    """A row a task of some results, a column a model and head: AUROC at the most shots, and the best possible."""
     scores = rows(tables.scores, results=name, level=TASK, metric=AUROC, k=most_shots(item))
+    known = best_table(item)
+    ideal = {
+        row["task"]: shown_interval(row["value"], row["lower"], row["upper"])
+        for row in ([] if known is None else known.to_dicts())
+    }
     settings = dict.fromkeys(f"{row['model']} {row['head']}" for row in scores)
     found: dict[str, dict[str, object]] = {}
     best: dict[str, tuple[float, str]] = {}
     for row in scores:
         start = {"task": row["task"], "n": row["n"], "positive": row["positives"]}
+        if ideal:
+            start[BEST] = ideal.get(row["task"])
         line = found.setdefault(row["task"], {**start, **dict.fromkeys(settings), "highest": None})
         line[setting := f"{row['model']} {row['head']}"] = shown(row)
         if row["value"] is not None and row["value"] > best.get(row["task"], (-1.0, ""))[0]:
             best[row["task"]] = row["value"], setting
             line["highest"] = setting
+    return list(found.values())
+
+
+def by_shots(tables: Tables, name: str, metric: str) -> list[dict[str, object]]:
+    """A row a model and head, a column a k: the mean over all tasks of some results."""
+    means = rows(tables.scores, results=name, level=GROUP, task=ALL, metric=metric)
+    ks = sorted({row["k"] for row in means}, key=lambda k: (k == -1, k))
+    found: dict[tuple[str, str], dict[str, object]] = {}
+    for row in means:
+        key = row["model"], row["head"]
+        start = {"model": key[0], "head": key[1], **dict.fromkeys(map(shown_k, ks))}
+        found.setdefault(key, start)[shown_k(row["k"])] = shown(row)
     return list(found.values())
 
 

@@ -6,11 +6,20 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from ehr_eval.compare.grouped import with_groups
 from ehr_eval.compare.opened import Artifact, Given
-from ehr_eval.compare.seeds import CELL, differences, over_seeds
+from ehr_eval.compare.resampled import difference_bounds, draw_files, score_bounds, with_bounds
+from ehr_eval.compare.seeds import (
+    CELL,
+    GROUP,
+    PAIR,
+    TASK,
+    differences,
+    over_seeds,
+    pairs_of_seeds,
+)
+from ehr_eval.compare.shares import share_scores
 
-TASK, GROUP = "task", "group"
-"""Levels of a score."""
 _FIRST = ("value", "lower", "upper", "n", "positives")
 
 
@@ -20,7 +29,7 @@ class Tables(NamedTuple):
     scores: pl.DataFrame
     """Of every task and group of tasks, at every k, by every metric."""
     differences: pl.DataFrame
-    """Of AUROC, by task, for every two models."""
+    """Of AUROC, by task and for groups of tasks, for every two models."""
 
 
 def read_tables(given: Given) -> Tables:
@@ -29,13 +38,9 @@ def read_tables(given: Given) -> Tables:
     Raises:
         ContractError: If a table is not as it was sealed.
     """
-    scores = pl.concat([_scores(name, item) for name, item in given.results.items()])
-    compared = [
-        item.table("comparisons.parquet").with_columns(results=pl.lit(name))
-        for name, item in given.results.items()
-    ]
+    found = [_read(name, item, _ranked(given)) for name, item in given.results.items()]
     return Tables(
-        over_seeds(scores), differences(pl.concat(compared, how="diagonal"), _ranked(given))
+        pl.concat(one.scores for one in found), pl.concat(one.differences for one in found)
     )
 
 
@@ -85,6 +90,20 @@ def _ranked(given: Given) -> list[str]:
     return sorted(given.models, key=lambda name: name in last)
 
 
+def _read(name: str, item: Artifact, ranked: list[str]) -> Tables:
+    of_seeds = _scores(name, item)
+    compared = item.table("comparisons.parquet").with_columns(results=pl.lit(name))
+    pairs = pairs_of_seeds(compared, ranked)
+    groups, files = item.manifest.config["groups"], draw_files(item)
+    found = Tables(over_seeds(of_seeds), differences(with_groups(pairs, groups)))
+    if not files:
+        return found
+    return Tables(
+        with_bounds(found.scores, score_bounds(name, item, files), CELL),
+        with_bounds(found.differences, difference_bounds(pairs, files, groups), PAIR),
+    )
+
+
 def _scores(name: str, item: Artifact) -> pl.DataFrame:
     tasks = item.table("results.parquet").filter(replicate=-1).with_columns(level=pl.lit(TASK))
     groups = item.table("groups.parquet").rename({"group": "task", "tasks": "n"})
@@ -92,4 +111,5 @@ def _scores(name: str, item: Artifact) -> pl.DataFrame:
     both = [
         table.with_columns(results=pl.lit(name)).select(*CELL, *_FIRST) for table in (tasks, groups)
     ]
-    return pl.concat(both)
+    scores = pl.concat(both)
+    return pl.concat([scores, share_scores(scores, item)])

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from html import escape
 
 from ehr_eval.compare.opened import Artifact, checkpoints, evaluated, judged
-from ehr_eval.compare.seeds import model_of
+from ehr_eval.compare.seeds import TASK, model_of
 from ehr_eval.compare.shown import scores_table, shown
-from ehr_eval.compare.tables import TASK, Tables, rows
+from ehr_eval.compare.tables import Tables, rows
 from ehr_eval.protocol.config import GIVEN
 from ehr_eval.protocol.evaluation import AUROC
 from ehr_eval.protocol.shown import shown_k

@@ -17,7 +17,7 @@ from ehr_tracking.arrow.parquet import read_table
 from ehr_tracking.contracts import ContractError
 
 RISK = "best_risk"
-_CHANCE = 0.5
+CHANCE = 0.5
 """AUROC of a coin."""
 
 
@@ -91,7 +91,7 @@ def share(auroc: float, best: float) -> float | None:
         >>> share(0.7, 0.9), share(0.45, 0.75), share(0.6, 0.5)
         (0.4999..., -0.1999..., None)
     """
-    return (auroc - _CHANCE) / (best - _CHANCE) if best > _CHANCE else None
+    return (auroc - CHANCE) / (best - CHANCE) if best > CHANCE else None
 
 
 def mean_share(pairs: Iterable[tuple[float, float]]) -> float | None:

@@ -8,12 +8,15 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from ehr_eval.frames import PRODUCER
+from ehr_eval.judge.bootstrap import interval
 from ehr_eval.judge.metrics import METRICS
+from ehr_eval.protocol.draws import write_draws
 from ehr_eval.protocol.evaluation import AUROC, Evaluation
 from ehr_eval.protocol.grouped import by_group
 from ehr_eval.protocol.pairs import Compared
 from ehr_eval.protocol.tables import arrow_schema, write_rows
 from ehr_tracking.contracts import (
+    BEST_COLUMNS,
     COMPARISON_COLUMNS,
     GROUP_COLUMNS,
     PAIR_COLUMNS,
@@ -35,7 +38,7 @@ def write_results(
     groups: Sequence[Mapping[str, Any]],
     compared: Compared,
 ) -> dict[str, int]:
-    """Write the tables of `results/1`, predictions/ and tuning/{task}/{model}/{head}.parquet.
+    """Write the tables of `results/1`, draws/{task}.safetensors, predictions/ and tuning/{task}/{model}/{head}.parquet.
 
     Args:
         directory: Where.
@@ -56,10 +59,12 @@ def write_results(
         "groups.parquet": (groups, GROUP_COLUMNS),
         "comparisons.parquet": (compared.tasks, COMPARISON_COLUMNS),
         "pairs.parquet": (compared.pairs, PAIR_COLUMNS),
+        "best.parquet": (_best(evaluations), BEST_COLUMNS),
     }
     rows = {name: write_rows(directory / name, *given) for name, given in tables.items()}
     predictions = arrow_schema(c for c in PREDICTIONS.columns if not c.optional)
     for evaluation in evaluations:
+        write_draws(directory, evaluation)
         for folder, found in ((PREDICTED, evaluation.predictions), (TUNING, evaluation.tuning)):
             for (model, head), table in found.items():
                 name = f"{folder}/{evaluation.task}/{model}/{head}.parquet"
@@ -73,6 +78,15 @@ def write_results(
                 {"task": evaluation.task, **setting._asdict(), "seconds": round(seconds, 4)}
             )
     return rows
+
+
+def _best(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Rows of `best.parquet`."""
+    return [
+        {"task": e.task, "value": e.best.value, **interval(e.best.draws)._asdict()}
+        for e in evaluations
+        if e.best is not None
+    ]
 
 
 def summary(results: PathLike) -> list[dict[str, object]]:

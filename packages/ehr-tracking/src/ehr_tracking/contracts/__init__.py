@@ -13,6 +13,7 @@ from ehr_tracking.contracts.explain import ATTRIBUTIONS as ATTRIBUTIONS
 from ehr_tracking.contracts.explain import PRIVACY as PRIVACY
 from ehr_tracking.contracts.explain import SHAP as SHAP
 from ehr_tracking.contracts.judgement import JUDGEMENT as JUDGEMENT
+from ehr_tracking.contracts.results import BEST_COLUMNS as BEST_COLUMNS
 from ehr_tracking.contracts.results import COMPARISON_COLUMNS as COMPARISON_COLUMNS
 from ehr_tracking.contracts.results import GROUP_COLUMNS as GROUP_COLUMNS
 from ehr_tracking.contracts.results import MODEL as _MODEL

@@ -3,19 +3,29 @@
 from ehr_tracking.contracts.shape import Column, Contract
 
 _RESULTS = Column("results", "string", "Which results, by the name that they were given.")
+_LEVEL = Column("level", "string", "task, or group: an unweighted mean over tasks.")
 _TASK = Column("task", "string", "Name of the task, or of the group of tasks.")
 _K = Column("k", "int64", "Shots per class; -1 is all.")
 SCORE_COLUMNS = (
     _RESULTS,
-    Column("level", "string", "task, or group: an unweighted mean over tasks."),
+    _LEVEL,
     _TASK,
     Column("model", "string", "Without its seed."),
     Column("head", "string", "Classifier on the features; given: predictions made elsewhere."),
     _K,
-    Column("metric", "string", "As in `results/1`."),
+    Column(
+        "metric",
+        "string",
+        "As in `results/1`; or share_of_best, of the way from chance to the best risk's AUROC.",
+    ),
     Column("value", "double", "Mean over seeds.", optional=True),
-    Column("lower", "double", "Of its 95% interval over patients: mean over seeds.", optional=True),
-    Column("upper", "double", "The other end.", optional=True),
+    Column(
+        "lower",
+        "double",
+        "2.5th percentile of the value over bootstraps of patients, seeds and tasks averaged in each.",
+        optional=True,
+    ),
+    Column("upper", "double", "97.5th percentile.", optional=True),
     Column("seeds", "int64", "That have a value."),
     Column("sd", "double", "Of the seeds' values (n - 1); null of one.", optional=True),
     Column("least", "double", "Of the seeds' values.", optional=True),
@@ -26,6 +36,7 @@ SCORE_COLUMNS = (
 """Columns of `leaderboard.csv` and `curves.csv`."""
 DIFFERENCE_COLUMNS = (
     _RESULTS,
+    _LEVEL,
     _TASK,
     Column("model", "string", "Without its seed."),
     Column("other", "string", "That it is compared with."),
@@ -35,8 +46,10 @@ DIFFERENCE_COLUMNS = (
     Column("model_auroc", "double", "Mean over pairs of seeds."),
     Column("other_auroc", "double", "The same of the other."),
     Column("difference", "double", "Of the two: above 0 the model is better."),
-    Column("lower", "double", "Of its 95% interval, paired by patient.", optional=True),
-    Column("upper", "double", "The other end.", optional=True),
+    Column(
+        "lower", "double", "2.5th percentile of the difference, paired by patient.", optional=True
+    ),
+    Column("upper", "double", "97.5th percentile.", optional=True),
     Column("pairs", "int64", "Of seeds, one of each."),
     Column("ahead", "int64", "Pairs of seeds in which the model is better."),
 )

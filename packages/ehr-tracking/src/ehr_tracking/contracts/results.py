@@ -72,6 +72,13 @@ GROUP_COLUMNS = (
     Column("tasks", "int64", "How many have a value."),
 )
 """Columns of `groups.parquet` in `results/1`."""
+BEST_COLUMNS = (
+    TASK,
+    Column("value", "double", "AUROC of the best possible risk on the held-out split."),
+    Column("lower", "double", "2.5th percentile over bootstraps of patients.", optional=True),
+    Column("upper", "double", "97.5th percentile.", optional=True),
+)
+"""Columns of `best.parquet` in `results/1`: tasks whose best possible risk was given."""
 TIMING_COLUMNS = (
     *CELL,
     Column("seconds", "double", "Wall time of fitting and predicting, over all replicates."),
@@ -80,8 +87,11 @@ TIMING_COLUMNS = (
 RESULTS = Contract(
     "results",
     1,
-    "`results.parquet`, `groups.parquet`, `comparisons.parquet`, `pairs.parquet`, `report.html`, `report.md`, `plots/`, `predictions/` and `tuning/` in "
-    "the schema of `predictions/1`, and `timings.jsonl` (not reproducible).",
+    "`results.parquet`, `groups.parquet`, `comparisons.parquet`, `pairs.parquet`, `best.parquet`, `report.html`, `report.md`, "
+    "`plots/`, `predictions/` and `tuning/` in the schema of `predictions/1`, `timings.jsonl` (not reproducible), and "
+    "`draws/{task}.safetensors`: float32 [B] of each mean over replicates in the B bootstrap draws of patients, NaN where "
+    "undefined, as `metric/model/head/k`; `auroc/best` is that of the best possible risk. Draw i has the same patients for all "
+    "models. Results of earlier versions lack `best.parquet` and `draws/`.",
     (
         *CELL,
         Column("replicate", "int64", "Which draw of the shots; -1 is the mean over draws."),
@@ -95,6 +105,7 @@ RESULTS = Contract(
         "groups.parquet": GROUP_COLUMNS,
         "comparisons.parquet": COMPARISON_COLUMNS,
         "pairs.parquet": PAIR_COLUMNS,
+        "best.parquet": BEST_COLUMNS,
         "timings.jsonl": TIMING_COLUMNS,
     },
 )
