@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import matplotlib
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from ehr_models.checkpoint import load_checkpoint
 from ehr_tokenize.tokenizer.tokenizer import Tokenizer
@@ -58,13 +60,26 @@ def work(tmp_path_factory: pytest.TempPathFactory, shell: Run) -> Path:
         "--out", w / "results",
     )  # fmt: skip
     assert str(w / "results" / "report.html") in said
+    shell(
+        "ehr-eval compare --results", w / "results", "--out", w / "comparison",
+        *(f"--run {m}={w}/runs/{m} --features {m}={w}/features/{m}" for m in ("behrt", "gpt2")),
+        "--tokens", f"visits={w}/tokens", "--labels", w / "labels",
+    )  # fmt: skip
     return w
 
 
 @pytest.mark.slow
 def test_every_artifact_verifies(work: Path, shell: Run) -> None:
     said = shell("ehr-track verify", work)
-    for name in ("tokens", "runs/behrt", "runs/gpt2", "labels", "features/counts", "results"):
+    for name in (
+        "tokens",
+        "runs/behrt",
+        "runs/gpt2",
+        "labels",
+        "features/counts",
+        "results",
+        "comparison",
+    ):
         assert f"holds    {work / name}\n" in said
 
 
@@ -151,17 +166,9 @@ def markdown_tables(text: str) -> list[list[dict[str, str]]]:
 
 
 @pytest.mark.slow
-def test_the_facts_for_a_methods_section_are_those_of_data_and_models(
-    work: Path, shell: Run, tmp_path: Path
-) -> None:
-    models = ("behrt", "gpt2")
-    shell(
-        "ehr-eval compare --results", work / "results", "--out", tmp_path / "out",
-        *(f"--run {m}={work}/runs/{m} --features {m}={work}/features/{m}" for m in models),
-        "--tokens", f"visits={work}/tokens", "--labels", work / "labels",
-    )  # fmt: skip
-    text = (tmp_path / "out" / "methods.md").read_text()
-    data, vocabulary, tasks, left_out, built, *_ = markdown_tables(text)
+def test_the_facts_for_a_methods_section_are_those_of_data_and_models(work: Path) -> None:
+    text = (work / "comparison" / "methods.md").read_text()
+    data, vocabulary, tasks, left_out, built, apart, *_ = markdown_tables(text)
 
     splits = {}
     for row in data:
@@ -190,12 +197,19 @@ def test_the_facts_for_a_methods_section_are_those_of_data_and_models(
         assert int(row["parameters"]) == sum(p.numel() for p in loaded.model.parameters())
         assert (row["kind"], row["steps"], row["seed"]) == (row["model"], "4", "0")
         assert vocabulary[-1]["tokens"] == str(loaded.model.config.true_vocab_size)
-    assert [row["model"] for row in built] == list(models)
+    assert [row["model"] for row in built] == ["behrt", "gpt2"]
+    recipes = ("behrt-mlm", "gpt2-clm")
+    trees = (yaml.safe_load((ROOT / f"configs/train/{r}.yaml").read_text()) for r in recipes)
+    ours, theirs = (tree["optim"] for tree in trees)
+    assert {"setting": "optim.lr", "behrt": str(ours["lr"]), "gpt2": str(theirs["lr"])} in apart
+    assert ours["warmup"] == theirs["warmup"]
+    assert f"optim.warmup: {ours['warmup']}\n" in text
     assert f"torch: {version('torch')}\n" in text
+    assert f"cores: {os.cpu_count()}\n" in text
     assert "device: cpu\n" in text
 
 
-OTHERS = {"json", "pathlib", "matplotlib.pyplot", "polars", "torch", "safetensors.numpy", "transformers"}  # fmt: skip
+OTHERS = {"hashlib", "json", "pathlib", "matplotlib.pyplot", "numpy", "polars", "torch", "safetensors.numpy", "transformers"}  # fmt: skip
 """What the notebook may import: none of our packages."""
 
 
@@ -211,21 +225,26 @@ def test_the_notebook_opens_all_of_it_without_our_packages(
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
     assert imported <= OTHERS
-    (tmp_path / "demo").symlink_to(work)
+    (tmp_path / "out").symlink_to(work)
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
     told: dict[str, Any] = {}
     for text in texts:
         exec(text, told)
     plt = told["plt"]
-    assert [axis.get_ylabel() for n in plt.get_fignums() for axis in plt.figure(n).axes] == ["loss", "AUROC, mean over tasks"]  # fmt: skip
+    assert [axis.get_ylabel() for n in plt.get_fignums() for axis in plt.figure(n).axes] == ["AUROC, mean over tasks", "loss"]  # fmt: skip
     plt.close("all")
     assert told["texts"] == [token.text for token in Tokenizer.from_pretrained(work / "tokens").tokens]  # fmt: skip
     loaded = load_checkpoint(work / "runs/gpt2", head="token").model
     given = told["model"].state_dict()
     assert all(torch.equal(weights, given[name]) for name, weights in loaded.state_dict().items())
     assert told["chance"].sum().item() == pytest.approx(1)
-    assert told["features"].shape[0] == told["index"].height
+    assert told["vectors"].shape[0] == told["index"].height
     assert told["counts"]["shape"][0] == len(told["counts"]["indptr"]) - 1
     assert set(told["shots"]["model"]) == {"behrt", "gpt2", "counts"}
-    assert told["said"].height == told["auroc"].filter(task=told["task"])["n"][0]
+    board, apart = told["board"], told["differences"]
+    assert told["said"].height == board.filter(task=told["task"])["n"][0]
+    (row,) = apart.filter(
+        task=told["task"], model="gpt2", other="counts", head="lr", k=-1
+    ).to_dicts()
+    assert told["interval"] == pytest.approx([row["lower"], row["upper"]], abs=1e-6)
