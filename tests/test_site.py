@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\((docs/guides/[^)]+)\.md\)")
 FETCHED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
 """What a browser gets by itself: tag -> attribute."""
 
@@ -78,7 +79,8 @@ def test_every_page_of_the_tree_is_on_the_site(site):
         for page in told
     }
     assert names - made == set()
-    front = site[folder / "index.html"].links
-    assert {
-        f"docs/guides/{p.stem}.html" for p in ROOT.glob("docs/guides/*.md") if p.stem != "README"
-    } <= set(front)
+    front = dict.fromkeys(site[folder / "index.html"].links)
+    guides = {f"docs/guides/{page.stem}.html" for page in ROOT.glob("docs/guides/*.md")}
+    assert guides <= front.keys()
+    top = LINK.findall((ROOT / "README.md").read_text().split("\n## ")[1])
+    assert {f"{guide}.html" for guide in top} == guides
