@@ -225,7 +225,7 @@ def test_the_notebook_opens_all_of_it_without_our_packages(
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
     assert imported <= OTHERS
-    (tmp_path / "out").symlink_to(work)
+    (tmp_path / "demo").symlink_to(work)
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
     told: dict[str, Any] = {}
