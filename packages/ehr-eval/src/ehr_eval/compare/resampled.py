@@ -1,8 +1,8 @@
 """Intervals of means over seeds, tasks and pairs: percentiles of these means in each bootstrap draw of patients.
 
 All models are judged in the same draws, so that seeds, and the two sides of a difference, are brought together draw by
-draw. So are tasks: those of the same held-out patients share their draws; to others a draw of the same number is
-another draw of other patients, as if they were independent, which EHRSHOT's interval of a group takes all of them to be.
+draw. So are tasks: those of exactly the same held-out patients share their draws; to any others, since EHRSHOT's draws are
+of places in the sorted patients, a draw of the same number is as if independent, as EHRSHOT's interval of a group takes all to be.
 
 B bootstrap draws.
 """
@@ -75,20 +75,20 @@ def difference_bounds(
     Returns:
         `PAIR`, lower, upper.
     """
-    drawn = _drawn(files, AUROC)
-    apart: dict[tuple[object, ...], dict[tuple[str, str], dict[str, Floats]]] = {}
-    for row in pairs.to_dicts():
-        ours, theirs = (
-            drawn[Setting(row[seed], row[head], row["k"])][row["task"]]
-            for seed, head in zip(SEEDS, ("head", "other_head"), strict=True)
-        )
-        of_pair = apart.setdefault(tuple(row[name] for name in _OF_PAIR), {})
-        of_pair.setdefault((row["seed"], row["other_seed"]), {})[row["task"]] = ours - theirs
-    found = [
-        {"level": level, "task": task, **dict(zip(_OF_PAIR, of, strict=True)), **bounds._asdict()}
-        for of, seeds in apart.items()
-        for level, task, bounds in _over(list(seeds.values()), groups)
-    ]
+    drawn, found = _drawn(files, AUROC), []
+    for key, part in pairs.group_by(_OF_PAIR, maintain_order=True):
+        named = dict(zip(_OF_PAIR, key, strict=True))
+        apart: dict[tuple[str, str], dict[str, Floats]] = {}
+        for row in part.to_dicts():
+            ours, theirs = (
+                drawn[Setting(row[seed], row[head], row["k"])][row["task"]]
+                for seed, head in zip(SEEDS, ("head", "other_head"), strict=True)
+            )
+            apart.setdefault((row["seed"], row["other_seed"]), {})[row["task"]] = ours - theirs
+        found += [
+            {"level": level, "task": task, **named, **bounds._asdict()}
+            for level, task, bounds in _over(list(apart.values()), groups)
+        ]
     schema = {name: pairs.schema[name] for name in PAIR} | _BOUNDS
     return pl.DataFrame(found, schema)
 
