@@ -175,7 +175,7 @@ def _in_pairs(tables: Tables, name: str, item: Artifact, ending: str) -> Iterato
                     "model": f"{row['model']} {row['head']}",
                     "other": f"{row['other']} {row['other_head']}",
                     "difference": shown_interval(row["difference"], row["lower"], row["upper"]),
-                    "seeds ahead": f"{row['ahead']} of {row['pairs']}",
+                    "pairs of seeds ahead": f"{row['ahead']} of {row['pairs']}",
                 }
                 for row in found
             ]
@@ -191,7 +191,7 @@ def _worse_by_k(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, object]
         of_model.setdefault(row["k"], []).append(row["difference"] < 0)
     return [
         {"model": model, "head": head}
-        | {shown_k(k): f"{sum(of[k])} of {len(of[k])}" if k in of else None for k in ks}
+        | {shown_k(k): f"{sum(of[k])}\u00a0of\u00a0{len(of[k])}" if k in of else None for k in ks}
         for (model, head), of in found.items()
     ]
 

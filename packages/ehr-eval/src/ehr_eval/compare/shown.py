@@ -20,7 +20,7 @@ SHARE_HEADING = "Share of the way to the best"
 _EXACT = (
     "Brackets are 95% intervals over patients: percentiles over a bootstrap, in each draw of which seeds, tasks and the two "
     "sides of a difference are averaged and subtracted. They cover neither the draw of the shots nor training; ± is the standard "
-    "deviation over seeds."
+    "deviation over seeds. A calibration error grows in resamples, so that its interval may lie above it."
 )
 _BEFORE = (
     "{names}: made by a version that kept no bootstrap draws. There the bounds of several seeds are the means of the seeds' "
