@@ -110,7 +110,7 @@ from pathlib import Path
 
 from ehr_eval.counts.write import count_features
 from ehr_eval.features.extract import extract_features
-from ehr_eval.frames import read_labels
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot

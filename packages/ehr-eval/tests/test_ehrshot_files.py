@@ -14,9 +14,9 @@ from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.ehrshot import run_ehrshot
 from ehr_eval.protocol.inputs import open_inputs
-from ehr_eval.protocol.label_tasks import read_tasks
 from ehr_eval.protocol.shots import draws_of, shots_of
 from ehr_eval.protocol.taskrows import Draw
+from ehr_eval.tasks.label_tasks import read_tasks
 from ehr_tracking.contracts import ContractError
 
 SMALL = EhrshotConfig(
@@ -140,7 +140,21 @@ def test_shots_that_were_written_and_are_read_give_the_same_results(assets):
         assert ours.equals(theirs)
 
 
-def test_the_command_takes_ehrshots_folder(assets):
+def write_meds(root):
+    """Events an hour before each prediction time, and the splits of the map as MEDS names them."""
+    times = [START + timedelta(days=30 * v, hours=-1) for v in range(2)]
+    rows = [(i, time, "VISIT") for i in range(1, 61) for time in times]
+    names = dict(zip(SPLIT, ("train", "tuning", "held_out"), strict=True))
+    split = [(i, names[SPLIT[i % 3]]) for i in range(1, 61)]
+    for path, table, columns in (
+        ("data/0", rows, ("subject_id", "time", "code")),
+        ("metadata/subject_splits", split, ("subject_id", "split")),
+    ):
+        (root / path).parent.mkdir(parents=True)
+        pl.DataFrame(table, columns, orient="row").write_parquet(root / f"{path}.parquet")
+
+
+def test_the_commands_take_ehrshots_folder(assets):
     command = [
         "ehrshot", "--labels", assets / "benchmark", "--splits", assets / "person_id_map.csv",
         "--features", f"m={assets / 'features'}", "--out", assets / "results", "--workers", "1",
@@ -157,6 +171,30 @@ def test_the_command_takes_ehrshots_folder(assets):
         "all tasks": 16,
         "mean of groups": 16,
     }
+    write_meds(assets / "meds")
+    given = ["--labels", assets / "benchmark", "--meds", assets / "meds"]
+    tasks = ["chexpert_pneumonia", "lab_anemia"]
+    asked = [
+        f"--predictions=r={assets / 'results'}",
+        "-s",
+        "bootstraps=0",
+        "-s",
+        f"tasks=[{','.join(tasks)}]",
+    ]
+    for command, more in (
+        ("judge", asked),
+        ("strata", asked),
+        (
+            "audit",
+            ["--results", assets / "results", "-s", "checks=[contradictions,times,fitted_on]"],
+        ),
+    ):
+        line = [command, *given, *more, "--out", assets / command]
+        done = CliRunner().invoke(main, [str(word) for word in line])
+        assert done.exit_code == 0, done.output
+    judged = pl.read_parquet(assets / "judge/results.parquet").filter(recalibration="platt")
+    assert judged["task"].unique().sort().to_list() == tasks
+    assert set(tasks) <= set(pl.read_parquet(assets / "strata/strata.parquet")["task"])
 
 
 def _unknown_row(assets):

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.frames import labelled_rows, read_labels, read_subjects
+from ehr_eval.frames import labelled_rows, read_subjects
 from ehr_eval.tasks.config import LabelsConfig
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_eval.tasks.make import make_labels
 from ehr_eval.tasks.registry import TASKS
 from ehr_tracking.arrow.labels import read_labels as read_any

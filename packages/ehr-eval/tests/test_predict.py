@@ -11,10 +11,10 @@ from sklearn.metrics import f1_score
 
 from ehr_eval.cli import main
 from ehr_eval.features.config import FeaturesConfig
-from ehr_eval.frames import read_labels
 from ehr_eval.predict import predict
 from ehr_eval.predictions import read_predictions
 from ehr_eval.survival.risks import read_risks
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_models.checkpoint import load_checkpoint, save_checkpoint
 from ehr_models.data.batch import pack
 from ehr_models.data.cutoff import visible_tokens

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from ehr_eval.cli import main
-from ehr_eval.frames import read_labels
 from ehr_eval.tasks.by_file import label_by_file
 from ehr_eval.tasks.chexpert import FINDINGS, bits
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_eval.tasks.files import read_task_file
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_eval.tasks.library import collections, library_files
 from ehr_eval.tasks.patterns import Codebook
 from ehr_eval.tasks.record import Events

@@ -57,30 +57,6 @@ def require_tasks(asked: Iterable[str] | None, tables: Collection[str], labels: 
         raise ConfigError(f"tasks: {labels} has no task {unknown[0]}; it has {', '.join(tables)}")
 
 
-def read_labels(path: PathLike, columns: LabelColumns | None = None) -> dict[str, pl.DataFrame]:
-    """Task -> subject_id, prediction_time, boolean_value; sorted by the first two, without duplicates.
-
-    Times to an event are no yes or no: tasks with durations are left out, and said.
-
-    Args:
-        path: A `labels/1` artifact, a directory of tasks, one task or one file, whoever made it.
-        columns: What a CSV file calls its columns.
-
-    Raises:
-        ContractError: If it cannot be read, contradicts itself, or a value is not binary.
-    """
-    path = Path(path)
-    tables = label_reader.read_labels(path, reader=PRODUCER, columns=columns)
-    timed = [task for task, t in tables.items() if label_reader.DURATION in t.column_names]
-    if timed:
-        note(f"with durations, so for `ehr-eval survival`: {', '.join(timed)}")
-    return {
-        task: _frame(label_reader.binary(table, task=task))
-        for task, table in tables.items()
-        if task not in timed
-    }
-
-
 def read_subjects(meds: Path, files: Sequence[Path], *, seed: int) -> pl.DataFrame:
     """subject_id, file (its number) and split of every subject of a data set.
 

@@ -1,6 +1,7 @@
 """What is audited: read leniently, since what other readers refuse is what some checks look for."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ from ehr_eval.audit.found import Skipped
 from ehr_eval.features.read import FeatureSet, read_features
 from ehr_eval.frames import KEY, PRODUCER, read_events
 from ehr_eval.tasks.files import TaskFile, read_task_files
+from ehr_eval.tasks.label_tasks import yes_or_no
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.delays import Delays, delays_of
+from ehr_tracking.arrow.label_ehrshot import ehrshot_files
 from ehr_tracking.arrow.label_files import label_files, label_source
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.arrow.parquet import read_table
@@ -41,7 +44,7 @@ from ehr_tracking.manifest import (
     read_manifest,
     source,
 )
-from ehr_tracking.tree import files_below
+from ehr_tracking.tree import files_below, note
 
 T = TypeVar("T")
 LABEL, PROBABILITY = "boolean_value", "predicted_boolean_probability"
@@ -199,11 +202,13 @@ class Inputs:
         path = self.given.labels
         if path is None:
             return {}
-        if path.suffix == ".csv":
-            tables = label_reader.read_labels(
+        if path.suffix == ".csv" or ehrshot_files(path):
+            tables, left_out = label_reader.try_labels(
                 path, reader=PRODUCER, columns=self.config.labels
-            ).items()
-            found = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in tables}
+            )
+            found = {task: pl.DataFrame(pl.from_arrow(table)) for task, table in tables.items()}
+            for why in left_out.values():
+                note(f"left out: {why}")
         else:
             files = name_tasks(path, label_files(path, reader=PRODUCER))
             found = {task: pl.concat(map(_label_file, of)) for task, of in files.items()}
@@ -217,11 +222,14 @@ class Inputs:
 
         Tasks that are no yes or no are left out.
         """
-        return {
-            task: frame.select(*KEY, LABEL).drop_nulls(LABEL)
-            for task, frame in self._label_tables.items()
-            if LABEL in frame.columns and frame[LABEL].count()
-        }
+        found: dict[str, pl.DataFrame] = {}
+        for task, frame in self._label_tables.items():
+            if LABEL in frame.columns:
+                found[task] = frame.select(*KEY, LABEL).drop_nulls(LABEL)
+            else:
+                with suppress(ContractError):
+                    found |= dict(yes_or_no(task, frame.to_arrow()))
+        return found
 
     @cached_property
     def asked(self) -> dict[str, pl.DataFrame]:
@@ -338,10 +346,11 @@ def unrolled(frame: pl.DataFrame, *lists: str) -> pl.DataFrame:
 
 
 def _label_file(path: Path) -> pl.DataFrame:
-    frame = pl.DataFrame(pl.from_arrow(read_table(path, [*KEY, LABEL])))
+    frame = pl.DataFrame(pl.from_arrow(read_table(path, [*KEY, *label_reader.VALUES])))
     for name in KEY:
         if name not in frame.columns:
             raise ContractError(f"{path} has no column {name}: not MEDS labels")
+    frame = frame.select(c for c in frame.columns if c in KEY or frame[c].count())
     return frame.with_columns(
         pl.col("subject_id").cast(pl.Int64), pl.col("prediction_time").cast(pl.Datetime("us"))
     )

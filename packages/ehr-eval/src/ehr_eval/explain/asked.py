@@ -11,11 +11,11 @@ from torch.nn.functional import log_softmax
 
 from ehr_eval.explain.integrate import Target
 from ehr_eval.features.read import align, read_features
-from ehr_eval.frames import read_labels
 from ehr_eval.heads.lr import LogisticRegressionConfig
 from ehr_eval.heads.search import fit_at
 from ehr_eval.heads.select import fit_predict
 from ehr_eval.judge.metrics.ranked import Floats
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_models.checkpoint import LoadedCheckpoint
 from ehr_models.data.batch import Batch
 from ehr_models.heads.pooled import class_logits, pool

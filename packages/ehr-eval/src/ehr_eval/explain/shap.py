@@ -23,10 +23,11 @@ from ehr_eval.explain.shap_page import Spots, Told, write_shap_page
 from ehr_eval.features.mapped import Matrix
 from ehr_eval.features.names import feature_names
 from ehr_eval.features.read import FeatureSet, align, read_features
-from ehr_eval.frames import KEY, PRODUCER, read_labels
+from ehr_eval.frames import KEY, PRODUCER
 from ehr_eval.heads.grid import Fit, HeadConfig
 from ehr_eval.heads.search import fit_at
 from ehr_eval.heads.select import fit_predict
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, SHAP, TRAIN, TUNING, ContractError

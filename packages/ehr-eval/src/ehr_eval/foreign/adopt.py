@@ -10,8 +10,9 @@ import pyarrow as pa
 from ehr_eval.answers import Answer, write_parts
 from ehr_eval.foreign.config import ForeignConfig
 from ehr_eval.foreign.read import DECIDED, PROBABILITY, TASK, read_file, refuse_twice
-from ehr_eval.frames import KEY, PRODUCER, read_labels
+from ehr_eval.frames import KEY, PRODUCER
 from ehr_eval.predictions import LABEL
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.arrow.splits import read_splits
 from ehr_tracking.config import to_dict

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ehr_eval.frames import KEY, read_labels, read_subjects, require_tasks
+from ehr_eval.frames import KEY, read_subjects, require_tasks
 from ehr_eval.judge.groups import read_groups
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.judgement.config import JudgeConfig
 from ehr_eval.predictions import Draw, Predicted, prediction_files, read_aligned
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_tracking.arrow.labels import require_known
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.config import ConfigError

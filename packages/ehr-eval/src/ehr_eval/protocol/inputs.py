@@ -21,9 +21,9 @@ from ehr_eval.predictions import Predicted, predictions_source, read_predictions
 from ehr_eval.protocol.best import read_risks
 from ehr_eval.protocol.config import EhrshotConfig
 from ehr_eval.protocol.given_shots import read_given_shots
-from ehr_eval.protocol.label_tasks import read_tasks
 from ehr_eval.protocol.split_file import split_by
 from ehr_eval.protocol.taskrows import Given, SplitRows, TaskRows
+from ehr_eval.tasks.label_tasks import read_tasks
 from ehr_tracking.arrow.features import SPLIT_NAMES
 from ehr_tracking.arrow.label_files import label_source
 from ehr_tracking.contracts import HELD_OUT, SPLITS, TRAIN, TUNING, ContractError

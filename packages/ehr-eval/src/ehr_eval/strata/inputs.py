@@ -13,7 +13,6 @@ from ehr_eval.frames import (
     PRODUCER,
     labelled_rows,
     read_events,
-    read_labels,
     read_subjects,
     require_tasks,
 )
@@ -22,6 +21,7 @@ from ehr_eval.judgement.inputs import models_of
 from ehr_eval.predictions import read_aligned
 from ehr_eval.strata.config import StrataConfig
 from ehr_eval.strata.measures import MEASURES, measure_rows
+from ehr_eval.tasks.label_tasks import read_labels
 from ehr_tracking.arrow.delays import Delays, delays_of
 from ehr_tracking.arrow.meds import data_files
 from ehr_tracking.contracts import HELD_OUT, TOKENS, ContractError

@@ -12,6 +12,7 @@ from ehr_eval.tasks.chexpert import FINDINGS, bits, task_name
 from ehr_tracking.arrow import labels as label_reader
 from ehr_tracking.arrow.label_csv import LabelColumns
 from ehr_tracking.contracts import ContractError
+from ehr_tracking.files import PathLike
 from ehr_tracking.tree import note
 
 CHEXPERT, LAB = "chexpert", "lab_"
@@ -51,7 +52,7 @@ def read_tasks(path: Path, columns: LabelColumns | None = None) -> LabelTasks:
         if task in timed:
             continue
         try:
-            tables |= dict(_yes_or_no(task, table))
+            tables |= dict(yes_or_no(task, table))
         except ContractError as e:
             left_out[task] = str(e)
     if not tables and left_out:
@@ -59,7 +60,35 @@ def read_tasks(path: Path, columns: LabelColumns | None = None) -> LabelTasks:
     return LabelTasks(tables, left_out)
 
 
-def _yes_or_no(task: str, table: pa.Table) -> Iterator[tuple[str, pl.DataFrame]]:
+def read_labels(path: PathLike, columns: LabelColumns | None = None) -> dict[str, pl.DataFrame]:
+    """Task -> subject_id, prediction_time, boolean_value, as of `read_tasks`; why others are left out is printed.
+
+    Args:
+        path: As of `read_tasks`.
+        columns: What a CSV file calls its columns.
+
+    Raises:
+        ContractError: As `read_tasks`.
+    """
+    tables, left_out = read_tasks(Path(path), columns)
+    for why in left_out.values():
+        note(f"left out: {why}")
+    return tables
+
+
+def yes_or_no(task: str, table: pa.Table) -> Iterator[tuple[str, pl.DataFrame]]:
+    """A task, or those that it is made up of, as yes and no.
+
+    Args:
+        task: Its name.
+        table: As of `ehr_tracking.arrow.labels.read_labels`.
+
+    Yields:
+        Name and subject_id, prediction_time, boolean_value.
+
+    Raises:
+        ContractError: If a value is neither.
+    """
     if _INTEGER in table.column_names and not table[_INTEGER].null_count:
         frame = pl.DataFrame(pl.from_arrow(table.select([*KEY, _INTEGER])))
         number = frame[_INTEGER]
