@@ -2,17 +2,18 @@
 
     PYTHONPATH=. python benchmarks/compare.py              # 200 artifacts
     PYTHONPATH=. python benchmarks/compare.py --kill 3     # killed at random three times, against one that was not
+    PYTHONPATH=. python benchmarks/compare.py --kill 3 --config configs/compare/mimic.yaml --meds path
 
-The second makes a small comparison twice, whole process groups killed as a power cut does, and compares every
-byte of results and tables.
+The second makes a comparison twice (a small one, where none is named). All processes of one are killed at once,
+as a power cut does, each time after a twentieth to three tenths of what the other took; it goes on to its end,
+and every byte of all artifacts is compared, but for what says how long something took.
 """
 
 import argparse
+import contextlib
 import hashlib
-import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from workflow.graph import build
 from workflow.loaded import load
+from workflow.nodes import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -58,16 +61,24 @@ def comparison(seeds: int, models: int = 2) -> dict[str, Any]:
     }
 
 
+TIMES = ("timings.jsonl", "saves.jsonl", "starts.jsonl", "costs.csv", "environment.json")
+"""Files that say how long something took, or when it was begun again."""
+SHOWN = {"runs": ("SUMMARY.txt", "report.html"), "comparison": ("page.html",)}
+"""Stage -> files that show these."""
+
+
 def write(path: Path, tree: dict[str, Any]) -> Path:
     """The file of a comparison."""
     path.write_text(yaml.safe_dump(tree))
     return path
 
 
-def start(config: Path, out: Path) -> "subprocess.Popen[bytes]":
-    """The driver in a process group of its own."""
-    line = [sys.executable, "-m", "workflow", str(config), "--out", str(out), "--cores", "2"]
-    return subprocess.Popen(line, cwd=ROOT, start_new_session=True)
+def start(config: Path, out: Path, meds: Path | None = None) -> "subprocess.Popen[bytes]":
+    """The driver; what it says goes to a file beside `out`."""
+    line = [sys.executable, "-m", "workflow", str(config), "--out", str(out)]
+    line += [] if meds is None else ["--meds", str(meds)]
+    with out.with_suffix(".said").open("ab") as said:
+        return subprocess.Popen(line, cwd=ROOT, stdout=said, stderr=said)
 
 
 def finished(folder: Path) -> None:
@@ -90,44 +101,59 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def killed(folder: Path, times: int, seed: int) -> None:
-    """Kill a comparison at random and let it go on; compare it with one that was left alone."""
-    config = write(folder / "c.yaml", comparison(seeds=2))
+def killed(folder: Path, config: Path, meds: Path | None, times: int, seed: int) -> bool:
+    """Kill a comparison at random and let it go on.
+
+    Returns:
+        Whether it ended as one that was left alone.
+    """
     begun = time.perf_counter()
-    assert start(config, folder / "whole").wait() == 0
+    assert start(config, folder / "whole", meds).wait() == 0, folder / "whole.said"
     takes, draw = time.perf_counter() - begun, random.Random(seed)
+    print(f"left alone: {takes:.0f} s", flush=True)
     for _ in range(times):
-        driver = start(config, folder / "killed")
-        time.sleep(draw.uniform(0.1, 0.7) * takes)
-        kill_all(driver.pid)
+        driver = start(config, folder / "killed", meds)
+        after = draw.uniform(0.05, 0.3) * takes
+        time.sleep(after)
+        what = kill_all(psutil.Process(driver.pid))
         driver.wait()
-        print("killed", flush=True)
-    assert start(config, folder / "killed").wait() == 0
+        print(f"killed after {after:.0f} s: {what}", flush=True)
+    begun = time.perf_counter()
+    assert start(config, folder / "killed", meds).wait() == 0, folder / "killed.said"
+    print(f"went on to its end: {time.perf_counter() - begun:.0f} s")
     one, other = bytes_of(folder / "whole"), bytes_of(folder / "killed")
-    print("the same bytes" if one == other else f"DIFFER: {sorted(one.items() ^ other.items())}")
-    sys.exit(one != other)
+    differ = sorted({name for name, _ in one.items() ^ other.items()})
+    print(f"{len(one)} files, {len(differ)} differ", *differ, sep="\n  ")
+    return not differ
 
 
-def kill_all(pid: int) -> None:
-    """A process and all that it started, at one stroke."""
-    import psutil
-
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+def kill_all(top: psutil.Process) -> str:
+    """Kill a process and all that it started at one stroke; what of ours there was."""
+    family: set[psutil.Process] = set()
+    while more := {top, *top.children(recursive=True)} - family:
+        for process in more:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()  # or it might start another
+        family |= more
+    said = set()
     for process in family:
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            said |= {Path(word).name for word in process.cmdline()[:2] if "/ehr-" in word}
+            process.kill()
+    return f"{len(family)} processes, {', '.join(sorted(said)) or 'none of our commands'}"
 
 
 def bytes_of(out: Path) -> dict[str, str]:
-    """Hash of every file of results and tables, but those that say how long something took."""
-    varies = ("timings.jsonl", "costs.csv", "manifest.json", "page.html", "environment.json")
+    """Hash of every file of every artifact, but of what holds times: itself, or their fingerprint."""
+    store = out / "store"
     return {
-        str(path.relative_to(out / "store")): hashlib.sha256(path.read_bytes()).hexdigest()
-        for stage in ("results", "features", "counts", "labels", "tokens", "comparison", "audit")
-        for path in sorted((out / "store" / stage).rglob("*"))
-        if path.is_file() and path.name not in varies and not path.name.endswith("costs.csv")
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in PACKAGE
+        for path in sorted((store / stage).rglob("*"))
+        if path.is_file()
+        and path.name not in (*TIMES, *SHOWN.get(stage, ()))
+        and not path.name.endswith(".costs.csv")
+        and (path.name != "manifest.json" or stage in ("tokens", "labels", "counts"))
     }
 
 
@@ -136,11 +162,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kill", type=int, default=0, help="how often")
     parser.add_argument("--seed", type=int, default=0, help="of when")
+    parser.add_argument("--config", type=Path, help="of the comparison that is killed")
+    parser.add_argument("--meds", type=Path, help="in place of the data set that it trains on")
+    parser.add_argument("--work", type=Path, help="a new folder, which is kept")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if options.kill:
-            killed(Path(folder), options.kill, options.seed)
-        finished(Path(folder))
+    with contextlib.ExitStack() as stack:
+        folder = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=options.work is None)
+        if not options.kill:
+            finished(folder)
+            return
+        config = options.config or write(folder / "c.yaml", comparison(seeds=2))
+        if not killed(folder, config, options.meds, options.kill, options.seed):
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -332,6 +332,7 @@ def test_data_are_refused_without_a_tuning_split_or_the_codes_of_a_task(tmp_path
 def test_a_disk_that_will_be_full_is_foreseen(tmp_path) -> None:
     tree = comparison()
     tree["data"]["cohort"]["synth"]["set"]["num_patients"] = 100_000_000
+    tree["models"]["gpt2"]["seeds"] = [*range(100)]  # some 80 TB
     assert "MB free, but what is to be made takes about" in refused(tmp_path, yaml.safe_dump(tree))
 
 

@@ -20,7 +20,7 @@ from workflow.planned import ask, keep, kept
 from workflow.progress import Progress
 from workflow.raw import fingerprint
 
-_A_SUBJECT = 0.02
+_A_SUBJECT = 0.002
 """MB of MEDS data, roughly, of one that is drawn."""
 
 
