@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,19 @@ def test_an_unfinished_directory_is_no_artifact(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     with pytest.raises(ContractError, match="unfinished"):
         load_manifest(tmp_path / "half")
+
+
+def test_who_may_read_an_artifact_may_read_its_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with new_artifact(tmp_path / "tokens", TOKENS) as directory:
+            for name, mode in {"weights": 0o600, "script": 0o700, "table": 0o644}.items():
+                (directory / name).touch(mode)
+            seal(directory, TOKENS, producer="x 1", config={})
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "tokens").iterdir()}
+    assert modes == {"weights": 0o640, "script": 0o740, "table": 0o640, MANIFEST: 0o640}
 
 
 def test_an_error_within_leaves_nothing(tmp_path: Path) -> None:

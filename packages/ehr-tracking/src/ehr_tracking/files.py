@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -45,6 +46,15 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def share(paths: Iterable[Path]) -> None:
+    """Let those read files whom their folder lets in: safetensors makes them for their owner alone."""
+    for path in paths:
+        wanted, found = path.parent.stat().st_mode & 0o666, path.stat().st_mode
+        if wanted & ~found:
+            with suppress(PermissionError):  # linked to, and of someone else
+                path.chmod(stat.S_IMODE(found) | wanted)
 
 
 def sync_all(paths: Iterable[Path]) -> None:

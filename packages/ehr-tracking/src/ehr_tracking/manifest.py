@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from ehr_tracking.config import STRICT
 from ehr_tracking.contracts import CONTRACTS, Contract, ContractError
 from ehr_tracking.errors import UnfinishedError, UserError
-from ehr_tracking.files import PathLike, sync_all, write_whole
+from ehr_tracking.files import PathLike, share, sync_all, write_whole
 from ehr_tracking.outputs import held, refuse_inputs, swap_in
 from ehr_tracking.tree import files_below, walk
 
@@ -171,6 +171,8 @@ def seal(
 ) -> Manifest:
     """Hash every file below `directory`, wait for the disk, and write the manifest last, whole.
 
+    Who may read the directory may read the files behind it.
+
     Args:
         directory: Holds the finished files.
         contract: What they are.
@@ -185,6 +187,7 @@ def seal(
     paths = [p for p in _listed(directory) if p != MANIFEST]
     hashes = _hashes([directory / p for p in paths], workers)
     folders = {above for p in paths for above in (directory / p).parents}
+    share(directory / p for p in paths)
     sync_all([directory / p for p in paths])
     sync_all(folder for folder in folders if folder.is_relative_to(directory))
     manifest = Manifest(
