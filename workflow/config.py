@@ -21,6 +21,7 @@ Stage = Literal[
     "results",
     "audit",
     "comparison",
+    "scaling",
 ]
 COUNTS = "counts"
 """What the baseline's features are called among those of models."""
@@ -82,6 +83,8 @@ class ModelSpec:
     """A model of this file that it starts from: that of the same seed, where it has it, else its first."""
     nproc: int = Field(default=1, ge=1)
     """Processes of a run on one machine."""
+    grid: tuple[dict[str, dict[str, Any]], ...] = ()
+    """Axes, each name -> further settings: in place of this model one for every combination, `model-name-name`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -135,6 +138,8 @@ class CompareConfig:
     """Further pairs of models, which are compared seed by seed."""
     audit: Settings | None = Field(default_factory=Settings)
     """Of `ehr-eval audit`; null: none."""
+    scaling: Settings | None = None
+    """Of `ehr-eval scaling`, over all models, where the best possible is known; null: none."""
     resources: dict[Stage, Resources] = Field(default_factory=dict)
 
     @property

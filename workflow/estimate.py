@@ -26,6 +26,7 @@ _SECONDS: Mapping[Stage, tuple[float, float]] = {
     "results": (60, 20),
     "audit": (20, 10),
     "comparison": (10, 0),
+    "scaling": (20, 0),
 }
 """To start, and for each MB of MEDS data."""
 _DISK: Mapping[Stage, float] = {"meds": 1, "tokens": 1, "features": 4, "counts": 1}

@@ -32,7 +32,9 @@ def build(loaded: Loaded, raw: Mapping[str, str], *, without: Collection[str] = 
     results = {data: builder.add_results(data) for data in loaded.config.data}
     audits = {d: a for d, node in results.items() if node and (a := builder.add_audit(d, node))}
     if any(results.values()):
-        builder.add_page({d: r for d, r in results.items() if r}, audits)
+        judged = {d: r for d, r in results.items() if r}
+        builder.add_page(judged, audits)
+        builder.add_scaling(judged)
     return builder.graph
 
 
@@ -276,6 +278,14 @@ class _Builder:
         return self.add(
             "comparison", "comparison", None, "ehr-eval compare", roles, shown="comparison"
         )
+
+    def add_scaling(self, results: Mapping[str, Node]) -> None:
+        """The study of scaling, where it is asked for and a model is left."""
+        runs = {f"--run {tag}=": run for tag, (_, run) in self.runs().items()}
+        if self.all.scaling is not None and runs:
+            roles = {f"--results {data}=": node for data, node in results.items()} | runs
+            words = "ehr-eval scaling"
+            self.add("scaling", "scaling", self.all.scaling, words, roles, shown="scaling")
 
     def link(self, folder: str, data: str, *parts: tuple[str, Collection[str]]) -> str:
         """Where an artifact of a data set is found below OUT."""

@@ -11,12 +11,14 @@ from ehr_eval.counts.config import CountsConfig
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.generate.zeroshot_config import ZeroshotConfig
 from ehr_eval.protocol.config import EhrshotConfig
+from ehr_eval.scaling.config import ScalingConfig
 from ehr_eval.tasks.config import LabelsConfig
 from ehr_tokenize.config import TokenizeConfig
 from ehr_tokenize.synthetic.worlds import WORLDS
 from ehr_tracking.config import ConfigError, load_config
 from ehr_train.config import TrainConfig
 from workflow.config import CompareConfig, Settings
+from workflow.grid import expanded
 from workflow.names import check_names
 
 
@@ -36,6 +38,7 @@ class Loaded:
     zeroshot: dict[str, ZeroshotConfig]
     evaluate: EhrshotConfig
     audit: AuditConfig | None
+    scaling: ScalingConfig | None
 
 
 def load(path: Path, meds: dict[str, Path] | None = None) -> Loaded:
@@ -52,6 +55,7 @@ def load(path: Path, meds: dict[str, Path] | None = None) -> Loaded:
     for name, directory in (meds or {}).items():
         config = _with_meds(config, name, directory)
     try:
+        config = expanded(config)
         check_names(config)
         return _resolved(config)
     except ConfigError as e:
@@ -82,6 +86,7 @@ def _resolved(config: CompareConfig) -> Loaded:
         zeroshot={name: one.load(ZeroshotConfig) for name, one in config.zeroshot.items()},
         evaluate=config.evaluate.load(EhrshotConfig),
         audit=config.audit.load(AuditConfig) if config.audit else None,
+        scaling=config.scaling.load(ScalingConfig) if config.scaling else None,
     )
 
 

@@ -76,6 +76,11 @@ def _check_data(config: CompareConfig) -> None:
         if (one.meds is None) == (one.synth is None):
             raise ConfigError(f"data.{name}: give either meds or synth")
     trained = [name for name, one in config.data.items() if not one.test]
+    for name, one in config.data.items():
+        if config.scaling is not None and not (one.synth and one.synth.risks):
+            raise ConfigError(
+                f"scaling: data.{name} knows no best possible: synth with risks: true has it"
+            )
     if len(trained) != 1:
         raise ConfigError(
             f"data: one data set is trained on, not {len(trained)}; mark all others with test: true"

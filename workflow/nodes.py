@@ -25,6 +25,7 @@ PACKAGE: Mapping[Stage, str] = {
     "results": "ehr-eval",
     "audit": "ehr-eval",
     "comparison": "ehr-eval",
+    "scaling": "ehr-eval",
 }
 """Stages, in their order, and who makes what they are."""
 _PLACE = re.compile(r"\{([^{}]+)\}")

@@ -22,6 +22,7 @@ from ehr_eval.perplexity.command import perplexity
 from ehr_eval.predict_command import predict
 from ehr_eval.protocol.command import ehrshot
 from ehr_eval.query.command import query
+from ehr_eval.scaling.command import scaling
 from ehr_eval.strata.command import strata
 from ehr_eval.survival.command import survival
 from ehr_eval.tasks.command import labels, tasks
@@ -39,7 +40,19 @@ def main() -> None:
 
 for command in (
     *(aces, adopt, audit, compare, counts, curve, ehrshot, explain, features, generate, join),
-    *(judge, labels, match, outcomes, perplexity, predict, privacy, query, strata, survival, tasks),
-    zeroshot,
+    *(
+        judge,
+        labels,
+        match,
+        outcomes,
+        perplexity,
+        predict,
+        privacy,
+        query,
+        scaling,
+        strata,
+        survival,
+    ),
+    *(tasks, zeroshot),
 ):
     main.add_command(command)

@@ -23,6 +23,7 @@ from ehr_tracking.contracts.results import RESULTS as RESULTS
 from ehr_tracking.contracts.results import SCORE as _SCORE
 from ehr_tracking.contracts.results import TASK as _TASK
 from ehr_tracking.contracts.results import TIMING_COLUMNS as TIMING_COLUMNS
+from ehr_tracking.contracts.scaling import SCALING as SCALING
 from ehr_tracking.contracts.shape import Column as Column
 from ehr_tracking.contracts.shape import Contract as Contract
 from ehr_tracking.contracts.shape import ContractError as ContractError
@@ -342,7 +343,7 @@ CONTRACTS = {
     c.name: c
     for c in (
         TOKENS, TEXT_TOKENS, NARRATIVES, CHECKPOINT, ADAPTER, LABELS, FEATURES, SHOTS, PREDICTIONS, ANSWERS, CLASSES, NUMBERS, RISKS,
-        TRAJECTORIES, CURVE, RESULTS, COMPARISON, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
+        TRAJECTORIES, CURVE, RESULTS, COMPARISON, SCALING, JUDGEMENT, SURVIVAL, OUTCOMES, AUDIT, RUN, PERPLEXITY, STRATA,
         ATTRIBUTIONS, SHAP, PRIVACY,
     )
 }  # fmt: skip
