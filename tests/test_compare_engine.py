@@ -41,10 +41,9 @@ esac
 """
 
 
-def node(stage: str, script: str, *inputs: str, model: str = "") -> Node:
+def node(stage: str, script: str, *inputs: str, name: str = "a") -> Node:
     words = ("sh", "-c", script)
-    return Node(stage=stage, name="a", key="0" * 64, words=words, inputs=inputs, model=model,
-                shown=stage)  # fmt: skip
+    return Node(stage=stage, name=name, key="0" * 64, words=words, inputs=inputs, shown=stage)
 
 
 def config(**resources: Resources) -> CompareConfig:
@@ -92,19 +91,24 @@ def in_bounded_time():
 
 
 @pytest.mark.slow
-def test_what_fails_is_told_while_the_rest_is_made(tmp_path, capsys) -> None:
-    fails = node("runs", "echo 'Error: no room'; exit 2", model="a")
+def test_what_fails_is_told_while_the_rest_is_made_on_no_more_cores(tmp_path, capsys) -> None:
+    first = node("predictions", MAKE)  # on both cores, as the only one that is ready
+    fails = node("runs", "echo 'Error: no room'; exit 2", first.id)
     needs = node("features", MAKE, fails.id)
-    waits = node(
-        "labels", f"for i in $(seq 600); do test -f {{out}}/../../told && {MAKE} && exit; sleep .1; done; exit 1"
-    )  # fmt: skip
-    progress = run([fails, needs, waits], tmp_path, config())
-    assert waits.is_done(tmp_path / "store")  # which it only is where the other was told first
+    sees = "for i in $(seq 600); do test -f {out}/../../told && break; sleep .1; done"
+    waits = node("labels", f"{sees}; test -f {{out}}/../../told && {MAKE}", first.id)
+    lock = "{out}/../../lock"
+    alone = [
+        node("results", f"mkdir {lock} && sleep .5 && rmdir {lock} && {MAKE}", waits.id, name=name)
+        for name in ("a", "b")
+    ]  # each on both cores: neither while the other runs
+    progress = run([first, fails, needs, waits, *alone], tmp_path, config())
     assert list(progress.failures) == [fails.id]
+    for made in (waits, *alone):  # the first of which only is where the failure was told before
+        assert made.is_done(tmp_path / "store")
     told = capsys.readouterr()
     assert told.err.startswith("runs failed: no room (")
-    assert told.out.count("$ sh -c ") == 2
-    assert "[3/3] labels" not in told.out
+    assert told.out.count("$ sh -c ") == 5
     assert "about 0 s left" in told.out  # nothing is left: features need what failed
 
 
