@@ -39,12 +39,12 @@ def reference(query, key, value, lengths, *, causal, scale, window=None):
 def test_against_the_textbook_form_span_by_span(causal, kv_heads, window, monkeypatch):
     monkeypatch.setattr(attention, "LOCAL_BLOCK", 4)
     torch.manual_seed(0)
-    lengths = [1, 5, 30, 5]
+    lengths = [1, 5, 5, 30]  # two of one length side by side
     query = torch.randn(1, 4, 41, 8, requires_grad=True)
     key, value = (torch.randn(1, kv_heads, 41, 8, requires_grad=True) for _ in range(2))
     module = nn.Identity()
     module.is_causal = causal
-    cu_seqlens = torch.tensor([0, 1, 6, 36, 41], dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, 1, 6, 11, 41], dtype=torch.int32)
     out, weights = attention.packed_attention(
         module, query, key, value, None, scaling=0.3, cu_seq_lens_q=cu_seqlens, max_length_q=30,
         sliding_window=window,

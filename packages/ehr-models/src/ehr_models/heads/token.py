@@ -152,6 +152,11 @@ def token_logits(model: PreTrainedModel, hidden_rows: Tensor) -> Tensor:
     Returns:
         [M, V] over the true vocabulary, padding columns cut off.
     """
+    return padded_logits(model, hidden_rows)[:, : model.config.true_vocab_size]
+
+
+def padded_logits(model: PreTrainedModel, hidden_rows: Tensor) -> Tensor:
+    """`token_logits` before padding columns are cut off, whose gradient would cost a copy of all others."""
     for name in kind_of(model.config).token_head:
         hidden_rows = model.get_submodule(name)(hidden_rows)
-    return hidden_rows[:, : model.config.true_vocab_size]
+    return hidden_rows

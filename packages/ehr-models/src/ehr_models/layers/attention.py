@@ -10,6 +10,7 @@ T tokens, S spans, H heads, G key/value heads (H = G but for grouped queries), D
 # mypy: allow-untyped-calls, allow-untyped-decorators
 
 import inspect
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -115,19 +116,24 @@ def _by_span(
     causal: bool,
     window: int | None,
 ) -> Tensor:
-    """One call a span. `split`, whose gradient is one concatenation; slices would cost T each."""
-    key, value = _for_each(query, key, value)
-    lengths = cu_seqlens.diff().tolist()
+    """One call for neighbours of one length, as those are that were sorted.
+
+    By `split`, whose gradient is one concatenation; slices would cost T each.
+    """
+    tensors = (query, *_for_each(query, key, value))
+    runs = [(n, len([*same])) for n, same in groupby(cu_seqlens.diff().tolist())]
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
-    pieces = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
-        if window is None or q.shape[2] <= window
-        else _within(q, k, v, window, causal, **options)
-        for q, k, v in zip(
-            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-        )
-    ]
-    return torch.cat([piece.transpose(1, 2) for piece in pieces], 1)
+    pieces = []
+    for (length, n), *qkv in zip(
+        runs, *(t.squeeze(0).split([a * b for a, b in runs], 1) for t in tensors), strict=True
+    ):
+        q, k, v = (t.unflatten(1, (n, length)).transpose(0, 1) for t in qkv)  # [n, H, L, D]
+        if window is None or length <= window:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, **options)
+        else:
+            out = _within(q, k, v, window, causal, **options)
+        pieces.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces)[None]
 
 
 def _within(
@@ -138,7 +144,7 @@ def _within(
     causal: bool,
     **options: Any,  # noqa: ANN401 -- of the product
 ) -> Tensor:
-    """Attention of one span [1, H, L, D] to tokens at a distance below `window`, block by block.
+    """Attention of spans [n, H, L, D] to tokens at a distance below `window`, block by block.
 
     A block of queries is given the keys that any of them sees: L (block + 2 window) products, not L L.
     """

@@ -91,17 +91,19 @@ def cross_entropy(
     pass rather than held.
     """
     import torch
-    import torch.nn.functional as F
     from torch.utils.checkpoint import checkpoint
 
-    from ehr_models.heads.token import token_logits
+    from ehr_models.heads.entropy import summed_cross_entropy
+    from ehr_models.heads.token import padded_logits
+
+    columns = int(model.config.true_vocab_size)
 
     def part(rows: "Tensor", wanted: "Tensor") -> "tuple[Tensor, Tensor]":
-        logits_MV = token_logits(model, rows).float()
+        logits_MV = padded_logits(model, rows)
         right = torch.zeros((), dtype=torch.int64, device=rows.device)
         if not model.training:
-            right = (logits_MV.argmax(-1) == wanted).sum()
-        return F.cross_entropy(logits_MV, wanted, reduction="sum"), right
+            right = (logits_MV[:, :columns].argmax(-1) == wanted).sum()
+        return summed_cross_entropy(logits_MV, wanted, columns), right
 
     size = max(1, LOGITS // int(model.config.vocab_size))
     if len(rows_MD) <= size:
