@@ -2,8 +2,9 @@
 
     uv run python benchmarks/faults.py [--kills 50] [--seed 0] [--only NAME ...]
 
-A tiny model on made-up records, one thread, a process of its own for every start; moments are drawn at random.
-Prints a row of a Markdown table for each fault. Linux only: it limits the files of other processes.
+A tiny model on made-up records, one thread, a process of its own for every start, forked with its libraries loaded;
+moments are drawn at random. Prints a row of a Markdown table for each fault. Linux only: it limits the files of
+other processes, and has the kernel kill one when it has used so much of a processor.
 """
 
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 # this folder holds a tokenize, which is not the standard library's
 sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parent / "training"))
 
 import argparse
 import json
@@ -26,148 +28,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import cycle
 from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
 from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # NumPy and torch read it when they are loaded
 
 import numpy as np
+from victim import EVERY, STEPS, Run
 
-STEPS = 30
-SETTINGS = f"""
-model.kind=gpt2 model.size=tiny model.hidden=16 model.heads=2 model.intermediate=32 model.dropout=0.1
-data.context=32 data.batch_tokens=400 data.micro_tokens=150 precision=fp32
-optim.steps={STEPS} optim.lr=0.003 validation.every=10 checkpoint.every=2
-""".split()
 _ROOM = 4096
 """Bytes to which a file can grow on a full disk: what the command says still fits, no weights do."""
-_POLL = 0.0005
-
-
-class Ended(NamedTuple):
-    """How a process ended."""
-
-    code: int
-    said: str
-
-
-class Run:
-    """A run directory, and the processes that are started on it one after the other."""
-
-    def __init__(self, tokens: Path, out: Path, *more: str) -> None:
-        """Start nothing yet.
-
-        Args:
-            tokens: What to train on.
-            out: The run directory.
-            more: Further options.
-        """
-        self.out, self.log = out, out.with_suffix(".log")
-        settings = [part for setting in SETTINGS for part in ("-s", setting)]
-        self.arguments = ["--tokens", str(tokens), "--out", str(out), "--device", "cpu"]
-        self.arguments += ["--resume", *settings, *more]
-        self.poisoned: int | None = None
-        """A step whose loss and gradient are made NaN."""
-        self.process: ForkServerProcess | None = None
-
-    def start(self) -> ForkServerProcess:
-        """Begin or go on."""
-        self.process = get_context("forkserver").Process(
-            target=command, args=(self.arguments, str(self.log), self.poisoned)
-        )
-        self.process.start()
-        return self.process
-
-    def ended(self) -> Ended:
-        """Wait for the end of the process."""
-        assert self.process is not None
-        self.process.join()
-        assert self.process.exitcode is not None
-        said = self.log.read_text() if self.log.exists() else ""
-        return Ended(self.process.exitcode, said.strip().rpartition("\n")[2])
-
-    def finish(self) -> Ended:
-        """Go on to the end, undisturbed."""
-        self.start()
-        return self.ended()
-
-    def steps(self) -> int:
-        """That are logged."""
-        log = self.out / "metrics.jsonl"
-        return log.read_bytes().count(b"\n") if log.exists() else 0
-
-    def wait(self, steps: int, *, saving: bool = False) -> bool:
-        """Until so many steps are logged, and a checkpoint is being written; False if it ends before."""
-        assert self.process is not None
-        while self.process.is_alive():
-            if self.steps() >= steps and (self.saving() or not saving):
-                return True
-            time.sleep(_POLL)
-        return False
-
-    def saving(self) -> bool:
-        """Whether a checkpoint is half written."""
-        return any((self.out / "checkpoints").glob(".*.partial"))
-
-    def phase(self) -> str:
-        """Where a run stands that was killed."""
-        if not (self.out / "config.yaml").exists():
-            return "before the start"
-        if self.saving():
-            return "while saving"
-        if not self.steps():
-            return "before the first step"
-        return "behind the last step" if self.steps() == STEPS else "between or in steps"
-
-    def outcome(self) -> dict[str, str]:
-        """Hashes of all that is reproducible: every file of the latest and of the best checkpoint, the log."""
-        from ehr_tracking.checkpoints import CheckpointStore
-        from ehr_tracking.manifest import sha256, verify
-
-        store = CheckpointStore(self.out / "checkpoints")
-        latest, best = store.latest(), store.best()
-        assert latest is not None
-        assert best is not None
-        assert verify(self.out) == []
-        named = {"latest": latest / "manifest.json", "best": best / "manifest.json"}
-        return {name: sha256(p) for name, p in named.items()} | {
-            "log": sha256(self.out / "metrics.jsonl")
-        }
-
-
-def command(arguments: list[str], log: str, poisoned: int | None) -> None:
-    """`ehr-train` in a process of its own, which writes what it says into a file."""
-    if poisoned is not None:
-        poison(poisoned)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    from ehr_train.cli import main
-
-    main(arguments)
-
-
-def poison(number: int) -> None:
-    """Have one step of this process come to a loss and a gradient of NaN."""
-    from ehr_train.step import Stepper, Summed
-
-    step, backward, now = Stepper.step, Stepper._backward, 0
-
-    def stepped(self: Stepper, n: int, *rest: Any) -> Any:  # noqa: ANN401 -- as it is
-        nonlocal now
-        now = n
-        return step(self, n, *rest)
-
-    def spoilt(self: Stepper, questions: list[Any]) -> Summed:
-        summed = backward(self, questions)
-        if now != number:
-            return summed
-        for parameter in self.learner.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(float("nan"))
-        return summed._replace(means=summed.means * float("nan"))
-
-    Stepper.step, Stepper._backward = stepped, spoilt  # type: ignore[method-assign]
 
 
 class Faults:
@@ -179,19 +48,21 @@ class Faults:
         self.random = random.Random(seed)
         self.tokens = write_tokens(scratch / "tokens", seed=0)
         self.number = 0
-        self.whole, self.seconds = self.undisturbed()
+        self.whole, self.took = self.undisturbed()
+        """What comes out of it; seconds of a processor until it is trained, and most of a checkpoint."""
 
     def run(self, *more: str) -> Run:
         """A new one."""
         self.number += 1
         return Run(self.tokens, self.scratch / f"run-{self.number}", *more)
 
-    def undisturbed(self, *more: str) -> tuple[dict[str, str], float]:
-        """What comes out of a run that is left alone, and its seconds."""
-        run, began = self.run(*more), time.monotonic()
+    def undisturbed(self, *more: str) -> tuple[dict[str, str], dict[str, float]]:
+        """What comes out of a run that is left alone, and what of a processor it took."""
+        run = self.run(*more)
         ended = run.finish()
         assert ended.code == 0, ended
-        return run.outcome(), time.monotonic() - began
+        noted = run.log.with_suffix(".json")
+        return run.outcome(), json.loads(noted.read_text()) if noted.exists() else {}
 
     def stopped(self, step: int) -> Run:
         """A run that was told to stop behind a step."""
@@ -210,21 +81,23 @@ class Faults:
         return run.outcome() == self.whole
 
     def killed(self) -> "Row":
-        """SIGKILL: half of the time at any moment of a life, else while a checkpoint is written."""
+        """SIGKILL, again and again until a run ends: at any moment of its training, in turns with any of a checkpoint."""
         phases: Counter[str] = Counter()
         runs = same = 0
         while phases.total() < self.kills:
             run = self.run()
             while phases.total() < self.kills:
-                process = run.start()
+                share = self.random.random()
                 if phases.total() % 2:
-                    run.wait(run.steps() + self.random.randrange(18), saving=True)
-                    time.sleep(self.random.random() * 0.02)
+                    left = max(1, (STEPS - run.steps()) // EVERY)
+                    save = 1 + self.random.randrange(left)
+                    run.start(killed=share * self.took["save"], save=save)
                 else:
-                    time.sleep(self.random.random() * self.seconds)
-                process.kill()
-                if run.ended().code == 0:
+                    run.start(killed=share * self.took["trained"])
+                ended = run.ended()
+                if ended.code == 0:
                     break
+                assert ended.code == -signal.SIGKILL, ended
                 phases[run.phase()] += 1
             runs += 1
             same += self.same(run)
