@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import cycle
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # NumPy and torch read it when they are loaded
 

@@ -1,5 +1,6 @@
 """Libraries of thousands of modules, loaded sooner."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -30,5 +31,6 @@ def loading() -> Iterator[None]:
     finally:
         if len(sys.modules) > known + _MANY:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # libraries tell of what is still there at the end
         if was:
             gc.enable()
