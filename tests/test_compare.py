@@ -352,3 +352,14 @@ def test_a_model_that_fails_says_why_and_all_else_is_made(tmp_path) -> None:
     asked = json.loads((out / "results/manifest.json").read_bytes())["inputs"]
     assert [role for role in asked if role.startswith("features")] == ["features.counts"]
     assert not (out / "runs").exists()
+
+    def planned() -> str:
+        line = [str(tmp_path / "c.yaml"), "--out", str(out), "--dry-run"]
+        done = CliRunner().invoke(main, line)
+        assert done.exit_code in (0, 2)
+        return done.output
+
+    assert "Error: runs/gpt2: " in planned()  # as the tokens are there, the trainer is asked
+    tree["models"] = {"gpt2": model("gpt2-clm")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    assert "ehr-train --dry-run" in planned()

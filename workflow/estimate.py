@@ -10,6 +10,8 @@ from workflow.config import Stage
 from workflow.costs import Cost
 from workflow.nodes import Node
 
+START = 10.0
+"""Seconds until a run takes its first step."""
 _FLOPS = 5e10
 """Of one process in training, a second; a guess that lies low."""
 _VOCABULARY = 5_000
@@ -60,7 +62,7 @@ def estimate(
         size = parameters(recipe)
         steps = recipe.optim.steps or _STEPS
         flops = 6 * size * recipe.data.batch_tokens * steps
-        return Estimate(10 + flops / _FLOPS / node.processes, 800 + 20 * size / 1e6, "a guess")
+        return Estimate(START + flops / _FLOPS / node.processes, 800 + 20 * size / 1e6, "a guess")
     start, rate = _SECONDS[node.stage]
     return Estimate(start + rate * megabytes, 800 + 4 * megabytes, "a guess")
 

@@ -6,9 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from ehr_tracking.config import validate
+from ehr_tracking.errors import UserError
 from ehr_tracking.files import write_whole
 from ehr_train.config import TrainConfig
-from workflow.estimate import Estimate
+from workflow.estimate import START, Estimate
 from workflow.nodes import Node
 
 
@@ -22,15 +23,19 @@ def ask(node: Node, store: Path) -> Estimate:
 
     given = dict(pairwise(shlex.split(node.command(store))))
     nproc = int(given["--nproc"])
-    told = plan(
-        given["--tokens"],
-        validate(TrainConfig, dict(node.config), where=node.shown),
-        nproc=nproc,
-        init=given.get("--init"),
-        out=given["--out"],
-        resume=True,
-    )
-    return Estimate(told["seconds"], nproc * told["memory_mb"], "ehr-train --dry-run")
+    try:
+        told = plan(
+            given["--tokens"],
+            validate(TrainConfig, dict(node.config), where=node.shown),
+            nproc=nproc,
+            init=given.get("--init"),
+            out=given["--out"],
+            resume=True,
+        )
+    except UserError as e:
+        raise UserError(f"{node.shown}: {e}") from None
+    seconds, memory = START + told["seconds"], nproc * told["memory_mb"]
+    return Estimate(seconds, memory, "ehr-train --dry-run")
 
 
 def keep(node: Node, store: Path, told: Estimate) -> None:
