@@ -138,7 +138,7 @@ class Driver:
 
     def pages(self) -> list[Path]:
         """What there is to read."""
-        names = {"comparison": "page.html", "results": "report.html"}
+        names = {"comparison": "page.html", "scaling": "page.html", "results": "report.html"}
         found = [
             self.options.out / node.shown / names[node.stage]
             for node in self.graph.values()

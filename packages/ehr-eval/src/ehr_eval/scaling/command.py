@@ -32,7 +32,7 @@ def scaling(
     Runs of one kind and objective that differ in size and tokens are a family: at least six, of three sizes and
     three budgets of tokens.
 
-    Example: ehr-eval scaling --results cohort=out/results/cohort --run gpt2-s-1m@0=out/runs/gpt2-s-1m@0 --out out/scaling
+    Example: ehr-eval scaling --results cohort=out/results --run gpt2-s-1m=out/runs/gpt2-s-1m --out out/scaling
     """
     from ehr_eval.scaling.config import ScalingConfig
     from ehr_tracking.config import load_config
