@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ehr_eval.compare.shown import scores_table
 from ehr_eval.protocol.shown import lineage
 from ehr_eval.scaling.config import ScalingConfig
 from ehr_eval.scaling.fits import Fit
@@ -28,7 +29,7 @@ _CARE = (
     "pass over the data count again."
 )
 _EXPLAINED = (
-    "twice the parameters, twice the tokens: by how much the figure changes from the middle of the study (geometric means) to "
+    "E, alpha and beta of a share are of what it lacks to 1. twice the parameters, twice the tokens: by how much the figure changes from the middle of the study (geometric means) to "
     "twice that. growth: at the least loss for a given compute (6ND), parameters grow as its power of that. misfit: root mean "
     "square of the logarithms of points over law."
 )
@@ -56,7 +57,11 @@ def law_rows(fits: Sequence[Fit]) -> list[dict[str, object]]:
 
 
 def run_rows(points: Sequence[Mapping[str, Any]], fits: Sequence[Fit]) -> list[dict[str, object]]:
-    """A row a run, a column a figure."""
+    """A row a run, by family, parameters and tokens; a column a figure."""
+    order = list(dict.fromkeys(row["family"] for row in points))
+    points = sorted(
+        points, key=lambda row: (order.index(row["family"]), row["parameters"], row["tokens"])
+    )
     names = [name_of(one.series) for one in fits]
     of = {_key(one.series._asdict()): name_of(one.series) for one in fits}
     found: dict[str, dict[str, object]] = {}
@@ -95,7 +100,7 @@ def write_page(
         f"<p>{escape(_LEGEND)} Head: {escape(config.head)}.</p>",
         *_figures(directory / "plots", fits),
         "<h2>Laws</h2>",
-        f'<div class="named">{table(_known(law_rows(fits)))}</div>',
+        scores_table(_known(law_rows(fits))),
         f"<p>{escape(_EXPLAINED)}</p>",
         f'<p class="note">{escape(_CARE)}</p>',
         "<h2>Runs</h2>",
@@ -117,17 +122,13 @@ def _figures(directory: Path, fits: Sequence[Fit]) -> Iterator[str]:
 def _number(one: Fit, name: str) -> str | None:
     if name not in one.numbers:
         return None
-    value, lower, upper = one.numbers[name]
-    if name in _TWICE and one.series.figure != LOSS:  # of the share, not of what it lacks
-        value, lower, upper = (
-            -value,
-            None if upper is None else -upper,
-            None if lower is None else -lower,
-        )
-    sign = "+" if name in _TWICE else ""
-    if lower is None or upper is None:
-        return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} ({lower:{sign}.3f}, {upper:{sign}.3f})"
+    value, *bounds = one.numbers[name]
+    # of the share, not of what it lacks
+    sign = -1 if name in _TWICE and one.series.figure != LOSS else 1
+    numbers = [sign * value, *sorted(sign * each for each in bounds if each is not None)]
+    digits = "+.3f" if name in _TWICE else ".3f"
+    shown = [f"{round(each, 3) + 0.0:{digits}}" for each in numbers]  # no minus before 0
+    return shown[0] if len(shown) == 1 else f"{shown[0]} ({shown[1]}, {shown[2]})"
 
 
 def _known(rows: list[dict[str, object]]) -> list[dict[str, object]]:

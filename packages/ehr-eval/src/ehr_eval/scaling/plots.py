@@ -44,26 +44,39 @@ def draw(path: Path, fits: Sequence[Fit], axis: _Axis) -> None:
     picture, first = new_figure((0.6 + 3.1 * len(columns), 0.7 + 2.3 * len(rows)))
     first.remove()
     places = picture.subplots(len(rows), len(columns), squeeze=False, sharex=True)
-    lines = levels(np.concatenate([axis.lines(one.series) for one in fits]))
     for one in fits:
-        at = places[rows.index(name_of(one.series)), columns.index(one.series.family)]
-        _draw_one(at, one, axis, lines)
+        row, column = rows.index(name_of(one.series)), columns.index(one.series.family)
+        _draw_one(places[row, column], one, axis)
+        if not row:
+            places[row, column].legend(title=axis.by, fontsize=8, title_fontsize=8, framealpha=0.6)
     for row, name in zip(places, rows, strict=True):
         row[0].set_ylabel(name)
-        _share_heights([at for at in row if at.lines], of_loss=name == LOSS)
+        if name != LOSS:  # losses of different objectives are of different things
+            _level(row)
     for at, name in zip(places[0], columns, strict=True):
         at.set_title(name, fontsize=11)
+    ticks = levels(np.concatenate([axis.of(one.series) for one in fits]))
+    for at in places.flat:
+        at.set_xscale("log")
+        at.set_xticks(_apart(ticks), [short(x) for x in _apart(ticks)])
+        at.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     for at in places[-1]:
         at.set_xlabel(axis.x)
-    named = {label: line for at in places.flat for line, label in _legend(at)}
-    ordered = sorted(named, key=lambda label: float(label.replace(",", "")))
-    picture.legend(
-        *([named[label] for label in ordered], ordered),
-        title=axis.by,
-        loc="outside right upper",
-        frameon=False,
-    )
     save_figure(picture, path)
+
+
+def short(number: float) -> str:
+    """A large number in two digits.
+
+    Examples:
+        >>> short(61_234), short(248_720), short(2_233_116)
+        ('61k', '250k', '2.2M')
+    """
+    rounded = float(f"{number:.2g}")
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= unit:
+            return f"{rounded / unit:g}{name}"
+    return f"{rounded:g}"
 
 
 def name_of(series: Series) -> str:
@@ -73,25 +86,23 @@ def name_of(series: Series) -> str:
     return f"{series.figure} of {series.results}, k = {shown_k(series.k)}"
 
 
-def _draw_one(at: Any, one: Fit, axis: _Axis, lines: Sequence[float]) -> None:  # noqa: ANN401 -- matplotlib's
+def _draw_one(at: Any, one: Fit, axis: _Axis) -> None:  # noqa: ANN401 -- matplotlib's
     s, x = one.series, axis.of(one.series)
-    for i, level in enumerate(lines):
+    for i, level in enumerate(levels(axis.lines(s))):
         here = np.isclose(axis.lines(s), level, rtol=0.1)
-        if not here.any():
-            continue
         colour, order = COLOURS[i % len(COLOURS)], np.argsort(x[here])
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
         at.plot(
             *(x[here][order], s.value[here][order]),
-            **style,
+            color=colour,
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4.5,
             linestyle="none" if one.law else ":",
             linewidth=1,
-            label=f"{np.median(axis.lines(s)[here]):,.0f}",
+            label=short(float(np.median(axis.lines(s)[here]))),
         )
         if one.law is not None:
             fine = np.geomspace(x.min(), x.max(), _FINE)
             at.plot(fine, s.shown(_along(one.law, axis, fine, level)), color=colour, lw=1.2)
-    at.set_xscale("log")
     at.grid(visible=True, alpha=0.25)
 
 
@@ -99,14 +110,17 @@ def _along(law: Law, axis: _Axis, x: Floats, level: float) -> Floats:
     return law.at(level, x) if axis is _TOKENS else law.at(x, level)
 
 
-def _share_heights(row: Sequence[Any], *, of_loss: bool) -> None:
-    """Shares have one scale over families; losses of different objectives are of different things."""
-    if of_loss or not row:
-        return
-    low, high = (f(at.get_ylim()[i] for at in row) for i, f in enumerate((min, max)))
+def _level(row: Sequence[Any]) -> None:
+    """One scale for the axes of a row, of those that hold anything."""
+    heights = [at.get_ylim() for at in row if at.lines]
     for at in row:
-        at.set_ylim(low, high)
+        at.set_ylim(min(low for low, _ in heights), max(high for _, high in heights))
 
 
-def _legend(at: Any) -> list[tuple[Any, str]]:  # noqa: ANN401 -- matplotlib's
-    return list(zip(*at.get_legend_handles_labels(), strict=True))
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Those that have room: families have sizes of their own."""
+    found: list[float] = []
+    for tick in ticks:
+        if not found or tick > 1.8 * found[-1]:
+            found.append(tick)
+    return found
