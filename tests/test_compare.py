@@ -16,10 +16,12 @@ from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import verify
 from workflow.__main__ import main
 from workflow.checks import check_data
+from workflow.estimate import Estimate
 from workflow.graph import Graph, build
 from workflow.links import check_links, make_links
 from workflow.loaded import load
 from workflow.plan import made_anew, to_make
+from workflow.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -162,6 +164,20 @@ def test_what_is_there_is_known_by_its_key_and_needs_nothing_of_what_it_was_made
     ]  # the page shows runs, tokens and labels as well
     finish("comparison")
     assert to_make(made, store) == {}
+
+
+def test_what_is_left_is_told_by_what_such_parts_have_taken(graph, tmp_path) -> None:
+    made = graph(comparison())
+    thought = {one: Estimate(10, 100, "a guess") for one in made}
+    progress = Progress(made, thought, dict.fromkeys(made, "x"), tmp_path, cores=2)
+    run = next(one for one, node in made.items() if node.stage == "runs")
+    progress.begun(run)
+    progress.since[run] -= 30  # seconds ago
+    progress.made(run)
+    others = len(made) - 4  # three more runs are left
+    left = progress.seconds_left(progress.start)
+    assert left == pytest.approx((3 * 30 + others * 10) / 2, abs=1)
+    assert Progress(made, thought, {}, tmp_path, cores=2).seconds_left(0) == 5 * len(made)
 
 
 def test_names_below_out_leave_out_what_there_is_one_of(graph, tmp_path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from workflow.config import Stage
 from workflow.estimate import Estimate
 from workflow.graph import Graph
 
@@ -35,6 +36,8 @@ class Progress:
         self.left = dict(thought)
         self.start = time.monotonic()
         self.since: dict[str, float] = {}
+        self.seen: dict[Stage, list[float]] = {}
+        """Of a stage's parts that were made: seconds taken and thought, in sum."""
         self.failures: dict[str, str] = {}
 
     def begun(self, one: str) -> None:
@@ -44,8 +47,11 @@ class Progress:
 
     def made(self, one: str) -> None:
         """Say that a part is there, and what is left."""
-        del self.left[one]
-        now = time.monotonic()
+        now, thought = time.monotonic(), self.left.pop(one)
+        if one in self.since:
+            seen = self.seen.setdefault(self.graph[one].stage, [0.0, 0.0])
+            seen[0] += now - self.since[one]
+            seen[1] += thought.seconds
         click.echo(
             f"[{len(self.graph) - len(self.left)}/{len(self.graph)}] {self.graph[one].shown}  "
             f"({now - self.start:,.0f} s so far, about {self.seconds_left(now):,.0f} s left)"
@@ -62,6 +68,8 @@ class Progress:
     def seconds_left(self, now: float) -> float:
         """Of what is neither made nor lost, roughly: work over cores, less what is done of it.
 
+        What was thought of a stage is scaled by what its parts have taken so far.
+
         Args:
             now: Seconds of the clock that does not go back.
         """
@@ -70,11 +78,15 @@ class Progress:
             if not lost.isdisjoint(node.inputs):
                 lost.add(one)
         left = [
-            max(0.0, e.seconds - (now - self.since.get(one, now)))
+            max(0.0, e.seconds * self._pace(one) - (now - self.since.get(one, now)))
             for one, e in self.left.items()
             if one not in lost
         ]
         return sum(left) / max(1, min(self.cores, len(left)))
+
+    def _pace(self, one: str) -> float:
+        taken, thought = self.seen.get(self.graph[one].stage, (1.0, 1.0))
+        return taken / thought
 
 
 def why(log: str) -> str:
