@@ -14,7 +14,9 @@ over the rounds and their range, ratios being those of one round. Padding counts
 over batches of 16 as drawn, and over such as it groups by length. A step of ours holds as many real tokens as
 one of Trainer's does on average. On a CPU every process has one thread, and figures are also given per
 CPU second, which other work on the machine disturbs less; on a GPU only wall time counts. Two
-processes have a core each. Libraries are loaded once, before the processes fork.
+processes have a core each; two runs at once that know nothing of each other say what two cores can give.
+The share of the peak counts the products of weights alone: on a GPU that is the MFU. Libraries are loaded
+once, before the processes fork.
 
 The other version trains in processes of its own, one thread each, on the same tokens; rounds alternate.
 The large split is written, measured and deleted (3 bytes a token, and 17 for its store).
@@ -98,7 +100,8 @@ def measured(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
     import beside
 
     models = args.model or beside.names(quick=args.quick, large_too=args.gpu)
-    found = beside.compare(scratch, models, about["matmul_gflops"], rounds=rounds, quick=args.quick)
+    peaks = about.get("gpu_matmul_gflops", about["matmul_gflops"])
+    found = beside.compare(scratch, models, peaks, rounds=rounds, quick=args.quick)
     print(text_table(found["rows"]))
     return {"benchmark": "train", "quick": args.quick, "machine": about, **found}
 

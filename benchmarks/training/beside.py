@@ -7,6 +7,7 @@ from typing import Any
 
 import large
 from contenders import (
+    APART,
     GROUPED,
     MODELS,
     OURS,
@@ -32,7 +33,7 @@ def compare(
     Args:
         scratch: For tokens and runs.
         models: Names of `MODELS`.
-        peaks: GFLOP per second of a product of matrices, by precision.
+        peaks: GFLOP per second of a product of matrices on the device, by precision.
         rounds: Turns of each contender.
         quick: Fewer steps.
 
@@ -40,7 +41,9 @@ def compare(
         Rows of a table, all turns, and the seconds to the first step of the command.
     """
     data = in_own_process(write_tokens, scratch / "tokens")
-    names = [PADDED, GROUPED, OURS, *([TWO] if places() > 1 else [])]
+    names = [PADDED, GROUPED, OURS]
+    if places() > 1:
+        names += [TWO] if device() == "cuda" else [TWO, APART]
     turns: dict[str, list[Turn]] = {model: [] for model in models}
     for number in range(1, rounds + 1):
         for model in models:
@@ -70,10 +73,11 @@ def _rows(model: str, turns: list[Turn], peaks: dict[str, float]) -> list[dict[s
     flops = in_own_process(_flops, model)
     rows = []
     for name in turns[0]:
-        key = clock if name != TWO else "wall"
+        both = name in (TWO, APART)
+        key = "wall" if both else clock
         rates = [turn[name][key] for turn in turns]
         ratios = [
-            turn[OURS][key] / turn[name][key] if name != TWO else turn[TWO][key] / turn[OURS][key]
+            turn[name][key] / turn[OURS][key] if both else turn[OURS][key] / turn[name][key]
             for turn in turns
         ]
         share = median(rates) * flops / (peaks[our_config(model).precision] * 1e9)
@@ -82,12 +86,10 @@ def _rows(model: str, turns: list[Turn], peaks: dict[str, float]) -> list[dict[s
                 "model": model,
                 "contender": name,
                 "tokens/s": spread([turn[name]["wall"] for turn in turns], ",.0f"),
-                "tokens/CPU-s": "-"
-                if name == TWO
-                else spread([t[name]["cpu"] for t in turns], ",.0f"),
-                "ours / it": "" if name in (OURS, TWO) else spread(ratios, ".2f"),
-                "two / one": spread(ratios, ".2f") if name == TWO else "",
-                "of the peak": f"{share:.0%}" if name == OURS and device() == "cpu" else "",
+                "tokens/CPU-s": "-" if both else spread([t[name]["cpu"] for t in turns], ",.0f"),
+                "ours / it": "" if both or name == OURS else spread(ratios, ".2f"),
+                "two / one": spread(ratios, ".2f") if both else "",
+                "of the peak": f"{share:.0%}" if name == OURS else "",
                 "waits": f"{median(t[name]['waited'] for t in turns):.2%}" if name == OURS else "",
                 "peak MB": f"{max(turn[name]['peak_mb'] for turn in turns):,.0f}",
             }

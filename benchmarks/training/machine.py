@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ehr_models.precision import DTYPES
+
 _FLAGS = ("avx2", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
 
 
@@ -23,7 +25,11 @@ def machine() -> dict[str, Any]:
         },
     }  # fmt: skip
     if torch.cuda.is_available():
+        from ehr_train.speed import matmul_peak
+
+        gpu = torch.device("cuda")
         about["gpu"] = torch.cuda.get_device_name()
+        about["gpu_matmul_gflops"] = {p: round(matmul_peak(gpu, p) / 1e9) for p in DTYPES}
     return about
 
 

@@ -118,9 +118,12 @@ def test_sinusoid_by_hand():
 
 
 def test_rotation_by_hand():
-    turned = rotate(torch.tensor([[[[1.0, 2.0]]]]), *rotary(torch.tensor([[3]]), 2, 10_000.0))
+    pair = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
+    turned = rotate(pair, *rotary(torch.tensor([[3]]), 2, 10_000.0))
     c, s = math.cos(3), math.sin(3)
     torch.testing.assert_close(turned.flatten(), torch.tensor([c - 2 * s, s + 2 * c]))
+    (turned.flatten() @ torch.tensor([5.0, 7.0])).backward()
+    torch.testing.assert_close(pair.grad.flatten(), torch.tensor([5 * c + 7 * s, 7 * c - 5 * s]))
 
 
 def test_rotated_products_depend_on_distance_alone():

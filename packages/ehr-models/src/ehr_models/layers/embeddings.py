@@ -8,6 +8,7 @@ B batch, L length, D width, H heads, K features of a time.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,30 @@ def rotary(position_ids: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + dim / 2) of [B, H, L, dim], in float32; the type of `x` is kept."""
-    first, second = x.float().chunk(2, -1)
-    turned = torch.cat([-second, first], -1)
-    return (x * cos + turned * sin).to(x.dtype)
+    """Rotate pairs (i, i + dim / 2) of [B, H, L, dim], in float32; the type of `x` is kept.
+
+    One operation to autograd, since the gradient is turned back: of its parts each would keep a tensor.
+    """
+    turned: Tensor = _Rotation.apply(x, cos, sin)
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: ANN401 -- torch's
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401 -- torch's
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient[0], cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    (first, second), half = x.float().chunk(2, -1), x.shape[-1] // 2
+    cos, sin = cos[..., :half], sin[..., :half]
+    out = torch.empty_like(x)
+    out[..., :half] = first * cos - second * sin
+    out[..., half:] = second * cos + first * sin
+    return out
