@@ -14,7 +14,8 @@ over the rounds and their range, ratios being those of one round. Padding counts
 over batches of 16 as drawn, and over such as it groups by length. A step of ours holds as many real tokens as
 one of Trainer's does on average. On a CPU every process has one thread, and figures are also given per
 CPU second, which other work on the machine disturbs less; on a GPU only wall time counts. Two
-processes have a core each; two runs at once that know nothing of each other say what two cores can give.
+processes have a core each, at steps of that size and, with one process beside them, at steps of four
+times as many tokens; two runs at once that know nothing of each other say what two cores can give.
 The share of the peak counts the products of weights alone: on a GPU that is the MFU. Libraries are loaded
 once, before the processes fork.
 

@@ -8,7 +8,10 @@ from typing import Any
 import large
 from contenders import (
     APART,
+    BASE,
     GROUPED,
+    LONG,
+    LONG_TWO,
     MODELS,
     OURS,
     PADDED,
@@ -43,7 +46,7 @@ def compare(
     data = in_own_process(write_tokens, scratch / "tokens")
     names = [PADDED, GROUPED, OURS]
     if places() > 1:
-        names += [TWO] if device() == "cuda" else [TWO, APART]
+        names += [TWO, LONG, LONG_TWO] + ([] if device() == "cuda" else [APART])
     turns: dict[str, list[Turn]] = {model: [] for model in models}
     for number in range(1, rounds + 1):
         for model in models:
@@ -73,11 +76,11 @@ def _rows(model: str, turns: list[Turn], peaks: dict[str, float]) -> list[dict[s
     flops = in_own_process(_flops, model)
     rows = []
     for name in turns[0]:
-        both = name in (TWO, APART)
+        both, alone = name in BASE, name in (OURS, LONG)
         key = "wall" if both else clock
         rates = [turn[name][key] for turn in turns]
         ratios = [
-            turn[name][key] / turn[OURS][key] if both else turn[OURS][key] / turn[name][key]
+            turn[name][key] / turn[BASE[name]][key] if both else turn[OURS][key] / turn[name][key]
             for turn in turns
         ]
         share = median(rates) * flops / (peaks[our_config(model).precision] * 1e9)
@@ -87,10 +90,10 @@ def _rows(model: str, turns: list[Turn], peaks: dict[str, float]) -> list[dict[s
                 "contender": name,
                 "tokens/s": spread([turn[name]["wall"] for turn in turns], ",.0f"),
                 "tokens/CPU-s": "-" if both else spread([t[name]["cpu"] for t in turns], ",.0f"),
-                "ours / it": "" if both or name == OURS else spread(ratios, ".2f"),
+                "ours / it": "" if both or alone else spread(ratios, ".2f"),
                 "two / one": spread(ratios, ".2f") if both else "",
-                "of the peak": f"{share:.0%}" if name == OURS else "",
-                "waits": f"{median(t[name]['waited'] for t in turns):.2%}" if name == OURS else "",
+                "of the peak": f"{share:.0%}" if alone else "",
+                "waits": f"{median(t[name]['waited'] for t in turns):.2%}" if alone else "",
                 "peak MB": f"{max(turn[name]['peak_mb'] for turn in turns):,.0f}",
             }
         )

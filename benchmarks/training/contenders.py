@@ -24,11 +24,16 @@ MODELS = {
     "llama 4 x 128": ("llama", "tiny"),
 }
 OURS, TWO, APART = "ours", "ours, 2 processes", "ours, twice apart"
+LONG, LONG_TWO = "ours, long steps", "ours, long steps, 2 processes"
+BASE = {TWO: OURS, APART: OURS, LONG_TWO: LONG}
+"""What two processes are held against."""
+AS_LONG = 4
+"""Of how many batches a long step is: about 12,000 tokens."""
 PADDED, GROUPED = "trainer padded", "trainer by length"
-WARMUP = {PADDED: 2, GROUPED: 2, OURS: 2, TWO: 10, APART: 2}
+WARMUP = {PADDED: 2, GROUPED: 2, OURS: 2, TWO: 10, APART: 2, LONG: 2, LONG_TWO: 10}
 """The same for all, but for two processes: their shares of a step come in more sizes, for each of which
 kernels are compiled once."""
-STEPS = {PADDED: 2, GROUPED: 5, OURS: 10, TWO: 20, APART: 20}
+STEPS = {PADDED: 2, GROUPED: 5, OURS: 10, TWO: 20, APART: 20, LONG: 6, LONG_TWO: 10}
 """On a CPU, behind the warmup. Trainer's batches grouped by length are as many shares of one group."""
 
 
@@ -74,8 +79,8 @@ class Laps:
         }
 
 
-def our_config(model: str) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
-    """The same model and precision as Trainer has, and as many real tokens a step as it on average."""
+def our_config(model: str, batches: int = 1) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
+    """The same model and precision as Trainer has, and as many real tokens a step as so many batches of it."""
     from ehr_models.precision import resolve_precision
     from ehr_tracking.config import load_config
     from ehr_train.config import TrainConfig
@@ -83,7 +88,7 @@ def our_config(model: str) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
     kind, size = MODELS[model]
     overrides = [
         f"model.kind={kind}", f"model.size={size}", "model.dropout=0", "model.attention_dropout=0",
-        f"data.context={CONTEXT}", f"data.batch_tokens={mean_tokens()}", "data.micro_tokens=8192",
+        f"data.context={CONTEXT}", f"data.batch_tokens={batches * mean_tokens()}", "data.micro_tokens=8192",
         "optim.lr=1e-4", "optim.epochs=50", f"precision={resolve_precision('auto', device())}",
     ]  # fmt: skip
     return load_config(TrainConfig, None, overrides)
@@ -100,19 +105,20 @@ def measure(contender: str, model: str, data: Path, number: int, steps: int) -> 
         steps: Behind the warmup.
     """
     print(f"... {number}: {model}, {contender}")
-    if contender == TWO:
-        return two(model, data, number, steps)
+    long = AS_LONG if contender in (LONG, LONG_TWO) else 1
+    if contender in (TWO, LONG_TWO):
+        return two(our_config(model, long), data, number, WARMUP[contender], steps)
     if contender == APART:
         return apart(model, data, number, steps)
     laps = Laps()
-    if contender == OURS:
-        ours(model, data, number, WARMUP[OURS] + steps, laps)
+    if contender in (OURS, LONG):
+        ours(our_config(model, long), data, number, WARMUP[contender] + steps, laps)
     else:
         trainer(model, number, steps, laps, grouped=contender == GROUPED)
     return laps.figures(WARMUP[contender])
 
 
-def ours(model: str, data: Path, number: int, steps: int, laps: Laps) -> None:
+def ours(config: Any, data: Path, number: int, steps: int, laps: Laps) -> None:  # noqa: ANN401 -- TrainConfig
     """The trainer's own steps, one process."""
     from ehr_train.data.loader import Ahead
     from ehr_train.data.sampler import Position
@@ -123,7 +129,6 @@ def ours(model: str, data: Path, number: int, steps: int, laps: Laps) -> None:
 
     out = Path(tempfile.mkdtemp(dir=data.parent))
     job = Job(tokens=data, out=out, init=None, labels=None, device=device(), steps=steps)
-    config = our_config(model)
     write_start(out, config, job.resolved(None)[1], device())
     keep_freed_memory()
     learner = Trainer(job)
@@ -135,16 +140,21 @@ def ours(model: str, data: Path, number: int, steps: int, laps: Laps) -> None:
             laps.mark(tokens, waited)
 
 
-def two(model: str, data: Path, number: int, steps: int) -> dict[str, float]:
+def two(
+    config: Any,  # noqa: ANN401 -- TrainConfig
+    data: Path,
+    number: int,
+    warmup: int,
+    steps: int,
+) -> dict[str, float]:
     """The whole command on two processes of one thread each; its own log has the times."""
     from ehr_tracking.runs import read_log
     from ehr_train.config import OptimConfig
     from ehr_train.run import train
 
-    config = our_config(model)
-    config = replace(config, seed=number, optim=OptimConfig(lr=1e-4, steps=WARMUP[TWO] + steps + 1))
+    config = replace(config, seed=number, optim=OptimConfig(lr=1e-4, steps=warmup + steps + 1))
     run = train(data, Path(tempfile.mkdtemp(dir=data.parent)) / "two", config, nproc=2)
-    laps = read_log(run / "timings.jsonl")[WARMUP[TWO] : -1]  # the last one saves a checkpoint
+    laps = read_log(run / "timings.jsonl")[warmup:-1]  # the last one saves a checkpoint
     seconds = sum(lap["seconds"] for lap in laps)
     tokens = sum(lap["seconds"] * lap["tokens_per_second"] for lap in laps)
     peak = max(lap["memory_mb"] for lap in laps)
