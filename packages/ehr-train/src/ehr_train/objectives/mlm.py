@@ -1,5 +1,6 @@
 """Masked tokens."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -113,7 +114,7 @@ def mask_tokens(
     rows = np.sort(ordinary[order[rank < np.repeat(n, counts)]])
 
     kind = np.broadcast_to(draws.uniform(*key, _KIND), ids.shape)[rows]
-    words = np.flatnonzero(objective.ordinary(np.arange(vocab_size)))
+    words = _ordinary_below(objective, vocab_size)
     other = np.broadcast_to(draws.below(len(words), *key, _REPLACEMENT), ids.shape)[rows]
     shown = ids.copy()
     shown[rows] = np.where(
@@ -122,3 +123,8 @@ def mask_tokens(
         np.where(kind < objective.replaced + objective.random, words[other], ids[rows]),
     )
     return rows, shown
+
+
+@lru_cache(maxsize=8)
+def _ordinary_below(objective: MLM, vocab_size: int) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(objective.ordinary(np.arange(vocab_size)))
