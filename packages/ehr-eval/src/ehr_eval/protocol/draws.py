@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from ehr_eval.judge.metrics.ranked import Floats
 from ehr_eval.protocol.cell import Setting
@@ -40,7 +40,7 @@ def write_draws(directory: Path, evaluation: Evaluation) -> None:
         path = directory / DRAWS / f"{evaluation.task}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in found.items()}
-        path.write_bytes(save(tensors))  # `save_file` leaves it to its owner alone
+        save_file(tensors, path)
 
 
 def read_draws(path: Path, metric: str) -> dict[Setting, Floats]:
