@@ -14,7 +14,7 @@ from ehr_eval.frames import KEY, PRODUCER
 from ehr_eval.predictions import LABEL
 from ehr_eval.tasks.label_tasks import read_labels
 from ehr_tracking.arrow.label_files import label_source
-from ehr_tracking.arrow.splits import read_splits
+from ehr_tracking.arrow.splits import Splits, read_splits
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import HELD_OUT, MEDS, PREDICTIONS, SPLITS, TUNING, ContractError
 from ehr_tracking.errors import UserError
@@ -73,6 +73,7 @@ def adopt(
     paths, labels, out = [Path(file) for file in files], Path(labels), Path(out)
     meds = None if meds is None else Path(meds)
     tables = read_labels(labels, config.labels)
+    splits = None if meds is None else read_splits(meds)
     read = [*paths, labels, *([meds] if meds else [])]
     with new_artifact(out, PREDICTIONS, overwrite=overwrite, inputs=read) as partial:
         told: dict[str, list[pl.DataFrame]] = {}
@@ -88,7 +89,7 @@ def adopt(
                 )
             rows = pl.concat(told[name])
             refuse_twice(rows, paths[0], name)
-            answer, labelled = _judged(rows, tables[name], name, labels, meds)
+            answer, labelled = _judged(rows, tables[name], name, labels, splits)
             written |= write_parts(partial, name, answer)
             held_out, tuning = len(answer.table), len(answer.tuning or ())
             counts = {"rows": held_out, "tuning": tuning, "labelled": labelled}
@@ -125,10 +126,10 @@ def _by_task(
 
 
 def _judged(
-    rows: pl.DataFrame, labels: pl.DataFrame, task: str, where: Path, meds: Path | None
+    rows: pl.DataFrame, labels: pl.DataFrame, task: str, where: Path, splits: Splits | None
 ) -> tuple[Answer, int]:
     """What is said of the held-out labels and of the tuning labels, in their order; and how many are held out."""
-    told, known = _split(rows, meds), _split(labels, meds)
+    told, known = _split(rows, splits), _split(labels, splits)
     ours, held_out = told.filter(split=HELD_OUT), known.filter(split=HELD_OUT)
     alien = ours.join(held_out, on=KEY, how="anti", maintain_order="left")
     if alien.height:
@@ -146,11 +147,11 @@ def _judged(
     return Answer(table, tuning=tuning if len(tuning) == beside.height else None), held_out.height
 
 
-def _split(rows: pl.DataFrame, meds: Path | None) -> pl.DataFrame:
+def _split(rows: pl.DataFrame, splits: Splits | None) -> pl.DataFrame:
     """With `split`: as the data set has it; without one, all are held out."""
-    if meds is None:
+    if splits is None:
         return rows.with_columns(split=pl.lit(HELD_OUT))
-    number = read_splits(meds, seed=0).of_everyone(rows["subject_id"].to_numpy())
+    number = splits.of_everyone(rows["subject_id"].to_numpy())
     return rows.with_columns(split=pl.Series([SPLITS[n] for n in number.tolist()], dtype=pl.String))
 
 
