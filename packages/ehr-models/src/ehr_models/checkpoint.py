@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ehr_models import __version__
 from ehr_models.adapters.files import find_base, read_adapter, write_adapter
@@ -57,12 +57,11 @@ POOLED_CLASSES = {
 """What transformers calls a model with a pooled head, and one with that beside the head over tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedCheckpoint:
-    """A model and where it came from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedCheckpoint:
+    """What a checkpoint says of itself: all but the weights."""
 
-    model: PreTrainedModel
-    """In evaluation mode, with packed attention."""
+    config: PreTrainedConfig
     kind: Kind
     head: HeadName
     """Over tokens, over pooled states, or both."""
@@ -75,6 +74,14 @@ class LoadedCheckpoint:
     manifest: Manifest
     source: Source
     """To be named as an input of what is made from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedCheckpoint(OpenedCheckpoint):
+    """A model and where it came from."""
+
+    model: PreTrainedModel
+    """In evaluation mode, with packed attention."""
 
 
 def save_checkpoint(  # noqa: PLR0913 -- the identity card of an artifact
@@ -138,6 +145,20 @@ def _write_model(
         (directory / name).write_text(text, encoding="utf-8")
 
 
+def open_checkpoint(path: PathLike) -> OpenedCheckpoint:
+    """What there is to know of a checkpoint, or of an adapter, before its weights are read.
+
+    Args:
+        path: A run (its best checkpoint, else its latest) or a checkpoint.
+
+    Raises:
+        ContractError: As `load_checkpoint`.
+    """
+    with reading(path) as directory:
+        contract = ADAPTER if load_manifest(directory).contract == ADAPTER.tag else CHECKPOINT
+        return _opened(directory, contract, None)
+
+
 def load_checkpoint(
     path: PathLike, *, head: HeadName | None = None, base: PathLike | None = None
 ) -> LoadedCheckpoint:
@@ -178,12 +199,11 @@ def load_adapter(path: PathLike, *, base: PathLike | None = None) -> LoadedCheck
 def _load_adapter(
     directory: Path, head: HeadName | None, base: PathLike | None, *, rounded: bool
 ) -> LoadedCheckpoint:
-    manifest, kind, found = _opened(directory, ADAPTER, head)
-    with reading(find_base(directory, manifest, base)) as below:
+    opened = _opened(directory, ADAPTER, head)
+    with reading(find_base(directory, opened.manifest, base)) as below:
         weights = _load(below, None).model.state_dict()
-    config = AutoConfig.from_pretrained(directory)
-    model: PreTrainedModel = model_class(kind, found, config)._from_config(
-        config, attn_implementation=attention_of(kind)
+    model: PreTrainedModel = _class_of(opened)._from_config(
+        opened.config, attn_implementation=attention_of(opened.kind)
     )
     own = model.state_dict()
     shared = {n: w for n, w in weights.items() if n in own and w.shape == own[n].shape}
@@ -191,26 +211,29 @@ def _load_adapter(
     missing = own.keys() - shared.keys() - read_adapter(directory, model, rounded=rounded)
     if missing:
         raise ContractError(f"{directory} and its base lack {', '.join(sorted(missing)[:3])}")
-    return _loaded(directory, manifest, model, kind, found)
+    return _loaded(opened, model)
 
 
 def _load(directory: Path, head: HeadName | None) -> LoadedCheckpoint:
-    manifest, kind, found = _opened(directory, CHECKPOINT, head)
-    config = AutoConfig.from_pretrained(directory)
-    cls = model_class(kind, found, config)
+    opened = _opened(directory, CHECKPOINT, head)
     with quiet():
-        model = cls.from_pretrained(
-            directory, config=config, dtype=torch.float32, attn_implementation=attention_of(kind)
+        model = _class_of(opened).from_pretrained(
+            directory,
+            config=opened.config,
+            dtype=torch.float32,
+            attn_implementation=attention_of(opened.kind),
         )
     for parameter in model.parameters():
         # out of the memory-mapped file: its alignment can change the last bit of a product
         parameter.data = parameter.data.clone()
-    return _loaded(directory, manifest, model, kind, found)
+    return _loaded(opened, model)
 
 
-def _opened(
-    directory: Path, contract: Contract, head: HeadName | None
-) -> tuple[Manifest, Kind, HeadName]:
+def _class_of(opened: OpenedCheckpoint) -> type[PreTrainedModel]:
+    return model_class(opened.kind, opened.head, opened.config)
+
+
+def _opened(directory: Path, contract: Contract, head: HeadName | None) -> OpenedCheckpoint:
     """A checkpoint whose files are as they were sealed, and what it holds."""
     manifest = read_manifest(directory, contract, reader=f"ehr-models {__version__}")
     for name in manifest.files:
@@ -221,22 +244,22 @@ def _opened(
         raise ContractError(
             f"{directory} holds a model with {_named(found)}, not with {_named(head)}"
         )
-    return manifest, kind, found
-
-
-def _loaded(
-    directory: Path, manifest: Manifest, model: PreTrainedModel, kind: Kind, head: HeadName
-) -> LoadedCheckpoint:
-    return LoadedCheckpoint(
-        model=model.eval(),
+    config = AutoConfig.from_pretrained(directory)
+    return OpenedCheckpoint(
+        config=config,
         kind=kind,
-        head=head,
-        vocab_size=model.config.true_vocab_size,
+        head=found,
+        vocab_size=config.true_vocab_size,
         vocab_sha256=manifest.files["vocab.parquet"].sha256,
         directory=directory,
         manifest=manifest,
         source=source(directory),
     )
+
+
+def _loaded(opened: OpenedCheckpoint, model: PreTrainedModel) -> LoadedCheckpoint:
+    about = {field.name: getattr(opened, field.name) for field in fields(opened)}
+    return LoadedCheckpoint(**about, model=model.eval())
 
 
 def _named(head: HeadName) -> str:
@@ -269,7 +292,7 @@ def _which(path: Path) -> tuple[Kind, HeadName]:
     return kind, classes[name]
 
 
-def require_same_vocabulary(checkpoint: LoadedCheckpoint, tokens: TokenSet) -> None:
+def require_same_vocabulary(checkpoint: OpenedCheckpoint, tokens: TokenSet) -> None:
     """Raise unless a token id means the same to both.
 
     Raises:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ehr_eval.features.config import FeaturesConfig
 from ehr_eval.features.passes import Passes, batches, plan
 from ehr_eval.features.pool import combined, filled, pool_rows, poolings
-from ehr_models.checkpoint import LoadedCheckpoint
+from ehr_models.checkpoint import LoadedCheckpoint, OpenedCheckpoint
 from ehr_models.data.batch import Batch, pack
 from ehr_models.data.cutoff import visible_tokens
 from ehr_models.data.tokens import Tokens
@@ -187,13 +187,13 @@ def reading_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(cores)  # what a thread sets is also what later threads begin with
 
 
-def context_of(checkpoint: LoadedCheckpoint, asked: int | None) -> int:
+def context_of(checkpoint: OpenedCheckpoint, asked: int | None) -> int:
     """Most tokens that a model is shown: as asked, else as in its training, which saw no positions beyond.
 
     Raises:
         ConfigError: If it is more than the model can take.
     """
-    limit = int(checkpoint.model.config.max_position_embeddings)
+    limit = int(checkpoint.config.max_position_embeddings)
     if asked is not None and asked > limit:
         raise ConfigError(f"context = {asked}: the model takes at most {limit} tokens")
     data = checkpoint.manifest.config.get("data")

@@ -17,11 +17,15 @@ from ehr_eval.perplexity.measure import Curve, Losses, by_position, losses
 from ehr_eval.protocol.shown import lineage
 from ehr_eval.protocol.tables import write_rows
 from ehr_eval.workers import run_key
-from ehr_models.checkpoint import LoadedCheckpoint, load_checkpoint, require_same_vocabulary
+from ehr_models.checkpoint import (
+    OpenedCheckpoint,
+    load_checkpoint,
+    open_checkpoint,
+    require_same_vocabulary,
+)
 from ehr_models.data.store import open_split
 from ehr_models.data.tokens import Tokens, TokenSet, open_tokens
 from ehr_models.precision import resolve_precision
-from ehr_tracking.checkpoints import resolve
 from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import PERPLEXITY
 from ehr_tracking.errors import UserError
@@ -94,17 +98,17 @@ def run_perplexity(
     refuse_existing(out, PERPLEXITY, overwrite=overwrite, inputs=read)
     token_set = open_tokens(tokens)
     records = open_split(token_set, config.split)
-    given = {name: resolve(path) for name, path in checkpoints.items()}
     # whatever is wrong with one is said before any is read
-    about = {name: _about(path, token_set, config.context) for name, path in given.items()}
-    inputs = {"tokens": source(tokens)} | {f"checkpoint.{n}": s for n, (s, _) in about.items()}
-    contexts = {name: context for name, (_, context) in about.items()}
+    given = {name: _causal(Path(path), token_set) for name, path in checkpoints.items()}
+    contexts = {name: context_of(opened, config.context) for name, opened in given.items()}
+    inputs = {"tokens": source(tokens)}
+    inputs |= {f"checkpoint.{name}": opened.source for name, opened in given.items()}
     resolved = {**to_dict(config), "context": contexts}
     key = run_key({**resolved, "device": device}, inputs)
     with new_artifact(out, PERPLEXITY, overwrite=overwrite, inputs=read, key=key) as partial:
         parts, found = parts_of(partial), []
-        for name, path in given.items():
-            told = _losses(path, token_set, records, config, contexts[name], device, parts / name)
+        for name, opened in given.items():
+            told = _losses(opened, records, config, contexts[name], device, parts / name)
             if not len(told.loss):
                 raise UserError(f"{tokens}: no token of split {config.split} can be asked for")
             curve = by_position(told, least=config.least_subjects, smooth=config.smooth)
@@ -128,33 +132,26 @@ def run_perplexity(
     return [measured.overall() for measured in found]
 
 
-def _about(path: Path, tokens: TokenSet, context: int | None) -> tuple[Source, int]:
-    """What a checkpoint is, and the tokens that it is shown at once."""
-    loaded = _causal(path, tokens)
-    return loaded.source, context_of(loaded, context)
-
-
-def _causal(path: Path, tokens: TokenSet) -> LoadedCheckpoint:
-    loaded = load_checkpoint(path)
-    if loaded.kind.sees != "past" or loaded.head == "pooled":
+def _causal(path: Path, tokens: TokenSet) -> OpenedCheckpoint:
+    opened = open_checkpoint(path)
+    if opened.kind.sees != "past" or opened.head == "pooled":
         raise UserError(
-            f"{path} does not foretell the next token (kind {loaded.kind.name}, head {loaded.head}): "
+            f"{path} does not foretell the next token (kind {opened.kind.name}, head {opened.head}): "
             "perplexity by position needs a causal model pretrained with objective clm"
         )
-    require_same_vocabulary(loaded, tokens)
-    return loaded
+    require_same_vocabulary(opened, tokens)
+    return opened
 
 
 def _losses(
-    path: Path,
-    tokens: TokenSet,
+    opened: OpenedCheckpoint,
     records: Tokens,
     config: PerplexityConfig,
     context: int,
     device: str,
     parts: Path,
 ) -> Losses:
-    model, placed = on_device(_causal(path, tokens).model, device)
+    model, placed = on_device(load_checkpoint(opened.directory).model, device)
     told = losses(
         model,
         records,
@@ -166,7 +163,7 @@ def _losses(
         parts=parts,
     )
     if not np.isfinite(told.loss).all():
-        raise UserError(f"{path}: the model gives losses that are no numbers")
+        raise UserError(f"{opened.directory}: the model gives losses that are no numbers")
     return told
 
 
