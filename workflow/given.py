@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,31 @@ def as_given(config: Any) -> dict[str, Any]:  # noqa: ANN401 -- the config of an
     return _plain(config, lambda path: str(path.absolute()))
 
 
-def by_content(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The same with each path that it declares replaced by a number of what lies there.
-
-    Raises:
-        ConfigError: Where nothing does.
-    """
-    return _plain(config, content)
-
-
 def word_of(word: str) -> str:
     """A word of a command, absolute where it names a file."""
     return str(Path(word).absolute()) if Path(word).is_file() else word
 
 
-def content_of(word: str) -> str:
-    """What a word of a command says: what is in the file, where it names one."""
-    return content(Path(word)) if Path(word).is_file() else word
+class Contents:
+    """What files hold, each looked into once: many parts of a graph are given the same."""
+
+    def __init__(self) -> None:
+        self._of = cache(_content)
+
+    def config(self, config: Any) -> dict[str, Any]:  # noqa: ANN401 -- the config of any command
+        """As `as_given`, each path replaced by a number of what lies there.
+
+        Raises:
+            ConfigError: Where nothing does.
+        """
+        return _plain(config, self._of)
+
+    def word(self, word: str) -> str:
+        """What a word of a command says: what is in the file, where it names one."""
+        return self._of(Path(word)) if Path(word).is_file() else word
 
 
-def content(path: Path) -> str:
+def _content(path: Path) -> str:
     """SHA-256 of a file, or of all below a directory by relative path and content.
 
     Raises:

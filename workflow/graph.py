@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from workflow.config import COUNTS, Stage
-from workflow.given import as_given, by_content, content_of, word_of
+from workflow.given import Contents, as_given, word_of
 from workflow.loaded import Loaded
 from workflow.names import called, link
 from workflow.nodes import Node, key_of
@@ -44,6 +44,7 @@ class _Builder:
     def __init__(self, loaded: Loaded, raw: Mapping[str, str], without: set[str]) -> None:
         self.all, self.config = loaded, loaded.config
         self.raw, self.without = raw, without
+        self.contents = Contents()
         self.graph: Graph = {}
         self.labels: dict[str, Node] = {}
 
@@ -72,13 +73,21 @@ class _Builder:
             processes: That its command is told to make.
         """
         nodes = [one for one in roles.values() if isinstance(one, Node)]
-        keys = [one.key if isinstance(one, Node) else content_of(one) for one in roles.values()]
+        keys = [
+            one.key if isinstance(one, Node) else self.contents.word(one) for one in roles.values()
+        ]
         given = [word for role, one in roles.items() for word in _option(role, one)]
         own = () if config is None else ("-c", "{config}")
         node = Node(
             stage=stage,
             name=name,
-            key=key_of(stage, {} if config is None else by_content(config), keys, words, *roles),
+            key=key_of(
+                stage,
+                {} if config is None else self.contents.config(config),
+                keys,
+                words,
+                *roles,
+            ),
             words=(*words.split(), *given, *own, "--out", "{out}"),
             config={} if config is None else as_given(config),
             inputs=tuple(dict.fromkeys(one.id for one in nodes if one.words)),
@@ -227,8 +236,7 @@ class _Builder:
             return None
         predictions = self.predictions(data)
         roles: dict[str, Node | str] = {"--labels": self.labels[data]}
-        roles |= {f"--features {name}=": node for name, node in features.items()}
-        roles |= {f"--predictions {name}=": node for name, node in predictions.items()}
+        roles |= _named("--features", features) | _named("--predictions", predictions)
         spec = self.config.data[data]
         if spec.synth is not None and spec.synth.risks:
             roles["--risks /risks"] = self.meds(data)
@@ -256,23 +264,21 @@ class _Builder:
         if self.all.audit is None:
             return None
         roles = {"--meds": self.meds(data), "--labels": self.labels[data], "--results": results}
-        roles |= {f"--features {name}=": node for name, node in self.features(data).items()}
-        roles |= {f"--predictions {n}=": node for n, node in self.predictions(data).items()}
+        roles |= _named("--features", self.features(data))
+        roles |= _named("--predictions", self.predictions(data))
         return self.add(
             "audit", data, self.all.audit, "ehr-eval audit", roles, shown=self.link("audit", data)
         )
 
     def add_page(self, results: Mapping[str, Node], audits: Mapping[str, Node]) -> Node:
         """The page and the tables."""
-        roles = {f"--results {data}=": node for data, node in results.items()}
-        roles |= {f"--run {tag}=": run for tag, (_, run) in self.runs().items()}
+        roles = _named("--results", results) | self.runs_of_models()
         trained_on = self.config.trained_on
         of_models = {n: node for n, node in self.features(trained_on).items() if n != COUNTS}
-        roles |= {f"--features {name}=": node for name, node in of_models.items()}
-        without_labels = self.predictions(trained_on)
-        roles |= {f"--predictions {name}=": node for name, node in without_labels.items()}
-        schemes = {scheme for scheme, _ in self.runs().values()}
-        roles |= {f"--tokens {s}=": self.tokens(trained_on, s) for s in sorted(schemes)}
+        roles |= _named("--features", of_models)
+        roles |= _named("--predictions", self.predictions(trained_on))
+        schemes = sorted({scheme for scheme, _ in self.runs().values()})
+        roles |= _named("--tokens", {s: self.tokens(trained_on, s) for s in schemes})
         roles |= {f"--labels ={data}": self.labels[data] for data in results}
         roles |= {f"--audit ={data}": audit for data, audit in audits.items()}
         return self.add(
@@ -281,15 +287,24 @@ class _Builder:
 
     def add_scaling(self, results: Mapping[str, Node]) -> None:
         """The study of scaling, where it is asked for and a model is left."""
-        runs = {f"--run {tag}=": run for tag, (_, run) in self.runs().items()}
+        runs = self.runs_of_models()
         if self.all.scaling is not None and runs:
-            roles = {f"--results {data}=": node for data, node in results.items()} | runs
+            roles = _named("--results", results) | runs
             words = "ehr-eval scaling"
             self.add("scaling", "scaling", self.all.scaling, words, roles, shown="scaling")
+
+    def runs_of_models(self) -> dict[str, Node]:
+        """Every run, as an option."""
+        return _named("--run", {name: run for name, (_, run) in self.runs().items()})
 
     def link(self, folder: str, data: str, *parts: tuple[str, Collection[str]]) -> str:
         """Where an artifact of a data set is found below OUT."""
         return link(folder, (data, self.config.data), *parts)
+
+
+def _named(option: str, nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The roles of inputs that a command is given as NAME=PATH."""
+    return {f"{option} {name}=": node for name, node in nodes.items()}
 
 
 def _option(role: str, one: Node | str) -> list[str]:

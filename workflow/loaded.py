@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ehr_eval.audit.config import AuditConfig
 from ehr_eval.counts.config import CountsConfig
 from ehr_eval.features.config import FeaturesConfig
@@ -97,8 +95,3 @@ def _recipe(config: CompareConfig, name: str) -> TrainConfig:
         return given.load(TrainConfig, seed=spec.seeds[0])
     except ConfigError as e:
         raise ConfigError(f"models.{name}: {e}") from None
-
-
-def as_yaml(tree: dict[str, Any]) -> str:
-    """A resolved config as the file that a command is given."""
-    return yaml.safe_dump(tree, sort_keys=False)
