@@ -239,12 +239,11 @@ def _opened(directory: Path, contract: Contract, head: HeadName | None) -> Opene
     for name in manifest.files:
         if not name.startswith(f"{TRAINING_STATE}/"):
             check_file(directory, manifest, name)
-    kind, found = _which(directory / "config.json")
+    kind, found, config = _which(directory / "config.json")
     if head is not None and head != found:
         raise ContractError(
             f"{directory} holds a model with {_named(found)}, not with {_named(head)}"
         )
-    config = AutoConfig.from_pretrained(directory)
     return OpenedCheckpoint(
         config=config,
         kind=kind,
@@ -266,30 +265,30 @@ def _named(head: HeadName) -> str:
     return "both heads" if head == "both" else f"a {head} head"
 
 
-def _which(path: Path) -> tuple[Kind, HeadName]:
-    """The kind and the head that a config.json names.
+def _which(path: Path) -> tuple[Kind, HeadName, PreTrainedConfig]:
+    """The kind and the head that a config.json names, and that configuration.
 
     Raises:
         ContractError: If it is none of the zoo.
     """
-    config = json.loads(path.read_bytes())
-    kind, name = KINDS.get(config.get("model_type")), (config.get("architectures") or [""])[0]
-    if FIELD in config:
-        kind = told(config[FIELD])
-        require_code(path.parent, config)
+    tree = json.loads(path.read_bytes())
+    kind, name = KINDS.get(tree.get("model_type")), (tree.get("architectures") or [""])[0]
+    if FIELD in tree:
+        kind = told(tree[FIELD])
+        require_code(path.parent, tree)
     if kind is None:
         raise ContractError(
-            f"{path}: model_type {config.get('model_type')!r} is no kind of the zoo: "
+            f"{path}: model_type {tree.get('model_type')!r} is no kind of the zoo: "
             f"{', '.join(KINDS)}"
         )
     torch_half(kind)  # so that its configuration is known
-    of = AutoConfig.from_pretrained(path.parent)
-    classes = {model_class(kind, head, of).__name__: head for head in kind.heads}
+    config = AutoConfig.from_pretrained(path.parent)
+    classes = {model_class(kind, head, config).__name__: head for head in kind.heads}
     if name not in classes:
         raise ContractError(
             f"{path}: architecture {name!r} is none of kind {kind.name}: {', '.join(classes)}"
         )
-    return kind, classes[name]
+    return kind, classes[name], config
 
 
 def require_same_vocabulary(checkpoint: OpenedCheckpoint, tokens: TokenSet) -> None:
