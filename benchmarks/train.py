@@ -37,6 +37,8 @@ import tempfile
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # NumPy and torch read it when they are loaded
+# else to ask whether there is a GPU would keep forks from using it
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 
 def main() -> None:

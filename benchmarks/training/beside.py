@@ -22,6 +22,7 @@ from contenders import (
     measure,
     our_config,
     places,
+    scale,
 )
 from records import VOCABULARY, write_tokens
 
@@ -43,7 +44,7 @@ def compare(
     Returns:
         Rows of a table, all turns, and the seconds to the first step of the command.
     """
-    data = in_own_process(write_tokens, scratch / "tokens")
+    data = in_own_process(write_tokens, scratch / "tokens", scale())
     names = [PADDED, GROUPED, OURS]
     if places() > 1:
         names += [TWO, LONG, LONG_TWO] + ([] if device() == "cuda" else [APART])
@@ -66,8 +67,7 @@ def compare(
 
 
 def _steps(contender: str, quick: bool) -> int:
-    more = 10 if device() == "cuda" else 1
-    return max(1, STEPS[contender] * more // (2 if quick else 1))
+    return max(1, STEPS[contender] // (2 if quick else 1))
 
 
 def _rows(model: str, turns: list[Turn], peaks: dict[str, float]) -> list[dict[str, str]]:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from records import BATCH, CONTEXT, VOCABULARY, batches, mean_tokens
+from records import CONTEXT, SCALES, VOCABULARY, Scale, batches, mean_tokens
 
 MODELS = {
     "gpt2 4 x 128": ("gpt2", "tiny"),
@@ -53,30 +54,42 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Laps:
-    """Time and real tokens of the steps after the warmup."""
+def scale() -> Scale:
+    """How much there is to do on it."""
+    return SCALES[device()]
 
-    def __init__(self) -> None:
+
+class Laps:
+    """Time and real tokens of the steps after the warmup; a GPU is waited for at its end and at the last."""
+
+    def __init__(self, warmup: int, steps: int) -> None:
+        self.warmup, self.steps = warmup, steps
         self.marks: list[tuple[float, ...]] = []
 
     def mark(self, tokens: int, waited: float = 0.0) -> None:
         """A step ended; `tokens` were trained on, and `waited` seconds were, since the start."""
-        if device() == "cuda":
+        if device() == "cuda" and len(self.marks) + 1 in (self.warmup, self.warmup + self.steps):
             torch.cuda.synchronize()
         self.marks.append((tokens, time.perf_counter(), time.process_time(), waited))
 
-    def figures(self, warmup: int) -> dict[str, float]:
-        """From the end of so many steps to the end."""
-        tokens, wall, cpu, waited = (
-            b - a for a, b in zip(self.marks[warmup - 1], self.marks[-1], strict=True)
-        )
+    def figures(self) -> dict[str, float]:
+        """Of the steps behind the warmup."""
+        begin, end = self.marks[self.warmup - 1], self.marks[-1]
+        tokens, wall, cpu, waited = (b - a for a, b in zip(begin, end, strict=True))
         return {
             "tokens": tokens,
             "wall": tokens / wall,
             "cpu": tokens / cpu,
             "waited": waited / wall,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": _peak_mb(),
         }
+
+
+def _peak_mb() -> float:
+    """Of the GPU, or of this process."""
+    if device() == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def our_config(model: str, batches: int = 1) -> Any:  # noqa: ANN401 -- TrainConfig, imported late
@@ -86,10 +99,11 @@ def our_config(model: str, batches: int = 1) -> Any:  # noqa: ANN401 -- TrainCon
     from ehr_train.config import TrainConfig
 
     kind, size = MODELS[model]
+    on_gpu = device() == "cuda"
     overrides = [
         f"model.kind={kind}", f"model.size={size}", "model.dropout=0", "model.attention_dropout=0",
-        f"data.context={CONTEXT}", f"data.batch_tokens={batches * mean_tokens()}", "data.micro_tokens=8192",
-        "optim.lr=1e-4", "optim.epochs=50", f"precision={resolve_precision('auto', device())}",
+        f"data.context={CONTEXT}", f"data.batch_tokens={batches * mean_tokens(scale())}", f"data.micro_tokens={65536 if on_gpu else 8192}",
+        f"compile={str(on_gpu).lower()}", "optim.lr=1e-4", "optim.epochs=50", f"precision={resolve_precision('auto', device())}",
     ]  # fmt: skip
     return load_config(TrainConfig, None, overrides)
 
@@ -110,16 +124,17 @@ def measure(contender: str, model: str, data: Path, number: int, steps: int) -> 
         return two(our_config(model, long), data, number, WARMUP[contender], steps)
     if contender == APART:
         return apart(model, data, number, steps)
-    laps = Laps()
+    laps = Laps(steps if device() == "cuda" else WARMUP[contender], steps)
     if contender in (OURS, LONG):
-        ours(our_config(model, long), data, number, WARMUP[contender] + steps, laps)
+        ours(our_config(model, long), data, number, laps)
     else:
-        trainer(model, number, steps, laps, grouped=contender == GROUPED)
-    return laps.figures(WARMUP[contender])
+        trainer(model, number, laps, grouped=contender == GROUPED)
+    return laps.figures()
 
 
-def ours(config: Any, data: Path, number: int, steps: int, laps: Laps) -> None:  # noqa: ANN401 -- TrainConfig
+def ours(config: Any, data: Path, number: int, laps: Laps) -> None:  # noqa: ANN401 -- TrainConfig
     """The trainer's own steps, one process."""
+    steps = laps.warmup + laps.steps
     from ehr_train.data.loader import Ahead
     from ehr_train.data.sampler import Position
     from ehr_train.job import Job
@@ -133,7 +148,10 @@ def ours(config: Any, data: Path, number: int, steps: int, laps: Laps) -> None: 
     keep_freed_memory()
     learner = Trainer(job)
     tokens, waited = 0, 0.0
-    with Ahead(learner.prepared(Position(epoch=number)), config.data.ahead) as ready:
+    order = learner.prepared(Position(epoch=number))
+    if device() == "cuda":  # all sizes are known, as Trainer's are
+        order = chain(islice(order, laps.warmup), learner.prepared(Position(epoch=number)))
+    with Ahead(order, config.data.ahead) as ready:
         for _, prepared in zip(range(steps), ready, strict=False):
             waited += ready.waited
             tokens += learner.step(prepared).tokens
@@ -172,17 +190,18 @@ def apart(model: str, data: Path, number: int, steps: int) -> dict[str, float]:
     }
 
 
-def trainer(model: str, number: int, steps: int, laps: Laps, *, grouped: bool) -> None:
+def trainer(model: str, number: int, laps: Laps, *, grouped: bool) -> None:
     """Hugging Face's Trainer over padded batches: same model, activation, precision and optimizer."""
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from ehr_models.registry import build
 
-    config, warmup = our_config(model), WARMUP[GROUPED if grouped else PADDED]
+    config, warmup, steps = our_config(model), laps.warmup, laps.steps
     net = build(config.model, VOCABULARY)
     net.set_attn_implementation("sdpa")
     seen: list[int] = []
+    gathered = scale().gathered
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pad = torch.nn.utils.rnn.pad_sequence
@@ -195,21 +214,23 @@ def trainer(model: str, number: int, steps: int, laps: Laps, *, grouped: bool) -
 
     class Mark(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
-            laps.mark(sum(seen[: state.global_step]))
+            laps.mark(sum(seen[: gathered * state.global_step]))
 
     class Ordered(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *_: Any) -> Any:  # noqa: ANN401 -- torch's
             return SequentialSampler(rows)  # they lie as its own sampler would have them
 
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=warmup + steps,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=scale().batch, max_steps=warmup + steps,
         bf16=config.precision == "bf16", use_cpu=device() == "cpu", optim="adamw_torch_fused", learning_rate=1e-4,
-        report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
-        remove_unused_columns=False,
+        gradient_accumulation_steps=gathered, report_to=[], save_strategy="no", logging_strategy="no",
+        disable_tqdm=True, dataloader_pin_memory=False, remove_unused_columns=False,
     )  # fmt: skip
-    # other records first: kernels are compiled for every new size of a batch
-    first = batches(warmup, grouped=grouped, seed=-number)
-    chosen = [*first, *batches(steps, grouped=grouped, seed=number)]
+    # a CPU's kernels are compiled for every new size of a batch: other records first. A GPU's are chosen for it,
+    # for more than a batch takes, and the sizes of a long run soon come again: the same first
+    seed = number if device() == "cuda" else -number
+    first = batches(warmup * gathered, grouped=grouped, seed=seed, scale=scale())
+    chosen = [*first, *batches(steps * gathered, grouped=grouped, seed=number, scale=scale())]
     rows: Any = [{"input_ids": r} for r in chosen]
     Ordered(net, arguments, data_collator=collate, train_dataset=rows, callbacks=[Mark()]).train()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import OURS, WARMUP, Laps, device, in_own_process, measure, our_config
-from records import BATCH, CONTEXT, VOCABULARY, batches, write_tokens
+from records import CONTEXT, CPU, VOCABULARY, batches, write_tokens
 
 MODEL, TRL = "llama 4 x 128", "trl packed"
 _STEPS = 5
@@ -47,7 +47,7 @@ def trl(number: int) -> dict[str, float]:
 
     from ehr_models.registry import build
 
-    config, laps, seen = our_config(MODEL), Laps(), [0]
+    config, seen = our_config(MODEL), [0]
     net = build(config.model, VOCABULARY)
     net.set_attn_implementation("sdpa")
     net.register_forward_pre_hook(
@@ -60,6 +60,7 @@ def trl(number: int) -> dict[str, float]:
             laps.mark(seen[-1])
 
     warmup = WARMUP[OURS]
+    laps = Laps(warmup, _STEPS)
     size = max(1, config.data.batch_tokens // CONTEXT)
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(), packing=True, max_length=CONTEXT, per_device_train_batch_size=size,
@@ -67,12 +68,12 @@ def trl(number: int) -> dict[str, float]:
         gradient_checkpointing=False, optim="adamw_torch_fused", learning_rate=1e-4, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    rows = [{"input_ids": r.tolist()} for r in batches(3 * BATCH, grouped=False, seed=number)]
+    rows = [{"input_ids": r.tolist()} for r in batches(3 * CPU.batch, grouped=False, seed=number)]
     SFTTrainer(
         net, arguments, train_dataset=Dataset.from_list(rows), callbacks=[Mark()],
         processing_class=_tokenizer(),
     ).train()  # fmt: skip
-    return laps.figures(warmup)
+    return laps.figures()
 
 
 def _tokenizer() -> Any:  # noqa: ANN401 -- transformers'

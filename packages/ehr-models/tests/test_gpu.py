@@ -6,6 +6,7 @@ from ehr_models.decoding.decoder import Decoder
 from ehr_models.heads.config import PooledConfig
 from ehr_models.heads.pooled import build_classifier, classify
 from ehr_models.heads.token import hidden_states
+from ehr_models.stacks import blocks
 
 from .conftest import EVERY_HEAD
 
@@ -64,3 +65,25 @@ def test_pooled_heads_on_a_gpu_equal_the_cpu(make_model, batch, head):
     # cuDNN's recurrent layers have no gradient in evaluation
     classify(model.train(), batch.to("cuda")).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_compiled_blocks_agree(model, records, windows, batch):
+    """Also on a batch of another size, and in their gradients."""
+    model.cuda()
+
+    def answers(batch):
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            states = hidden_states(model, batch.to("cuda")).float()
+        states.square().mean().backward()
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return states.detach(), torch.cat(grads).float()
+
+    short = pack(records, windows.take(slice(0, 3)))
+    before = [answers(b) for b in (batch, short)]
+    for block in blocks(model.base_model):
+        block.compile(dynamic=True)
+    for (states, grads), b in zip(before, (batch, short), strict=True):
+        again, others = answers(b)
+        assert (again - states).abs().mean() < 0.02 * states.abs().mean()
+        assert (others - grads).norm() < 0.05 * grads.norm()

@@ -20,6 +20,7 @@ from ehr_tracking.config import to_dict
 from ehr_tracking.contracts import CHECKPOINT
 from ehr_tracking.errors import UserError
 from ehr_tracking.manifest import read_manifest, seal, sha256, verify
+from ehr_tracking.runs import read_log
 from ehr_train.config import CheckpointConfig, OptimConfig
 from ehr_train.run import train
 from ehr_train.scale.stop import Stop
@@ -65,6 +66,23 @@ def config():
 @pytest.fixture(scope="module")
 def whole(tokens, tmp_path_factory, config):
     return train(tokens, tmp_path_factory.mktemp("whole") / "run", config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch, while it compiles
+def test_a_compiled_run_is_resumed_bit_identical_and_near_one_that_is_not(tokens, tmp_path):
+    """What is compiled when it goes on was compiled for the first batch, not for the one that it goes on with."""
+    config = tiny_config("clm")
+    runs = {name: tmp_path / name for name in ("whole", "killed")}
+    train(tokens, runs["whole"], replace(config, compile=True))
+    kill_at(8, runs["killed"], tokens, runs["killed"], replace(config, compile=True))
+    assert 8 <= lines(runs["killed"]) < 12
+    train(tokens, runs["killed"], replace(config, compile=True), resume=True)
+    assert outcome(runs["whole"]) == outcome(runs["killed"])
+    plain = read_log(train(tokens, tmp_path / "plain", config) / "metrics.jsonl")
+    losses = [m["loss"] for m in read_log(runs["whole"] / "metrics.jsonl")]
+    assert losses == pytest.approx([m["loss"] for m in plain], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What a run decides, and refuses, when it begins or goes on."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,8 @@ from ehr_models.precision import resolve_precision
 from ehr_tracking.config import load_config, to_dict
 from ehr_tracking.errors import UserError
 from ehr_train.cli import main
-from ehr_train.config import LogConfig, TrainConfig
+from ehr_train.compiling import pays
+from ehr_train.config import LogConfig, TextConfig, TrainConfig
 from ehr_train.plan import plan
 from ehr_train.run import train
 
@@ -55,6 +57,21 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(tokens, tmp_path, m
         with pytest.raises(UserError, match=r"there is no no-such-compiler; install it.*CXX"):
             call()
     assert not (tmp_path / "run").exists()
+
+
+def test_auto_compiles_long_runs_on_a_gpu_where_there_is_a_compiler(tokens, tmp_path, monkeypatch):
+    config = tiny_config()
+    monkeypatch.setenv("CC", sys.executable)
+    assert pays(config, "cuda", 1000)
+    assert not pays(config, "cuda", 999)
+    assert not pays(config, "cpu", 1000)
+    unsloth = replace(config, text=TextConfig(framework="unsloth"))
+    assert not pays(unsloth, "cuda", 1000)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not pays(config, "cuda", 1000)
+    run = train(tokens, tmp_path / "run", config, device="cpu")
+    assert load_config(TrainConfig, run / "config.yaml").compile is False
+    assert train(tokens, run, config, device="cpu", resume=True) == run  # auto is what it was
 
 
 def test_a_resumed_run_may_change_what_changes_no_result_and_decides_nothing_again(

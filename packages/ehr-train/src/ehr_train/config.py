@@ -255,8 +255,9 @@ class TrainConfig:
     """How several processes share a model: `ddp` keeps all of it in each; `fsdp` a part of its weights, gradients
     and optimizer state, gathering block after block for the time that it is needed. The results are the
     same to rounding."""
-    compile: bool = False
-    """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the blocks of the model with `torch.compile`. `auto`: on a GPU, for a run of 1,000 steps or more,
+    where there is a C compiler."""
     recompute: bool = False
     """Keep the states between blocks alone, and compute what is in them again for the gradients: less
     memory for long records, a third more work. The gradients are the same."""

@@ -1,9 +1,6 @@
 """One training run as every process of it knows it: its inputs, as they were when it began."""
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -20,6 +17,7 @@ from ehr_tracking.config import STRICT, ConfigError, load_config, to_dict, valid
 from ehr_tracking.contracts import TRAIN, TUNING, ContractError
 from ehr_tracking.files import write_whole
 from ehr_tracking.manifest import MANIFEST, Source, sha256, source
+from ehr_train.compiling import require_compiler
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.data.examples import Examples
@@ -262,8 +260,8 @@ class Job:
             raise ConfigError("adapter needs --init: the run or checkpoint that it adapts")
         if self.device == "cuda":
             _require_devices(nproc)
-        elif config.compile:
-            _require_compiler()
+        if config.compile is True:
+            require_compiler(self.device)
         tokens = self.open_tokens()
         rows = self._rows(config)
         if rows is not None and self.labels is not None:
@@ -337,16 +335,6 @@ def count_steps(order: Sampler, config: TrainConfig) -> int:
     if config.optim.steps is not None:
         return config.optim.steps
     return order.steps_an_epoch * (config.optim.epochs or _EPOCHS)
-
-
-def _require_compiler() -> None:
-    """Refuse to compile for a CPU without what `torch.compile` calls for it."""
-    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if not shutil.which(name):
-        raise ConfigError(
-            f"compile = true needs a C++ compiler, but there is no {name}; install it, name another "
-            "in the environment variable CXX, or leave compile at false"
-        )
 
 
 def _require_devices(nproc: int) -> None:

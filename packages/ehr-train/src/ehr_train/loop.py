@@ -90,7 +90,7 @@ class Trainer:
             StoppedError: If it was asked to stop; the state is saved.
         """
         progress, first = self.state.progress, group.rank() == 0
-        if group.world() > 1:
+        if group.world() > 1 or self.config.compile is True:
             self.stepper.settle(next(self.prepared(Position())))
         with (
             Ahead(
@@ -245,4 +245,6 @@ def _device(kind: str) -> torch.device:
     # sums in a fixed order, or a resumed run would differ in the last bits
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # which would also fill whatever memory is taken, in a launch of its own: some 700 a pass of 12 layers
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda", torch.cuda.current_device())

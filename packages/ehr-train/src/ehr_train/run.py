@@ -22,6 +22,7 @@ from ehr_tracking.files import PathLike
 from ehr_tracking.manifest import MANIFEST, seal
 from ehr_tracking.outputs import held
 from ehr_train import PRODUCER
+from ehr_train.compiling import pays
 from ehr_train.config import TrainConfig
 from ehr_train.data.codes import Codes
 from ehr_train.job import (
@@ -159,7 +160,10 @@ def _prepare(job: Job, nproc: int) -> Job:
             f"nothing that objective {objective.kind} could predict, so the run goes to its end",
             err=True,
         )
-    return replace(job, steps=count_steps(order, config))
+    steps = count_steps(order, config)
+    if config.compile == "auto":
+        write_config(job.out, replace(config, compile=pays(config, job.device, steps)))
+    return replace(job, steps=steps)
 
 
 def _report(job: Job) -> None:

@@ -111,6 +111,8 @@ def _as_begun(job: Job, config: TrainConfig, *, allow_changes: bool) -> Start:
     old = job.config()
     if config.precision == "auto":
         config = replace(config, precision=old.precision)
+    if config.compile == "auto":
+        config = replace(config, compile=old.compile)
     if config.data.micro_tokens == "auto":
         found = old.data.micro_tokens
         config = replace(config, data=replace(config.data, micro_tokens=found))

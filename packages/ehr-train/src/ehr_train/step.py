@@ -77,7 +77,7 @@ class Stepper:
             blocks(cast("PreTrainedModel", learner.model.base_model)),
             device,
             parallel=config.parallel,
-            compiled=config.compile,
+            compiled=config.compile is True,
         )
         scaled = config.precision == "fp16"
         self.update = Update(learner.model, config.optim, device, scaled=scaled)
@@ -109,7 +109,8 @@ class Stepper:
         """Go once forth and back for nothing.
 
         After its first backward pass, data parallelism sorts gradients into buckets anew, and with
-        them the order of summation; a resumed run has to sum like one that was never stopped.
+        them the order of summation; and what is compiled is so with the sizes of its first batch in
+        mind. A resumed run has to sum like one that was never stopped.
         """
         self._backward(prepared.passes[:1])
         self.update.clear()
