@@ -122,6 +122,7 @@ def tiny_config(kind: str = "mlm", **changes) -> TrainConfig:
             "validation": ValidationConfig(every=5),
             "checkpoint": CheckpointConfig(every=3),
             "precision": "fp32",
+            "compile": False,
             **changes,
         }
     )

@@ -60,7 +60,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(tokens, tmp_path, m
 
 
 def test_auto_compiles_long_runs_on_a_gpu_where_there_is_a_compiler(tokens, tmp_path, monkeypatch):
-    config = tiny_config()
+    config = tiny_config(compile="auto")
     monkeypatch.setenv("CC", sys.executable)
     assert pays(config, "cuda", 1000)
     assert not pays(config, "cuda", 999)
