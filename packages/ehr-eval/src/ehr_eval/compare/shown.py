@@ -69,13 +69,24 @@ def leaders(tables: Tables, name: str, item: Artifact) -> list[dict[str, object]
             "model": model,
             "head": head,
             "seeds": max(row["seeds"] for row in of.values()),
-            "tasks": max(row["n"] for row in of.values()),
+            "tasks": _counted([row["n"] for row in of.values()]),
             **{heading: shown(of[m]) if m in of else None for m, heading in headings.items()},
             "AUROC of seeds": _range(of.get(AUROC)),
         }
         for model, head in order
         for of in [found[model, head]]
     ]
+
+
+def _counted(tasks: list[int]) -> int | str:
+    """Over how many tasks figures are means; some are not defined for every one.
+
+    Examples:
+        >>> _counted([3, 3]), _counted([2, 3])
+        (3, '2 to 3')
+    """
+    few, many = min(tasks), max(tasks)
+    return few if few == many else f"{few} to {many}"
 
 
 def by_task(tables: Tables, name: str, item: Artifact) -> list[dict[str, object]]:
@@ -88,16 +99,17 @@ def by_task(tables: Tables, name: str, item: Artifact) -> list[dict[str, object]
     }
     settings = dict.fromkeys(f"{row['model']} {row['head']}" for row in scores)
     found: dict[str, dict[str, object]] = {}
-    best: dict[str, tuple[float, str]] = {}
+    values: dict[str, dict[str, float]] = {}
     for row in scores:
         start = {"task": row["task"], "n": row["n"], "positive": row["positives"]}
         if ideal:
             start[BEST] = ideal.get(row["task"])
         line = found.setdefault(row["task"], {**start, **dict.fromkeys(settings), "highest": None})
         line[setting := f"{row['model']} {row['head']}"] = shown(row)
-        if row["value"] is not None and row["value"] > best.get(row["task"], (-1.0, ""))[0]:
-            best[row["task"]] = row["value"], setting
-            line["highest"] = setting
+        if row["value"] is not None:
+            of = values.setdefault(row["task"], {})
+            of[setting] = row["value"]
+            line["highest"] = ", ".join(n for n, value in of.items() if value == max(of.values()))
     return list(found.values())
 
 
