@@ -61,8 +61,8 @@ or, in an environment of your own,
 
 def everything() -> list[str]:
     """All five packages with the extras that the root of the workspace has, and what runs comparisons."""
-    root = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*root["dependencies"], *root["optional-dependencies"]["compare"]]
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [*root["project"]["dependencies"], *root["dependency-groups"]["compare"]]
 
 
 def fetch(house: Path, python: str, packages: Sequence[str]) -> str:

@@ -232,6 +232,12 @@ SIBLINGS: dict[str, set[str]] = {
 }
 
 
+def test_a_wheelhouse_of_everything_has_our_packages_and_what_runs_comparisons() -> None:
+    script = runpy.run_path(str(ROOT / "scripts/wheelhouse.py"))
+    names = {name.split("[")[0] for name in script["everything"]()}
+    assert names == {*SIBLINGS, "snakemake", "snakemake-executor-plugin-slurm"}
+
+
 def test_a_wheelhouse_refuses_another_python_and_damaged_wheels(
     house: Path, tmp_path: Path
 ) -> None:
