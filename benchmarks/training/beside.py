@@ -47,7 +47,7 @@ def compare(
     data = in_own_process(write_tokens, scratch / "tokens", scale())
     names = [PADDED, GROUPED, OURS]
     if places() > 1:
-        names += [TWO, LONG, LONG_TWO] + ([] if device() == "cuda" else [APART])
+        names += [TWO, LONG, LONG_TWO] + ([] if quick or device() == "cuda" else [APART])
     turns: dict[str, list[Turn]] = {model: [] for model in models}
     for number in range(1, rounds + 1):
         for model in models:
