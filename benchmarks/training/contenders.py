@@ -134,7 +134,6 @@ def measure(contender: str, model: str, data: Path, number: int, steps: int) -> 
 
 def ours(config: Any, data: Path, number: int, laps: Laps) -> None:  # noqa: ANN401 -- TrainConfig
     """The trainer's own steps, one process."""
-    steps = laps.warmup + laps.steps
     from ehr_train.data.loader import Ahead
     from ehr_train.data.sampler import Position
     from ehr_train.job import Job
@@ -143,6 +142,7 @@ def ours(config: Any, data: Path, number: int, laps: Laps) -> None:  # noqa: ANN
     from ehr_train.start import write_start
 
     out = Path(tempfile.mkdtemp(dir=data.parent))
+    steps = laps.warmup + laps.steps
     job = Job(tokens=data, out=out, init=None, labels=None, device=device(), steps=steps)
     write_start(out, config, job.resolved(None)[1], device())
     keep_freed_memory()

@@ -73,11 +73,11 @@ def whole(tokens, tmp_path_factory, config):
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch, while it compiles
 def test_a_compiled_run_is_resumed_bit_identical_and_near_one_that_is_not(tokens, tmp_path):
     """What is compiled when it goes on was compiled for the first batch, not for the one that it goes on with."""
-    config = tiny_config("clm")
+    config = tiny_config("clm", optim=OptimConfig(lr=3e-3, steps=40))
     runs = {name: tmp_path / name for name in ("whole", "killed")}
     train(tokens, runs["whole"], replace(config, compile=True))
     kill_at(8, runs["killed"], tokens, runs["killed"], replace(config, compile=True))
-    assert 8 <= lines(runs["killed"]) < 12
+    assert 8 <= lines(runs["killed"]) < 40
     train(tokens, runs["killed"], replace(config, compile=True), resume=True)
     assert outcome(runs["whole"]) == outcome(runs["killed"])
     plain = read_log(train(tokens, tmp_path / "plain", config) / "metrics.jsonl")
